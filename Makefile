@@ -1,0 +1,48 @@
+# Every target prepares what it needs; `make setup` is quick once it has run.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-mmdet3d test test-slow test-gpu check format demo clean
+
+WITH_ENV := source scripts/env.sh &&
+PYTEST := $(WITH_ENV) python -m pytest
+PYTHON_STAMP := .venv/.packages-installed
+ROS_STAMP := .ros/.messages-built
+
+help: ## Show this help.
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(PYTHON_STAMP) $(ROS_STAMP) ## Create .venv, install packages, build the ROS messages.
+	@echo "Ready. In a shell: source scripts/env.sh"
+
+setup-mmdet3d: setup ## Add mmdet3d LiDAR teachers (compiles mmcv, about 12 minutes).
+	@scripts/setup_mmdet3d.sh
+
+test: setup ## Run the fast tests.
+	@$(PYTEST) -n 2 -m "not slow and not gpu and not mmdet3d" $(PYTEST_ARGS)
+
+test-slow: setup ## Run the slow tests.
+	@$(PYTEST) -n 2 -m "slow and not gpu" --timeout 1800 $(PYTEST_ARGS)
+
+test-gpu: setup ## Run the tests that need a GPU.
+	@$(PYTEST) -m gpu $(PYTEST_ARGS)
+
+check: $(PYTHON_STAMP) ## Lint, check format, types, spelling and the import contracts.
+	@$(WITH_ENV) ruff check . && ruff format --check . && mypy && codespell && lint-imports
+
+format: $(PYTHON_STAMP) ## Format the code and fix what can be fixed.
+	@$(WITH_ENV) ruff check --fix . ; ruff format .
+
+demo: setup ## A synthetic world, trained, distilled, replayed through ROS and scored.
+	@$(WITH_ENV) python -m training demo $(DEMO_ARGS)
+
+clean: ## Remove what was built and cached; .venv stays.
+	@rm -rf .ros *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PYTHON_STAMP): requirements/torch.txt requirements/base.txt requirements/dev.txt requirements/ros.txt setup.py scripts/setup_python.sh
+	@PYTHON=$(PYTHON) scripts/setup_python.sh
+	@touch $@
+
+$(ROS_STAMP): $(PYTHON_STAMP) $(wildcard msg/*.msg) CMakeLists.txt package.xml scripts/setup_ros.sh
+	@scripts/setup_ros.sh
+	@touch $@

@@ -1,0 +1,1 @@
+"""Facts and geometry that every part shares; numpy and torch only."""

@@ -1,0 +1,162 @@
+"""A bundle: a folder with a student's weights (safetensors, no pickle) and the manifest that belongs to them."""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.manifest import Manifest
+from bevdistill_ros.model.bevformer import BevFormer
+
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A student with its weights, ready to run, and what is known about it."""
+
+    manifest: Manifest
+    student: BevFormer  # in evaluation mode, on the CPU
+
+
+def save_bundle(
+    path: Path | str, student: BevFormer, *, name: str, version: str, rig: CameraRig, provenance: Mapping[str, Any]
+) -> Manifest:
+    """Write a bundle; it appears whole or not at all.
+
+    Args:
+        path: The folder to make. A bundle that is there already is replaced.
+        student: The student; its weights may be on any device.
+        name: Name of the model.
+        version: Version of the weights.
+        rig: Camera rig of the training data, for images of the student's input size.
+        provenance: How the weights came to be; plain JSON values.
+
+    Raises:
+        ValueError: The folder exists and is no bundle, the rig does not fit the student, or `provenance` is no plain JSON.
+    """
+    path = Path(path)
+    _check_replaceable(path)
+    _check_rig(student, rig)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        fresh = Path(scratch) / "new"
+        fresh.mkdir()
+        save_file({key: value.cpu().contiguous() for key, value in student.state_dict().items()}, fresh / WEIGHTS_FILE)
+        manifest = Manifest(
+            name=name,
+            version=version,
+            student=student.config,
+            rig=rig,
+            weights_file=WEIGHTS_FILE,
+            weights_sha256=_sha256(fresh / WEIGHTS_FILE),
+            provenance=provenance,
+        )
+        (fresh / MANIFEST_FILE).write_text(_json_from(manifest), encoding="utf-8")
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(Path(scratch) / "old")
+        fresh.rename(path)
+    return manifest
+
+
+def load_bundle(path: Path | str) -> Bundle:
+    """Read a bundle, or refuse it.
+
+    Raises:
+        ValueError: Anything is missing, damaged, or made for another program; the message says what.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    weights = _read_weights(path, manifest)
+    student = BevFormer(manifest.student)
+    _check_tensors(student.state_dict(), weights, path)
+    student.load_state_dict(weights)
+    return Bundle(manifest=manifest, student=student.eval())
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_dir():
+        raise ValueError(f"there is no bundle folder '{path}'; make one with 'bevdistill export'")
+    try:
+        content = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"'{path}' is no bundle: it has no {MANIFEST_FILE}") from None
+    except ValueError as error:
+        raise ValueError(f"{MANIFEST_FILE} of bundle '{path}' is not JSON: {error}") from error
+    try:
+        return Manifest.from_dict(content)
+    except ValueError as error:
+        raise ValueError(f"bundle '{path}' is refused: {error}") from error
+
+
+def _read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
+    name = manifest.weights_file
+    file = path / name
+    if Path(name).name != name or file.resolve().parent != path.resolve():
+        raise ValueError(f"bundle '{path}' is refused: its weights file '{name}' lies outside its folder")
+    if not file.is_file():
+        raise ValueError(f"bundle '{path}' is refused: its weights file '{name}' is missing")
+    found = _sha256(file)
+    if found != manifest.weights_sha256:
+        raise ValueError(
+            f"bundle '{path}' is refused: '{name}' is damaged or of another bundle; its SHA-256 is {found[:12]}…, "
+            f"the manifest says {manifest.weights_sha256[:12]}…"
+        )
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"bundle '{path}' is refused: '{name}' is no safetensors file: {error}") from error
+
+
+def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    other = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    faults = [
+        f"{len(names)} {what} ({names[0]}{', …' if len(names) > 1 else ''})"
+        for names, what in ((missing, "missing"), (extra, "too many"), (other, "of another shape"))
+        if names
+    ]
+    if faults:
+        raise ValueError(f"bundle '{path}' is refused: its weights are of another model: tensors {', '.join(faults)}")
+
+
+def _check_replaceable(path: Path) -> None:
+    if path.exists() and not (path / MANIFEST_FILE).is_file():
+        raise ValueError(f"'{path}' exists and is no bundle; it is left alone, choose another folder")
+
+
+def _check_rig(student: BevFormer, rig: CameraRig) -> None:
+    config = student.config
+    if rig.names != config.cameras or rig.image_size != (config.image_height, config.image_width):
+        raise ValueError(
+            f"the rig has cameras {', '.join(rig.names)} of {rig.image_size[1]}x{rig.image_size[0]}, the student "
+            f"{', '.join(config.cameras)} of {config.image_width}x{config.image_height}"
+        )
+
+
+def _json_from(manifest: Manifest) -> str:
+    try:
+        return json.dumps(manifest.to_dict(), indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the provenance of a bundle must be plain JSON: {error}") from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

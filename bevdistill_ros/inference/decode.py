@@ -1,0 +1,43 @@
+"""Compressed images to arrays: one function for files of a data set and for messages."""
+
+import cv2
+import numpy as np
+
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG"
+_JPEG_SCAN, _JPEG_END, _PNG_END = b"\xff\xda", b"\xff\xd9", b"IEND"
+
+
+def decode_image(content: bytes, *, nominal_width: int, width: int) -> np.ndarray:
+    """Decode a JPEG or PNG image to (h, w, 3) uint8 RGB.
+
+    Args:
+        content: The file.
+        nominal_width: Columns of the whole image [px].
+        width: Columns that are needed in the end [px]; an image at least twice as wide is decoded at half or a quarter of its
+            size, which is faster.
+
+    Raises:
+        ValueError: The image is cut off, damaged or of another format.
+    """
+    if not is_complete(content):
+        raise ValueError(f"image is cut off or neither JPEG nor PNG ({len(content)} bytes)")
+    reduced = max((factor for factor in _REDUCED if nominal_width >= factor * width), default=1)
+    mode = _REDUCED.get(reduced, cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), mode)
+    except cv2.error as error:
+        raise ValueError(f"image is damaged ({len(content)} bytes): {error}") from error
+    if image is None:
+        raise ValueError(f"image is damaged ({len(content)} bytes)")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def is_complete(content: bytes) -> bool:
+    """Whether an image ends as its format must; decoders fill what is missing with grey and say nothing.
+
+    Inside the data of a JPEG scan neither marker can occur, so an end before the last scan is that of a thumbnail.
+    """
+    if content.startswith(_JPEG):
+        return content.rfind(_JPEG_END) > content.rfind(_JPEG_SCAN) > 0
+    return content.startswith(_PNG) and _PNG_END in content[-64:]

@@ -1,0 +1,49 @@
+"""Decoded images and calibration to the frame that the engine takes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from bevdistill_ros.core.records import CameraFrame
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.model.preprocess import preprocess
+
+
+def frame_from_images(
+    images: Sequence[np.ndarray | None],
+    *,
+    stamp_ns: int,
+    names: Sequence[str],
+    intrinsics: np.ndarray,
+    sizes: Sequence[tuple[int, int]],
+    ego_from_camera: np.ndarray,
+    global_from_ego: np.ndarray,
+    height: int,
+    width: int,
+) -> CameraFrame:
+    """Preprocess the images of a ring and put them beside their rig.
+
+    Args:
+        images: One (h, w, 3) uint8 RGB array a camera, or None for a camera that is missing.
+        stamp_ns: Reference stamp of the set [ns].
+        names: Camera names.
+        intrinsics: (N, 3, 3) [px] of images of the nominal sizes.
+        sizes: Nominal height and width [px] of each camera.
+        ego_from_camera: (N, 4, 4) [m] at the reference stamp.
+        global_from_ego: (4, 4) [m] at the reference stamp.
+        height: Rows of the network's input [px].
+        width: Columns of the network's input [px].
+
+    Raises:
+        ValueError: The counts differ, or an image does not fit its calibration.
+    """
+    pixels, scaled, valid = preprocess(images, torch.from_numpy(intrinsics), sizes, height=height, width=width)
+    rig = CameraRig(
+        names=tuple(names),
+        intrinsics=scaled,
+        ego_from_camera=torch.from_numpy(np.asarray(ego_from_camera, dtype=np.float64)),
+        image_size=(height, width),
+    )
+    pose = torch.from_numpy(np.asarray(global_from_ego, dtype=np.float64))
+    return CameraFrame(stamp_ns=stamp_ns, images=pixels, rig=rig, global_from_ego=pose, valid=valid)

@@ -1,0 +1,149 @@
+"""The manifest of a bundle: what the weights are, so that they are never run as something else.
+
+It is plain JSON. Reading it is strict: a key too many or too few is an error, as it means another version or a slip of the hand.
+"""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from bevdistill_ros.core.classes import CLASS_NAMES
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.model.bevformer import IMAGE_MEAN, IMAGE_STD
+from bevdistill_ros.model.config import StudentConfig
+
+FORMAT = "bevdistill bundle"
+FORMAT_VERSION = 1
+PREPROCESSING: dict[str, Any] = {  # what model.preprocess and the student do to an image
+    "resize": "to the width; cut rows off the top, add black rows at the bottom",
+    "colour": "rgb",
+    "mean": list(IMAGE_MEAN),
+    "std": list(IMAGE_STD),
+}
+KEYS = "format format_version name version classes student rig preprocessing weights provenance".split()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle says about its weights."""
+
+    name: str  # of the model, such as bevformer_r50_bevdistill
+    version: str  # of the weights
+    student: StudentConfig
+    rig: CameraRig  # that the student was trained with, for images of the student's input size
+    weights_file: str  # in the bundle's folder
+    weights_sha256: str
+    provenance: Mapping[str, Any]  # how the weights came to be, as the trainer tells it; plain JSON
+
+    @property
+    def grid(self) -> BevGrid:
+        """The grid of the student."""
+        return self.student.grid
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "version": self.version,
+            "classes": list(CLASS_NAMES),
+            "student": plain_from(self.student),
+            "rig": self.rig.to_dict(),
+            "preprocessing": PREPROCESSING,
+            "weights": {"file": self.weights_file, "sha256": self.weights_sha256},
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_dict(cls, content: object) -> "Manifest":
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: It is no manifest of this format, or it is for other classes or another preprocessing.
+        """
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"the manifest does not say it is a '{FORMAT}'")
+        if content.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"the bundle has format version {content.get('format_version')}, this program reads version {FORMAT_VERSION}; "
+                "export the checkpoint again"
+            )
+        check_keys(content, KEYS, "manifest")
+        check_keys(content["weights"], ["file", "sha256"], "manifest.weights")
+        _check_equal("classes", content["classes"], list(CLASS_NAMES))
+        _check_equal("preprocessing", content["preprocessing"], PREPROCESSING)
+        return cls(
+            name=_value(str, content["name"], "manifest.name"),
+            version=_value(str, content["version"], "manifest.version"),
+            student=dataclass_from(StudentConfig, content["student"], "manifest.student"),
+            rig=CameraRig.from_dict(content["rig"]),
+            weights_file=_value(str, content["weights"]["file"], "manifest.weights.file"),
+            weights_sha256=_value(str, content["weights"]["sha256"], "manifest.weights.sha256"),
+            provenance=content["provenance"],
+        )
+
+
+def plain_from(value: Any) -> Any:
+    """A configuration dataclass as plain dicts, lists and scalars, for JSON."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain_from(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [plain_from(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def dataclass_from(kind: type[T], content: object, where: str) -> T:
+    """Inverse of `plain_from`: every key must be there, none may be too many, and types must fit.
+
+    Args:
+        kind: The dataclass.
+        content: The plain dict.
+        where: Its name in error messages.
+    """
+    fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    checked = check_keys(content, fields, where)
+    return kind(**{name: _value(hints[name], checked[name], f"{where}.{name}") for name in fields})
+
+
+def check_keys(content: object, expected: list[str], where: str) -> dict[str, Any]:
+    """Return `content` if it is a dict with exactly the expected keys; a ValueError names what is wrong."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must be a mapping with {', '.join(expected)}, but is {content!r}")
+    missing = [key for key in expected if key not in content]
+    for key in content:
+        if key not in expected:
+            near = difflib.get_close_matches(str(key), missing or expected, n=1)
+            raise ValueError(f"{where} has an unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    return content
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """A plain value as the type that a field declares."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return dataclass_from(hint, value, where)
+    origin = get_origin(hint)
+    if origin is Literal:
+        allowed = get_args(hint)
+        if value not in allowed:
+            raise ValueError(f"{where} must be one of {', '.join(map(str, allowed))}, but is {value!r}")
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_value(get_args(hint)[0], entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and type(value) is hint:
+        return value
+    raise ValueError(f"{where} must be of type {getattr(hint, '__name__', hint)}, but is {value!r}")
+
+
+def _check_equal(name: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise ValueError(f"the bundle was made for other {name}: {found}; this program has {expected}")

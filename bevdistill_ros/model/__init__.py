@@ -1,0 +1,1 @@
+"""The camera student, BEVFormer; torch only."""

@@ -1,0 +1,113 @@
+"""The camera student: BEVFormer (arXiv 2203.17270), ResNet -> FPN -> BEV encoder -> set decoder.
+
+Shape legend: B batch, N cameras, C channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from bevdistill_ros.model.config import STAGE_STRIDES, StudentConfig
+from bevdistill_ros.model.decoder import SetDecoder
+from bevdistill_ros.model.encoder import BevEncoder
+from bevdistill_ros.model.fpn import FeaturePyramid
+from bevdistill_ros.model.outputs import BevMemory, CameraInput, StudentOutput
+from bevdistill_ros.model.resnet import ResNet
+
+IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB in 0...255
+IMAGE_STD = (58.395, 57.12, 57.375)
+
+
+class BevFormer(nn.Module):
+    """Cameras to boxes, through a bird's-eye view.
+
+    Args:
+        config: Settings; see `StudentConfig`.
+    """
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_mean: Tensor
+        self.image_std: Tensor
+        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(IMAGE_STD).reshape(3, 1, 1), persistent=False)
+        self.backbone = ResNet(
+            name=config.backbone,
+            width=config.backbone_width,
+            stages=[STAGE_STRIDES.index(stride) + 1 for stride in config.stage_strides],
+            frozen_stages=config.frozen_stages,
+            frozen_norm=config.backbone_norm == "frozen",
+        )
+        self.pyramid = FeaturePyramid(
+            channels_in=self.backbone.channels, channels=config.embed_dim, num_levels=config.num_levels
+        )
+        self.encoder = _encoder(config)
+        self.decoder = _decoder(config)
+
+    def forward(self, cameras: CameraInput, previous: BevMemory | None = None) -> StudentOutput:
+        """Detect.
+
+        Args:
+            cameras: A batch of camera frames, in the order of `config.cameras`.
+            previous: The previous BEV of a temporal student; None where no item has one.
+
+        Returns:
+            BEV and predictions, in float32.
+
+        Raises:
+            ValueError: The images or the previous BEV do not fit the settings.
+        """
+        bev = self.encode(cameras, previous)
+        return StudentOutput(bev=bev, predictions=self.decoder([bev]))
+
+    def encode(self, cameras: CameraInput, previous: BevMemory | None = None) -> Tensor:
+        """The BEV (B, C, rows, cols) float32 of camera frames, without the decoder; see `forward`."""
+        self._check(cameras)
+        levels = self.pyramid(self.backbone(self._normalised(cameras.images)))
+        bev: Tensor = self.encoder(levels, cameras, previous)
+        return bev.float()
+
+    def _check(self, cameras: CameraInput) -> None:
+        config = self.config
+        expected = (len(config.cameras), 3, config.image_height, config.image_width)
+        if tuple(cameras.images.shape[1:]) != expected or cameras.images.dtype != torch.uint8:
+            raise ValueError(
+                f"the student takes uint8 images (B, {', '.join(map(str, expected))}), "
+                f"but got {cameras.images.dtype} {tuple(cameras.images.shape)}"
+            )
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """Images (B, N, 3, H, W) uint8 as (B * N, 3, H, W) of about zero mean and unit spread, in the weights' dtype."""
+        pixels = images.flatten(0, 1).to(self.image_mean.dtype)
+        return (pixels - self.image_mean) / self.image_std
+
+
+def _encoder(config: StudentConfig) -> BevEncoder:
+    return BevEncoder(
+        grid=config.grid,
+        image_size=(config.image_height, config.image_width),
+        embed_dim=config.embed_dim,
+        num_heads=config.num_heads,
+        num_layers=config.encoder_layers,
+        num_levels=config.num_levels,
+        num_heights=config.num_heights,
+        points_per_height=config.points_per_height,
+        bev_points=config.bev_points,
+        feedforward_dim=config.feedforward_dim,
+        dropout=config.dropout,
+        temporal=config.temporal,
+    )
+
+
+def _decoder(config: StudentConfig) -> SetDecoder:
+    return SetDecoder(
+        embed_dim=config.embed_dim,
+        num_heads=config.num_heads,
+        num_layers=config.decoder_layers,
+        num_queries=config.num_queries,
+        num_points=config.decoder_points,
+        num_levels=1,
+        grid=config.grid,
+        feedforward_dim=config.feedforward_dim,
+        dropout=config.dropout,
+    )

@@ -1,0 +1,110 @@
+"""Settings of the student; the defaults are the paper's scale with ResNet-50."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+BackboneNorm = Literal["frozen", "batch"]
+BACKBONES: tuple[str, ...] = ("resnet18", "resnet34", "resnet50", "resnet101")
+BACKBONE_NORMS: tuple[str, ...] = ("frozen", "batch")
+STAGE_STRIDES: tuple[int, ...] = (4, 8, 16, 32)  # [px] of the four stages of a ResNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """Everything that fixes the student's graph and the shapes of its weights.
+
+    Raises:
+        ValueError: A value is out of range, or two values do not fit each other.
+    """
+
+    grid: BevGrid = field(default_factory=BevGrid)
+    cameras: tuple[str, ...] = NUSCENES_CAMERAS  # in the order of the input
+    image_height: int = 928  # [px] of the network's input
+    image_width: int = 1600  # [px]
+
+    backbone: BackboneName = "resnet50"
+    backbone_width: int = 64  # channels of the stem; 64 is the standard ResNet
+    backbone_norm: BackboneNorm = "frozen"  # frozen: statistics and scales of the loaded weights; batch: trained
+    frozen_stages: int = 1  # the stem and this many stages are not trained; 0 trains the stem too
+    first_stride: int = 8  # [px] of the finest feature level, one of 4, 8, 16, 32
+    num_levels: int = 4  # feature levels, each of twice the stride; beyond stride 32 by extra convolutions
+
+    embed_dim: int = 256  # channels of image features, BEV and queries
+    num_heads: int = 8
+    feedforward_dim: int = 512  # hidden channels of the feed-forward blocks
+    dropout: float = 0.1
+
+    encoder_layers: int = 6
+    num_heights: int = 4  # reference points in a BEV pillar
+    points_per_height: int = 2  # image samples per head, level and height
+    bev_points: int = 4  # BEV samples per head of the encoder's self-attention
+    temporal: bool = False  # whether the previous BEV takes part
+
+    decoder_layers: int = 6
+    decoder_points: int = 4  # BEV samples per head of the decoder's cross-attention
+    num_queries: int = 900
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_counts()
+        self._check_fit()
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        """Strides [px] of the backbone stages in use, finest first."""
+        return tuple(stride for stride in self.level_strides if stride in STAGE_STRIDES)
+
+    @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Strides [px] of the feature levels, finest first."""
+        return tuple(self.first_stride * 2**level for level in range(self.num_levels))
+
+    def _check_choices(self) -> None:
+        choices: tuple[tuple[str, tuple[object, ...]], ...] = (
+            ("backbone", BACKBONES),
+            ("backbone_norm", BACKBONE_NORMS),
+            ("first_stride", STAGE_STRIDES),
+            ("num_levels", (1, 2, 3, 4)),
+            ("frozen_stages", (0, 1, 2, 3, 4)),
+        )
+        for name, allowed in choices:
+            if getattr(self, name) not in allowed:
+                listed = ", ".join(map(str, allowed))
+                raise ValueError(f"student.{name} must be one of {listed}, but is {getattr(self, name)!r}")
+
+    def _check_counts(self) -> None:
+        positive = (
+            "image_height image_width backbone_width embed_dim num_heads feedforward_dim encoder_layers num_heights"
+        )
+        for name in (
+            *positive.split(),
+            "points_per_height",
+            "bev_points",
+            "decoder_layers",
+            "decoder_points",
+            "num_queries",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"student.{name} must be at least 1, but is {getattr(self, name)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"student.dropout must be in [0, 1), but is {self.dropout}")
+
+    def _check_fit(self) -> None:
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(
+                f"student.cameras must be different names, at least one, but are {', '.join(self.cameras)}"
+            )
+        if self.embed_dim % self.num_heads or self.embed_dim % 4:
+            raise ValueError(
+                f"student.embed_dim must be divisible by num_heads ({self.num_heads}) and by 4, but is {self.embed_dim}"
+            )
+        coarsest = self.stage_strides[-1]
+        for name in ("image_height", "image_width"):
+            if getattr(self, name) % coarsest:
+                raise ValueError(
+                    f"student.{name} must be divisible by the backbone's stride {coarsest}, but is {getattr(self, name)}"
+                )

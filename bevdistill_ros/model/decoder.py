@@ -1,0 +1,209 @@
+"""The set decoder that the camera student and the LiDAR teacher share.
+
+Deformable DETR (arXiv 2010.04159) with iterative box refinement, on BEV maps, as in BEVFormer (arXiv 2203.17270) and
+Object-DGCNN (arXiv 2110.06923). Deviation: a query's place is a learned reference point, spread evenly over the grid at first,
+and its positional embedding is computed from that point anew in each layer (as in DAB-DETR, arXiv 2201.12329), which learns
+faster than a free embedding that has to discover its point.
+
+Shape legend: L layers, B batch, Q queries, C channels, K classes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bevdistill_ros.core.boxes import CODE_SIZE
+from bevdistill_ros.core.classes import NUM_CLASSES
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
+from bevdistill_ros.model.outputs import SetPrediction
+
+PRIOR_PROBABILITY = 0.01  # of a class at a query before training, as in focal loss
+CENTRE_CODES = (0, 1, 4)  # x, y and z in a regression code
+
+
+class QueryAttention(nn.Module):
+    """Plain multi-head attention among the queries; the default query interaction.
+
+    A query interaction maps content (B, Q, C) and positional part (B, Q, C) to an update (B, Q, C), without the residual.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(embed_dim, num_heads, dropout=dropout, batch_first=True)
+
+    def forward(self, content: Tensor, position: Tensor) -> Tensor:
+        """Update (B, Q, C) of every query by all queries."""
+        placed = content + position
+        update: Tensor = self.attention(placed, placed, content, need_weights=False)[0]
+        return update
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with a ReLU, applied to each token; without the residual."""
+
+    def __init__(self, embed_dim: int, hidden: int, dropout: float) -> None:
+        super().__init__(nn.Linear(embed_dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, embed_dim))
+
+
+class DecoderLayer(nn.Module):
+    """Query interaction, deformable cross-attention, feed-forward; each with residual and layer norm after it."""
+
+    def __init__(
+        self,
+        interaction: nn.Module,
+        cross_attention: MultiScaleDeformableAttention,
+        feed_forward: FeedForward,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        embed_dim = cross_attention.output_projection.out_features
+        self.interaction = interaction
+        self.cross_attention = cross_attention
+        self.feed_forward = feed_forward
+        self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, content: Tensor, position: Tensor, reference: Tensor, levels: Sequence[Tensor]) -> Tensor:
+        """Update content (B, Q, C) with positional part (B, Q, C) at reference (B, Q, 2) on maps (B, C, h, w)."""
+        content = self.norms[0](content + self.dropout(self.interaction(content, position)))
+        content = self.norms[1](content + self.dropout(self.cross_attention(content + position, reference, levels)))
+        output: Tensor = self.norms[2](content + self.dropout(self.feed_forward(content)))
+        return output
+
+
+class SetDecoder(nn.Module):
+    """Queries that look at BEV maps and become boxes.
+
+    Args:
+        embed_dim: Channels of queries and maps.
+        num_heads: Attention heads.
+        num_layers: Decoder layers, each with its own prediction heads.
+        num_queries: Queries.
+        num_points: BEV samples per head and map of the cross-attention.
+        num_levels: Maps.
+        grid: The grid over whose extent reference points are normalised; maps of any resolution cover it.
+        num_classes: Classes.
+        feedforward_dim: Hidden channels of the feed-forward blocks.
+        dropout: Dropout probability.
+        query_interaction: Makes the interaction of one layer, see `QueryAttention`; None for multi-head attention.
+        spread_references: Whether the first reference points cover the grid evenly instead of at random.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        num_layers: int,
+        num_queries: int,
+        num_points: int,
+        num_levels: int,
+        grid: BevGrid,
+        num_classes: int = NUM_CLASSES,
+        feedforward_dim: int = 512,
+        dropout: float = 0.1,
+        query_interaction: Callable[[], nn.Module] | None = None,
+        spread_references: bool = True,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.content = nn.Parameter(torch.randn(num_queries, embed_dim) * 0.02)
+        unit = spread_points(num_queries) if spread_references else torch.rand(num_queries, 3)
+        self.reference = nn.Parameter(inverse_sigmoid(unit))
+        self.position = nn.Sequential(
+            nn.Linear(3 * 2 * NUM_WAVES, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim)
+        )
+        make_interaction = query_interaction or (lambda: QueryAttention(embed_dim, num_heads, dropout))
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                make_interaction(),
+                MultiScaleDeformableAttention(
+                    embed_dim=embed_dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+                ),
+                FeedForward(embed_dim, feedforward_dim, dropout),
+                dropout,
+            )
+            for _ in range(num_layers)
+        )
+        self.class_heads = nn.ModuleList(_class_head(embed_dim, num_classes) for _ in range(num_layers))
+        self.box_heads = nn.ModuleList(_box_head(embed_dim) for _ in range(num_layers))
+
+    def forward(self, levels: Sequence[Tensor]) -> SetPrediction:
+        """Predict from maps (B, C, h, w), all over the grid's extent, rows along y and columns along x."""
+        batch = levels[0].shape[0]
+        content = self.content.expand(batch, -1, -1)
+        reference = self.reference.sigmoid().expand(batch, -1, -1)
+        logits, codes, features = [], [], []
+        for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
+            position = self.position(sine_embedding(reference))
+            content = layer(content, position, reference[..., :2], levels)
+            code, refined = self._code(box_head(content).float(), reference)
+            logits.append(class_head(content).float())
+            codes.append(code)
+            features.append(content)
+            reference = refined.detach()
+        return SetPrediction(logits=torch.stack(logits), codes=torch.stack(codes), features=torch.stack(features))
+
+    def _code(self, output: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Regression code (B, Q, 10) in metres of raw output (B, Q, 10), and its centre (B, Q, 3) in [0, 1]."""
+        centre = (output[..., CENTRE_CODES] + inverse_sigmoid(reference)).sigmoid()
+        x, y, z = self.grid.denormalize(centre).unbind(dim=-1)
+        columns = list(output.unbind(dim=-1))
+        for column, value in zip(CENTRE_CODES, (x, y, z), strict=True):
+            columns[column] = value
+        return torch.stack(columns, dim=-1), centre
+
+
+NUM_WAVES = 32  # sine and cosine pairs of a coordinate's embedding
+
+
+def sine_embedding(points: Tensor) -> Tensor:
+    """Sines and cosines of points (..., 3) in [0, 1], of wave lengths from 2 down to 1/100: (..., 6 * NUM_WAVES)."""
+    frequencies = math.pi * 200.0 ** torch.linspace(0, 1, NUM_WAVES, device=points.device)
+    phase = points.float().unsqueeze(-1) * frequencies
+    return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)
+
+
+def spread_points(count: int) -> Tensor:
+    """Points (count, 3) in (0, 1) that cover x and y evenly (Halton sequence); z is 0.4 of the height, about where objects are."""
+    x, y = (torch.tensor([_radical_inverse(index, base) for index in range(1, count + 1)]) for base in (2, 3))
+    return torch.stack([x, y, torch.full_like(x, 0.4)], dim=-1)
+
+
+def inverse_sigmoid(unit: Tensor, margin: float = 1e-5) -> Tensor:
+    """Logit of values in [0, 1], kept `margin` away from both ends."""
+    return unit.clamp(margin, 1 - margin).logit()
+
+
+def _radical_inverse(index: int, base: int) -> float:
+    """The digits of `index` mirrored at the point."""
+    value, scale = 0.0, 1.0 / base
+    while index:
+        index, digit = divmod(index, base)
+        value += digit * scale
+        scale /= base
+    return value
+
+
+def _class_head(embed_dim: int, num_classes: int) -> nn.Sequential:
+    head = nn.Sequential(
+        nn.Linear(embed_dim, embed_dim), nn.LayerNorm(embed_dim), nn.ReLU(), nn.Linear(embed_dim, num_classes)
+    )
+    last = head[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.constant_(last.bias, math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)))
+    return head
+
+
+def _box_head(embed_dim: int) -> nn.Sequential:
+    """Its last layer starts near zero, so that boxes start at their reference points."""
+    head = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, CODE_SIZE))
+    last = head[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    return head

@@ -1,0 +1,97 @@
+"""Self-attention of the BEV with its own past, BEVFormer (arXiv 2203.17270), section 3.4.
+
+The previous BEV is carried into the current ego frame by the poses themselves, in metres about the grid's own origin, each batch
+item by its own motion.
+
+Deviation: the current map is the layer's own input, not the first layer's queries, so that deeper layers see what was found.
+
+Shape legend: B batch, Q cells, C channels, G heads, P points; a map is (B, C, rows, cols).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bevdistill_ros.core.geometry import invert_rigid
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.deformable import deformable_sample, level_scale, project_map, ring_offsets, tokens_of
+
+NUM_MAPS = 2  # previous and current
+
+
+def warp_bev(bev: Tensor, previous_from_current: Tensor, grid: BevGrid) -> Tensor:
+    """Resample a BEV map as it looks from another ego frame.
+
+    Args:
+        bev: (B, C, rows, cols) on `grid` in the previous ego frame.
+        previous_from_current: (B, 4, 4) float64 [m]; of the motion, the part in the ground plane counts.
+        grid: The grid, around the ego in both frames.
+
+    Returns:
+        (B, C, rows, cols) on `grid` in the current ego frame, in the map's dtype; zero where the old map does not reach.
+    """
+    # In float32, places and interpolation weights are off by some 1e-5 of a cell, and standing still would blur the map.
+    with torch.autocast(bev.device.type, enabled=False):
+        centres = grid.cell_centres(bev.device).double()
+        motion = previous_from_current.to(bev.device, torch.float64)
+        turned = torch.einsum("bij,rcj->brci", motion[:, :2, :2], centres)
+        unit = grid.normalize(turned + motion[:, None, None, :2, 3])
+        warped = F.grid_sample(bev.double(), 2 * unit - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return warped.to(bev.dtype)
+
+
+def ego_motion(global_from_previous: Tensor, global_from_current: Tensor) -> Tensor:
+    """previous_from_current (B, 4, 4) float64 of two ego poses (B, 4, 4) float64 in the same global frame."""
+    return invert_rigid(global_from_previous.double()) @ global_from_current.double()
+
+
+class TemporalSelfAttention(nn.Module):
+    """Each cell looks at a few places of the previous and of the current map, and takes the mean of both.
+
+    Where places lie and how they count follows from the cell's content in both maps.
+
+    Args:
+        embed_dim: Channels.
+        num_heads: Attention heads.
+        num_points: Samples per head and map.
+    """
+
+    def __init__(self, *, embed_dim: int, num_heads: int, num_points: int) -> None:
+        super().__init__()
+        self.shape = (num_heads, NUM_MAPS, num_points)
+        samples = num_heads * NUM_MAPS * num_points
+        self.sampling_offsets = nn.Linear(2 * embed_dim, 2 * samples)
+        self.attention_weights = nn.Linear(2 * embed_dim, samples)
+        self.value_projection = nn.Linear(embed_dim, embed_dim)
+        self.output_projection = nn.Linear(embed_dim, embed_dim)
+        for layer in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(ring_offsets(*self.shape).flatten())
+        for layer in (self.value_projection, self.output_projection):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, reference: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, Q, C), the current map's cells with their positional part added.
+            reference: (B, Q, 2), normalised cell centres; not changed.
+            maps: The previous map (B, C, rows, cols), already in the current ego frame, and the current one; where there is no
+                previous map, the current one twice.
+
+        Returns:
+            (B, Q, C), without the residual.
+        """
+        both = torch.cat([tokens_of(maps[0]).to(query.dtype), query], dim=-1)
+        values = [project_map(self.value_projection, entry) for entry in maps]
+        offsets = self.sampling_offsets(both).float().reshape(*query.shape[:2], *self.shape, 2)
+        locations = reference[:, :, None, None, None, :] + offsets / level_scale(values, offsets)[:, None]
+        scores = self.attention_weights(both).float().reshape(*query.shape[:2], *self.shape)
+        sampled = deformable_sample(values, locations, scores.softmax(dim=-1) / NUM_MAPS)
+        output: Tensor = self.output_projection(sampled)
+        return output

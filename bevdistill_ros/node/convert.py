@@ -1,0 +1,248 @@
+"""Messages to plain data and back: the only file that knows message fields.
+
+Messages hold quaternions x-y-z-w, everything else here w-x-y-z.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from bevdistill_ros.core.classes import CLASS_NAMES, attribute_of
+from bevdistill_ros.core.geometry import quaternion_from_yaw, transform_from
+from bevdistill_ros.core.records import Detections
+from bevdistill_ros.inference.decode import decode_image
+from bevdistill_ros.msg import Detection3D, Detection3DArray, PipelineStatus
+from bevdistill_ros.node.calibration import Calibration
+from bevdistill_ros.node.diagnostics import Item, SetReport
+from bevdistill_ros.node.markers import Shape
+
+_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
+_TO_RGB = {
+    "bgr8": cv2.COLOR_BGR2RGB,
+    "rgba8": cv2.COLOR_RGBA2RGB,
+    "bgra8": cv2.COLOR_BGRA2RGB,
+    "mono8": cv2.COLOR_GRAY2RGB,
+}
+_MARKER_TYPES = {"boxes": Marker.CUBE, "velocities": Marker.ARROW, "labels": Marker.TEXT_VIEW_FACING}
+
+
+def stamp_of(message: Any) -> int:
+    """Stamp of a message with a header [ns]."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def time_from(stamp_ns: int) -> Time:
+    """A time message."""
+    return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
+
+
+def header_from(stamp_ns: int, frame_id: str) -> Header:
+    """A header message."""
+    return Header(stamp=time_from(stamp_ns), frame_id=frame_id)
+
+
+def image_of(message: Any, *, nominal_width: int, width: int) -> np.ndarray:
+    """Pixels (h, w, 3) uint8 RGB of an Image or CompressedImage.
+
+    Args:
+        message: The message; rgb8 is not copied.
+        nominal_width: Columns of the whole image [px].
+        width: Columns that are needed in the end [px]; a compressed image that is much larger is decoded at a reduced size.
+
+    Raises:
+        ValueError: The image is damaged, or of a format or encoding that is not supported.
+    """
+    if isinstance(message, CompressedImage):
+        if "depth" in message.format.lower():
+            raise ValueError(f"format '{message.format}' is no colour image")
+        return decode_image(bytes(message.data), nominal_width=nominal_width, width=width)
+    return _raw_image(message)
+
+
+def _raw_image(message: Any) -> np.ndarray:
+    if message.encoding not in _CHANNELS:
+        raise ValueError(f"encoding '{message.encoding}' is not supported; use one of {', '.join(_CHANNELS)}")
+    channels = _CHANNELS[message.encoding]
+    rows, cols, step = message.height, message.width, message.step
+    if rows < 1 or cols < 1 or step < cols * channels or len(message.data) != rows * step:
+        raise ValueError(
+            f"image of {cols}x{rows} {message.encoding} with step {step} does not fit its {len(message.data)} bytes"
+        )
+    pixels = np.frombuffer(message.data, dtype=np.uint8).reshape(rows, step)[:, : cols * channels]
+    pixels = pixels.reshape(rows, cols, channels)
+    return pixels if message.encoding == "rgb8" else np.asarray(cv2.cvtColor(pixels, _TO_RGB[message.encoding]))
+
+
+def calibration_of(message: Any, *, rectified: bool) -> Calibration:
+    """Intrinsics that a CameraInfo tells.
+
+    Args:
+        message: The CameraInfo.
+        rectified: Whether the images are rectified, so that P holds and no distortion is left.
+
+    Raises:
+        ValueError: The camera is not calibrated, or its calibration is not usable.
+    """
+    size = (int(message.height), int(message.width))
+    roi = message.roi
+    if (roi.height, roi.width) not in ((0, 0), size):
+        raise ValueError(f"a region of interest ({roi.width}x{roi.height} of {size[1]}x{size[0]}) is not supported")
+    if rectified:
+        matrix = np.array(message.p, dtype=np.float64).reshape(3, 4)[:, :3]
+        return Calibration(matrix=matrix, size=size, frame_id=message.header.frame_id)
+    distortion = np.array(message.d, dtype=np.float64)
+    straight = not distortion.any()  # of NaN, any() is true
+    return Calibration(
+        matrix=np.array(message.k, dtype=np.float64).reshape(3, 3),
+        size=size,
+        frame_id=message.header.frame_id,
+        distortion=None if straight else distortion,
+        model="" if straight else message.distortion_model,
+    )
+
+
+def odometry_of(message: Any, *, base_frame: str) -> tuple[int, np.ndarray]:
+    """Stamp [ns] and odom_from_ego (4, 4) [m] of an Odometry.
+
+    Raises:
+        ValueError: It tells the pose of another frame, or no pose.
+    """
+    child = message.child_frame_id
+    if child and child != base_frame:
+        raise ValueError(f"odometry is that of frame '{child}', but base_frame is '{base_frame}'")
+    pose = message.pose.pose
+    translation = np.array([pose.position.x, pose.position.y, pose.position.z])
+    if not np.isfinite(translation).all():
+        raise ValueError(f"odometry is not finite: position {translation.tolist()}")
+    return stamp_of(message), transform_from(_quaternion_of(pose.orientation), translation)
+
+
+def transform_of(message: Any) -> np.ndarray:
+    """Transform (4, 4) target_from_source [m] of a TransformStamped as tf2's lookup returns it."""
+    translation = message.transform.translation
+    return transform_from(
+        _quaternion_of(message.transform.rotation), np.array([translation.x, translation.y, translation.z])
+    )
+
+
+def detections_message(detections: Detections, *, frame_id: str, model: str) -> Detection3DArray:
+    """Our own message."""
+    message = Detection3DArray(header=header_from(detections.stamp_ns, frame_id), model=model)
+    message.detections = [
+        Detection3D(
+            class_name=CLASS_NAMES[label],
+            score=score,
+            pose=_pose_from(box[:3], box[6]),
+            size=Vector3(x=box[3], y=box[4], z=box[5]),
+            velocity=Vector3(x=box[7], y=box[8], z=0.0),
+            attribute=attribute_of(CLASS_NAMES[label], math.hypot(box[7], box[8])),
+        )
+        for box, score, label in _rows(detections)
+    ]
+    return message
+
+
+def vision_detections_message(detections: Detections, *, frame_id: str) -> Any:
+    """The message of vision_msgs; needs that package."""
+    from vision_msgs.msg import BoundingBox3D, ObjectHypothesis, ObjectHypothesisWithPose
+    from vision_msgs.msg import Detection3D as VisionDetection
+    from vision_msgs.msg import Detection3DArray as VisionArray
+
+    message = VisionArray(header=header_from(detections.stamp_ns, frame_id))
+    for box, score, label in _rows(detections):
+        pose = _pose_from(box[:3], box[6])
+        element = VisionDetection(header=header_from(detections.stamp_ns, frame_id))
+        element.bbox = BoundingBox3D(center=pose, size=Vector3(x=box[3], y=box[4], z=box[5]))
+        result = ObjectHypothesisWithPose(hypothesis=ObjectHypothesis(class_id=CLASS_NAMES[label], score=score))
+        result.pose.pose = pose
+        element.results = [result]
+        message.detections.append(element)
+    return message
+
+
+def markers_message(shapes: Iterable[Shape], *, stamp_ns: int, frame_id: str, lifetime_s: float) -> MarkerArray:
+    """Shapes for a viewer."""
+    header = header_from(stamp_ns, frame_id)
+    seconds, fraction = divmod(lifetime_s, 1.0)
+    lifetime = Duration(sec=int(seconds), nanosec=int(fraction * 1e9))
+    return MarkerArray(
+        markers=[
+            Marker(
+                header=header,
+                ns=shape.namespace,
+                id=shape.number,
+                type=_MARKER_TYPES[shape.namespace],
+                action=Marker.ADD,
+                pose=_pose_from(shape.centre, shape.yaw),
+                scale=Vector3(x=shape.size[0], y=shape.size[1], z=shape.size[2]),
+                color=ColorRGBA(r=shape.colour[0], g=shape.colour[1], b=shape.colour[2], a=shape.opacity),
+                lifetime=lifetime,
+                text=shape.text,
+            )
+            for shape in shapes
+        ]
+    )
+
+
+def jpeg_message(content: bytes, *, stamp_ns: int, frame_id: str) -> CompressedImage:
+    """A JPEG image."""
+    return CompressedImage(header=header_from(stamp_ns, frame_id), format="jpeg", data=content)
+
+
+def status_message(
+    report: SetReport, *, frame_id: str, sets_processed: int, sets_dropped: int, drop_reason: str
+) -> PipelineStatus:
+    """How a set passed through the node."""
+    return PipelineStatus(
+        header=header_from(report.stamp_ns, frame_id),
+        cameras=list(report.cameras),
+        present=list(report.present),
+        age_ms=list(report.age_ms),
+        spread_ms=report.spread_ms,
+        stages=list(report.stage_ms),
+        stage_ms=list(report.stage_ms.values()),
+        latency_ms=report.latency_ms,
+        sets_processed=sets_processed,
+        sets_dropped=sets_dropped,
+        drop_reason=drop_reason,
+    )
+
+
+def diagnostics_message(items: Iterable[Item], *, now_ns: int, node: str, hardware_id: str) -> DiagnosticArray:
+    """A report for /diagnostics."""
+    return DiagnosticArray(
+        header=header_from(now_ns, ""),
+        status=[
+            DiagnosticStatus(
+                level=bytes([item.level]),
+                name=f"{node}: {item.name}",
+                message=item.message,
+                hardware_id=hardware_id,
+                values=[KeyValue(key=key, value=value) for key, value in item.values.items()],
+            )
+            for item in items
+        ],
+    )
+
+
+def _rows(detections: Detections) -> Iterable[tuple[list[float], float, int]]:
+    return zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
+
+
+def _pose_from(centre: Sequence[float], yaw: float) -> Pose:
+    w, x, y, z = quaternion_from_yaw(yaw).tolist()
+    return Pose(position=Point(x=centre[0], y=centre[1], z=centre[2]), orientation=Quaternion(x=x, y=y, z=z, w=w))
+
+
+def _quaternion_of(message: Any) -> np.ndarray:
+    return np.array([message.w, message.x, message.y, message.z])

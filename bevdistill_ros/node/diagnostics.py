@@ -1,0 +1,226 @@
+"""How the node is doing: counts and times of recent sets, held against limits."""
+
+import math
+import threading
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from bevdistill_ros.node.parameters import DiagnosticsParameters
+
+STAGES: tuple[str, ...] = ("transport_age", "wait", "decode", "preprocess", "inference", "postprocess", "publish")
+FOREIGN_CLOCK_S = 3600.0  # an image that seems older or from the future was stamped by another clock
+
+
+class Level(IntEnum):
+    """Values of diagnostic_msgs/DiagnosticStatus."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+    STALE = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One line of /diagnostics."""
+
+    name: str
+    level: Level
+    message: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetReport:
+    """How one set of images passed through the node."""
+
+    stamp_ns: int
+    cameras: tuple[str, ...]
+    present: tuple[bool, ...]
+    age_ms: tuple[float, ...]  # of each camera's image at publish; nan where missing or stamped by another clock
+    spread_ms: float
+    stage_ms: Mapping[str, float]  # by STAGES
+    latency_ms: float  # oldest image stamp to publish; nan where stamped by another clock
+    motion_known: bool  # whether the pose of every image was known
+
+
+def age_ms(stamp_ns: int, now_ns: int) -> float:
+    """Age of an image [ms]; nan where its stamp cannot be of this clock."""
+    age = (now_ns - stamp_ns) / 1e6
+    return age if -1e3 < age < FOREIGN_CLOCK_S * 1e3 else math.nan
+
+
+class Monitor:
+    """Remembers what happened of late and judges it; safe to use from several threads.
+
+    Args:
+        cameras: Camera names.
+        limits: Limits of good and bad.
+    """
+
+    def __init__(self, cameras: Sequence[str], limits: DiagnosticsParameters) -> None:
+        self._cameras = tuple(cameras)
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._window = round(limits.window_s * 1e9)
+        self._reports: deque[tuple[int, SetReport]] = deque()
+        self._recent_drops: deque[tuple[int, str]] = deque()
+        self._images: dict[str, deque[int]] = {name: deque(maxlen=256) for name in self._cameras}
+        self._drops: Counter[str] = Counter()
+        self._faults: dict[str, tuple[int, str]] = {}
+        self._fault_counts: Counter[str] = Counter()
+        self._started_ns: int | None = None
+        self.sets_processed = 0
+        self.last_drop_reason = ""
+
+    @property
+    def sets_dropped(self) -> int:
+        """Sets dropped so far."""
+        return self._drops.total()
+
+    def start(self, now_ns: int) -> None:
+        """The node begins to run."""
+        with self._lock:
+            self._started_ns = now_ns
+
+    def image(self, camera: str, now_ns: int) -> None:
+        """An image arrived."""
+        with self._lock:
+            self._images[camera].append(now_ns)
+
+    def drop(self, reason: str, now_ns: int) -> None:
+        """A set was dropped."""
+        with self._lock:
+            self._drops[reason] += 1
+            self._recent_drops.append((now_ns, reason))
+            self.last_drop_reason = reason
+
+    def processed(self, report: SetReport, now_ns: int) -> None:
+        """A set was published."""
+        with self._lock:
+            self.sets_processed += 1
+            self._reports.append((now_ns, report))
+
+    def fault(self, subject: str, message: str, now_ns: int) -> None:
+        """Something is wrong with a subject, such as a camera's calibration."""
+        with self._lock:
+            self._faults[subject] = (now_ns, message)
+            self._fault_counts[subject] += 1
+
+    def items(self, now_ns: int) -> list[Item]:
+        """Judge the last seconds."""
+        with self._lock:
+            self._forget_before(now_ns)
+            reports = [report for _, report in self._reports]
+            return [
+                self._rate(now_ns),
+                self._latency(reports),
+                self._spread(reports),
+                self._drop_ratio(),
+                self._missing_cameras(reports, now_ns),
+                self._calibration(),
+                self._ego_motion(reports),
+            ]
+
+    def _forget_before(self, now_ns: int) -> None:
+        for entries in (self._reports, self._recent_drops):
+            # A clock set back leaves entries of the future behind; they go too.
+            while entries and not now_ns - self._window <= entries[0][0] <= now_ns:
+                entries.popleft()
+        self._faults = {key: fault for key, fault in self._faults.items() if 0 <= now_ns - fault[0] <= self._window}
+        for times in self._images.values():
+            while times and times[0] > now_ns:
+                times.popleft()
+
+    def _rate(self, now_ns: int) -> Item:
+        started = now_ns if self._started_ns is None else min(self._started_ns, now_ns)
+        seconds = min(now_ns - started, self._window) / 1e9
+        rate = len(self._reports) / seconds if seconds > 0 else 0.0
+        level = _below(rate, self._limits.warn_rate_hz, self._limits.error_rate_hz)
+        # The first set takes a moment, which is nobody's fault.
+        if seconds < self._limits.window_s and level is Level.ERROR:
+            level = Level.WARN
+        values = {"rate [Hz]": f"{rate:.2f}", "sets processed": str(self.sets_processed)}
+        return Item(name="rate", level=level, message=f"{rate:.1f} Hz", values=values)
+
+    def _latency(self, reports: list[SetReport]) -> Item:
+        known = [report.latency_ms for report in reports if not math.isnan(report.latency_ms)]
+        values = {stage: _percentiles([report.stage_ms[stage] for report in reports]) for stage in STAGES}
+        if reports and not known:
+            message = "images are not stamped by this clock; set use_sim_time and publish /clock when replaying"
+            return Item(name="latency", level=Level.OK, message=message, values=values)
+        if not known:
+            return Item(name="latency", level=Level.STALE, message="no set yet", values=values)
+        values["latency"] = _percentiles(known)
+        median = float(np.median(known))
+        level = _above(median, self._limits.warn_latency_ms, self._limits.error_latency_ms)
+        return Item(name="latency", level=level, message=f"{median:.0f} ms", values=values)
+
+    def _spread(self, reports: list[SetReport]) -> Item:
+        if not reports:
+            return Item(name="spread", level=Level.STALE, message="no set yet")
+        worst = max(report.spread_ms for report in reports)
+        level = _above(worst, self._limits.warn_spread_ms, math.inf)
+        return Item(name="spread", level=level, message=f"up to {worst:.0f} ms", values={"spread [ms]": f"{worst:.1f}"})
+
+    def _drop_ratio(self) -> Item:
+        dropped, processed = len(self._recent_drops), len(self._reports)
+        ratio = dropped / max(dropped + processed, 1)
+        level = _above(ratio, self._limits.warn_drop_ratio, self._limits.error_drop_ratio)
+        values = {reason: str(count) for reason, count in self._drops.most_common(10)}
+        message = f"{dropped} of {dropped + processed} sets dropped"
+        if self._recent_drops:
+            message += f", last: {self._recent_drops[-1][1]}"
+        return Item(name="drops", level=level, message=message, values={"sets dropped": str(self._drops.total()), **values})
+
+    def _missing_cameras(self, reports: list[SetReport], now_ns: int) -> Item:
+        timeout = self._limits.camera_timeout_s * 1e9
+        values, silent = {}, []
+        for name, times in self._images.items():
+            recent = [time for time in times if now_ns - time <= self._window]
+            values[name] = f"{len(recent) / self._limits.window_s:.1f} images/s"
+            if not times or now_ns - times[-1] > timeout:
+                silent.append(name)
+        if silent:
+            message = f"no images from {', '.join(silent)}"
+            return Item(name="cameras", level=Level.ERROR, message=message, values=values)
+        blanks = Counter(name for r in reports for name, there in zip(r.cameras, r.present, strict=True) if not there)
+        if blanks:
+            message = f"sets without {', '.join(blanks)}"
+            return Item(name="cameras", level=Level.WARN, message=message, values=values)
+        return Item(name="cameras", level=Level.OK, message=f"all {len(self._cameras)} send", values=values)
+
+    def _calibration(self) -> Item:
+        values = {f"faults of {name}": str(count) for name, count in self._fault_counts.items()}
+        if self._faults:
+            message = "; ".join(f"{subject}: {message}" for subject, (_, message) in self._faults.items())
+            return Item(name="calibration", level=Level.WARN, message=message, values=values)
+        return Item(name="calibration", level=Level.OK, message="usable", values=values)
+
+    def _ego_motion(self, reports: list[SetReport]) -> Item:
+        unknown = sum(not report.motion_known for report in reports)
+        values = {"sets without a pose": str(unknown)}
+        if unknown:
+            message = f"{unknown} of {len(reports)} sets without the pose at an image stamp: taken as standing still, without memory"
+            return Item(name="ego motion", level=Level.WARN, message=message, values=values)
+        return Item(name="ego motion", level=Level.OK, message="known", values=values)
+
+
+def _above(value: float, warn: float, error: float) -> Level:
+    return Level.ERROR if value > error else Level.WARN if value > warn else Level.OK
+
+
+def _below(value: float, warn: float, error: float) -> Level:
+    return Level.ERROR if value < error else Level.WARN if value < warn else Level.OK
+
+
+def _percentiles(values: Sequence[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "unknown"
+    p50, p95 = np.percentile(known, [50, 95])
+    return f"p50 {p50:.1f}, p95 {p95:.1f}, max {max(known):.1f} ms"

@@ -1,0 +1,178 @@
+"""What the node listens to: images put together to sets, calibrations and odometry."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nav_msgs.msg import Odometry
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from bevdistill_ros.node import convert
+from bevdistill_ros.node.calibration import CalibrationStore
+from bevdistill_ros.node.diagnostics import age_ms
+from bevdistill_ros.node.ego_motion import OdometryBuffer
+from bevdistill_ros.node.filters import Subscriber, approximate_time
+from bevdistill_ros.node.parameters import DetectorParameters
+from bevdistill_ros.node.pipeline import ImageSet
+from bevdistill_ros.node.synchronizer import AnchorSynchronizer
+
+IMAGE_DEPTH = 10
+ODOMETRY_DEPTH = 200  # a queue that is full loses the pose that an image waits for
+EXPIRY_PERIOD_S = 0.02
+NUM_ARRIVALS = 64  # arrivals of reference images that are remembered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listeners:
+    """Who is told what."""
+
+    on_set: Callable[[ImageSet], None]
+    on_image: Callable[[str], None]  # camera
+    on_drop: Callable[[str], None]  # reason
+    on_clock_jump: Callable[[int], None]  # the new stamp [ns]
+    on_fault: Callable[[str, str], None]  # subject, what is wrong
+
+
+class Inputs:
+    """Subscriptions of the node; the callbacks only store and hand over.
+
+    Args:
+        node: The node.
+        parameters: Its parameters.
+        calibrations: Takes what camera_info tells; None where intrinsics come from a file.
+        odometry: Takes odometry; None where ego motion has another source.
+        listeners: Who is told what.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        parameters: DetectorParameters,
+        *,
+        calibrations: CalibrationStore | None,
+        odometry: OdometryBuffer | None,
+        listeners: Listeners,
+    ) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._calibrations = calibrations
+        self._odometry = odometry
+        self._listeners = listeners
+        self._reference = parameters.cameras.index(parameters.reference_camera)
+        self._arrivals: dict[int, tuple[float, float]] = {}
+        self._filters = [self._image_filter(name) for name in parameters.cameras]
+        self._synchronizer = self._synchronize()
+        self._synchronizer.registerCallback(self._on_messages)
+        self._subscriptions = [filter.sub for filter in self._filters]
+        if calibrations is not None:
+            self._subscriptions += [self._camera_info(name) for name in parameters.cameras]
+        if odometry is not None:
+            self._subscriptions.append(self._subscribe(Odometry, "odometry", self._on_odometry, ODOMETRY_DEPTH))
+        self._timer = node.create_timer(EXPIRY_PERIOD_S, self._expire)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._node.destroy_timer(self._timer)
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def _image_filter(self, camera: str) -> Any:
+        compressed = self._parameters.transport == "compressed"
+        kind, suffix = (CompressedImage, "/compressed") if compressed else (Image, "")
+        source = Subscriber(
+            self._node,
+            kind,
+            f"~/input/{camera}/image{suffix}",
+            qos_profile=_sensor_qos(IMAGE_DEPTH),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        # Registered before the synchroniser's own, so that the arrival is known when it emits.
+        source.registerCallback(self._on_image, camera)
+        return source
+
+    def _synchronize(self) -> Any:
+        sync = self._parameters.sync
+        if sync.policy == "approximate_time":
+            return approximate_time(self._filters, queue_size=IMAGE_DEPTH, slop=sync.max_spread_ms / 1e3)
+        return AnchorSynchronizer(
+            self._filters,
+            names=self._parameters.cameras,
+            reference=self._parameters.reference_camera,
+            max_spread_ns=round(sync.max_spread_ms * 1e6),
+            max_age_ns=round(sync.max_age_ms * 1e6),
+            missing_camera=self._parameters.missing_camera,
+            stamp_of=convert.stamp_of,
+            now_ns=self._now_ns,
+            on_drop=self._listeners.on_drop,
+            on_clock_jump=self._listeners.on_clock_jump,
+            queue_size=IMAGE_DEPTH,
+        )
+
+    def _camera_info(self, camera: str) -> Any:
+        return self._subscribe(
+            CameraInfo, f"{camera}/camera_info", lambda message: self._on_camera_info(camera, message), IMAGE_DEPTH
+        )
+
+    def _subscribe(self, kind: Any, name: str, callback: Callable[[Any], None], depth: int) -> Any:
+        return self._node.create_subscription(
+            kind,
+            f"~/input/{name}",
+            callback,
+            _sensor_qos(depth),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def _on_image(self, message: Any, camera: str) -> None:
+        self._listeners.on_image(camera)
+        if camera == self._parameters.reference_camera:
+            stamp = convert.stamp_of(message)
+            self._arrivals[stamp] = (time.monotonic(), age_ms(stamp, self._now_ns()))
+            while len(self._arrivals) > NUM_ARRIVALS:
+                del self._arrivals[next(iter(self._arrivals))]
+
+    def _on_messages(self, *messages: Any) -> None:
+        stamps = tuple(None if message is None else convert.stamp_of(message) for message in messages)
+        stamp = stamps[self._reference]
+        assert stamp is not None, "a set has no reference image"
+        received, transport_age = self._arrivals.get(stamp, (time.monotonic(), math.nan))
+        images = ImageSet(
+            stamp_ns=stamp, messages=messages, stamps_ns=stamps, received=received, transport_age_ms=transport_age
+        )
+        if images.spread_ms > self._parameters.sync.max_spread_ms:
+            self._listeners.on_drop(f"spread of {images.spread_ms:.0f} ms above sync.max_spread_ms")
+            return
+        self._listeners.on_set(images)
+
+    def _on_camera_info(self, camera: str, message: Any) -> None:
+        assert self._calibrations is not None
+        try:
+            calibration = convert.calibration_of(message, rectified=self._parameters.images_rectified)
+        except ValueError as error:
+            self._calibrations.refuse(camera, str(error))
+            self._listeners.on_fault(camera, str(error))
+            return
+        self._calibrations.put(camera, calibration)
+
+    def _on_odometry(self, message: Any) -> None:
+        assert self._odometry is not None
+        try:
+            self._odometry.add(*convert.odometry_of(message, base_frame=self._parameters.base_frame))
+        except ValueError as error:
+            self._listeners.on_fault("odometry", str(error))
+
+    def _expire(self) -> None:
+        if isinstance(self._synchronizer, AnchorSynchronizer):
+            self._synchronizer.expire()
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
+
+
+def _sensor_qos(depth: int) -> QoSProfile:
+    # Best effort matches both kinds of publisher; reliable would never match a best-effort camera.
+    return QoSProfile(depth=depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)

@@ -1,0 +1,107 @@
+"""Detections as shapes for a 3D viewer."""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+from bevdistill_ros.core.classes import CLASS_NAMES, MOTION_THRESHOLD
+from bevdistill_ros.core.records import Detections
+
+Colour = tuple[float, float, float]
+
+CLASS_COLOURS: dict[str, Colour] = {  # RGB in [0, 1]
+    "car": (0.20, 0.60, 1.00),
+    "truck": (0.10, 0.35, 0.80),
+    "construction_vehicle": (0.90, 0.60, 0.10),
+    "bus": (0.45, 0.25, 0.85),
+    "trailer": (0.30, 0.75, 0.75),
+    "barrier": (0.55, 0.55, 0.55),
+    "motorcycle": (0.85, 0.20, 0.60),
+    "bicycle": (1.00, 0.45, 0.70),
+    "pedestrian": (0.20, 0.80, 0.30),
+    "traffic_cone": (1.00, 0.80, 0.10),
+}
+BOX_OPACITY = 0.45
+ARROW_WIDTH = 0.25  # [m]
+LABEL_HEIGHT = 0.8  # [m]
+PERIODS_OF_LIFE = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Something to draw in the frame of the detections."""
+
+    namespace: Literal["boxes", "velocities", "labels"]
+    number: int  # the place in the list of detections; a later set's shape of the same number takes its place
+    centre: tuple[float, float, float]  # [m]
+    yaw: float  # [rad]
+    size: tuple[float, float, float]  # along the shape's own axes [m]
+    colour: Colour
+    opacity: float
+    text: str = ""
+
+
+class Lifetime:
+    """How long shapes stay: a little longer than the sets are apart, so that old ones vanish when no more come."""
+
+    def __init__(self) -> None:
+        self._gaps: deque[float] = deque(maxlen=9)
+        self._last_ns: int | None = None
+
+    def after(self, stamp_ns: int) -> float:
+        """Lifetime [s] of the shapes of a set, in 0.1...2."""
+        if self._last_ns is not None and stamp_ns > self._last_ns:
+            self._gaps.append((stamp_ns - self._last_ns) / 1e9)
+        self._last_ns = stamp_ns
+        period = median(self._gaps) if self._gaps else 0.5
+        return min(max(PERIODS_OF_LIFE * period, 0.1), 2.0)
+
+
+def shapes_of(detections: Detections) -> list[Shape]:
+    """A box and a label for each detection, and an arrow for each that moves: as long as its way in one second."""
+    shapes: list[Shape] = []
+    rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
+    for number, (box, score, label) in enumerate(rows):
+        x, y, z, length, width, height, yaw, vx, vy = box
+        name = CLASS_NAMES[label]
+        colour = CLASS_COLOURS[name]
+        shapes.append(
+            Shape(
+                namespace="boxes",
+                number=number,
+                centre=(x, y, z),
+                yaw=yaw,
+                size=(length, width, height),
+                colour=colour,
+                opacity=BOX_OPACITY,
+            )
+        )
+        top = z + height / 2
+        shapes.append(
+            Shape(
+                namespace="labels",
+                number=number,
+                centre=(x, y, top + LABEL_HEIGHT),
+                yaw=0.0,
+                size=(LABEL_HEIGHT, LABEL_HEIGHT, LABEL_HEIGHT),
+                colour=colour,
+                opacity=1.0,
+                text=f"{name} {score:.2f}",
+            )
+        )
+        speed = math.hypot(vx, vy)
+        if speed > MOTION_THRESHOLD:
+            shapes.append(
+                Shape(
+                    namespace="velocities",
+                    number=number,
+                    centre=(x, y, z),
+                    yaw=math.atan2(vy, vx),
+                    size=(speed, ARROW_WIDTH, ARROW_WIDTH),
+                    colour=colour,
+                    opacity=1.0,
+                )
+            )
+    return shapes

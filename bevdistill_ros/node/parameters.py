@@ -1,0 +1,265 @@
+"""The node's parameters: one field each, with its default, its meaning and what it may be."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, cast
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+) -> Any:
+    """A field that becomes a parameter.
+
+    Args:
+        default: Its default, which also fixes its type.
+        description: Its meaning and unit.
+        low: Smallest allowed number.
+        high: Largest allowed number.
+        choices: Allowed strings.
+        live: Whether it may change while the node runs.
+    """
+    return field(
+        default=default,
+        metadata={"description": description, "low": low, "high": high, "choices": choices, "live": live},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncParameters:
+    """How images are put together to sets."""
+
+    policy: Literal["anchor", "approximate_time"] = setting(
+        "anchor",
+        "anchor: sets around the reference camera; approximate_time: the synchroniser of message_filters",
+        choices=("anchor", "approximate_time"),
+    )
+    reference_camera: str = setting("", "camera whose stamps are the sets'; best one that fires amid the ring; empty: the first")
+    max_spread_ms: float = setting(100.0, "largest difference of two image stamps in a set [ms]", low=0.1, high=1000.0)
+    max_age_ms: float = setting(150.0, "longest wait for the other cameras of a set [ms]", low=1.0, high=5000.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalParameters:
+    """When the memory of the temporal model is good, and how far apart its looks are."""
+
+    max_gap_s: float = setting(2.0, "longest time between two sets, beyond it the memory is reset [s]", low=0.05, high=60.0)
+    max_jump_m: float = setting(10.0, "longest move between two sets, beyond it the memory is reset [m]", low=0.1, high=1000.0)
+    interval_s: float = setting(0.5, "time between the looks that are remembered, as in training; 0: every set [s]", low=0.0, high=10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EgoMotionParameters:
+    """Where the vehicle's motion comes from."""
+
+    source: Literal["odometry", "tf", "none"] = setting(
+        "odometry", "odometry: topic; tf: odom_frame from base_frame; none: standing still", choices=("odometry", "tf", "none")
+    )
+    max_wait_ms: float = setting(50.0, "longest wait for the pose at the stamps of a set [ms]", low=0.0, high=1000.0)
+    max_gap_s: float = setting(0.5, "poses further apart are not interpolated [s]", low=0.001, high=10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosticsParameters:
+    """Limits that decide what /diagnostics says."""
+
+    period_s: float = setting(1.0, "time between two reports [s]", low=0.1, high=60.0)
+    window_s: float = setting(5.0, "time that rates and latencies are taken over [s]", low=0.5, high=120.0)
+    warn_rate_hz: float = setting(1.0, "warn below this rate of detections [Hz]", low=0.0, high=1000.0)
+    error_rate_hz: float = setting(0.2, "error below this rate of detections [Hz]", low=0.0, high=1000.0)
+    warn_latency_ms: float = setting(500.0, "warn above this latency, oldest image to publish [ms]", low=0.0, high=1e6)
+    error_latency_ms: float = setting(2000.0, "error above this latency [ms]", low=0.0, high=1e6)
+    warn_spread_ms: float = setting(90.0, "warn above this spread of a set [ms]", low=0.0, high=1e6)
+    warn_drop_ratio: float = setting(0.2, "warn above this part of dropped sets", low=0.0, high=1.0)
+    error_drop_ratio: float = setting(0.8, "error above this part of dropped sets", low=0.0, high=1.0)
+    camera_timeout_s: float = setting(1.0, "a camera that sends nothing for longer counts as missing [s]", low=0.01, high=60.0)
+    focal_tolerance: float = setting(0.15, "allowed relative difference of focal length to the training rig", low=0.0, high=10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorParameters:
+    """All parameters of the node.
+
+    Raises:
+        ValueError: Two parameters do not fit each other.
+    """
+
+    autostart: bool = setting(True, "configure and activate the node by itself")
+    bundle: str = setting("", "folder of the model bundle, as `bevdistill export` writes it")
+    device: str = setting("auto", "torch device such as cpu or cuda:0; auto: cuda where there is one")
+    precision: str = setting("fp32", "number format of the network", choices=("fp32", "fp16", "bf16"))
+    engine: str = setting("torch", "what runs the network", choices=("torch", "onnx"))
+    cameras: tuple[str, ...] = setting(NUSCENES_CAMERAS, "camera names; they name the input topics and fill the model's places")
+    transport: Literal["raw", "compressed"] = setting("compressed", "kind of the image topics", choices=("raw", "compressed"))
+    images_rectified: bool = setting(False, "the images are rectified already: take P instead of K, and no distortion")
+    intrinsics: Literal["camera_info", "rig_file"] = setting(
+        "camera_info", "where the camera matrices come from", choices=("camera_info", "rig_file")
+    )
+    base_frame: str = setting("base_link", "frame of the detections: on the ground, x forward, y left, z up")
+    odom_frame: str = setting("odom", "frame of ego motion, where ego_motion.source is tf")
+    rig_file: str = setting("", "YAML with the mounting of each camera; empty: tf")
+    missing_camera: Literal["skip", "blank"] = setting(
+        "skip", "a set that lacks a camera is skipped, or detected with that camera blank", choices=("skip", "blank")
+    )
+    score_threshold: float = setting(0.2, "detections below this score are not published", low=0.0, high=1.0, live=True)
+    max_detections: int = setting(300, "most detections a set", low=1, high=10000, live=True)
+    decode_threads: int = setting(4, "threads that decode images", low=1, high=32)
+    num_threads: int = setting(0, "threads of torch on the CPU; 0: torch's own choice", low=0, high=256)
+    sync: SyncParameters = field(default_factory=SyncParameters)
+    temporal: TemporalParameters = field(default_factory=TemporalParameters)
+    ego_motion: EgoMotionParameters = field(default_factory=EgoMotionParameters)
+    diagnostics: DiagnosticsParameters = field(default_factory=DiagnosticsParameters)
+
+    def __post_init__(self) -> None:
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f"parameter cameras must be different names, at least one, but is {list(self.cameras)}")
+        if self.sync.reference_camera and self.sync.reference_camera not in self.cameras:
+            raise ValueError(
+                f"parameter sync.reference_camera is '{self.sync.reference_camera}', "
+                f"but must be empty or one of the cameras {', '.join(self.cameras)}"
+            )
+        if self.intrinsics == "rig_file" and not self.rig_file:
+            raise ValueError("parameter intrinsics is rig_file, so rig_file must name one")
+
+    @property
+    def reference_camera(self) -> str:
+        """The camera whose stamps are the sets'."""
+        return self.sync.reference_camera or self.cameras[0]
+
+
+def settings() -> dict[str, Any]:
+    """All parameters by their full names, as dataclass fields."""
+    return dict(_settings_of(DetectorParameters, ""))
+
+
+def declare(node: Node) -> None:
+    """Declare all parameters on a node.
+
+    Raises:
+        ValueError: One was given a value that it may not have.
+    """
+    for name, entry in settings().items():
+        default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
+        try:
+            node.declare_parameter(name, default, _descriptor(entry))
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ValueError(f"parameter {name} must be {allowed(entry)}: {error}") from error
+
+
+def read(node: Node) -> DetectorParameters:
+    """The values that the parameters have now.
+
+    Raises:
+        ValueError: One has a value that it may not have, or two do not fit each other.
+    """
+    return build({name: node.get_parameter(name).value for name in settings()})
+
+
+def build(values: Mapping[str, Any]) -> DetectorParameters:
+    """Parameters from values by their full names; what is not named keeps its default.
+
+    Raises:
+        ValueError: A name is unknown, a value is not allowed, or two do not fit each other.
+    """
+    known = settings()
+    top: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"unknown parameter {name}; known are {', '.join(known)}")
+        check(name, value)
+        group, _, leaf = name.rpartition(".")
+        (groups.setdefault(group, {}) if group else top)[leaf] = tuple(value) if isinstance(value, list) else value
+    kinds = {entry.name: entry.default_factory for entry in fields(DetectorParameters)}
+    for group, content in groups.items():
+        top[group] = cast(Any, kinds[group])(**content)
+    return DetectorParameters(**top)
+
+
+def check(name: str, value: Any) -> None:
+    """Whether a parameter may have a value.
+
+    Raises:
+        ValueError: It may not.
+    """
+    entry = settings()[name]
+    limits = entry.metadata
+    fits = True
+    if isinstance(entry.default, tuple):
+        fits = isinstance(value, (list, tuple)) and all(isinstance(item, str) and item for item in value)
+    elif isinstance(value, bool) or isinstance(entry.default, bool):
+        fits = isinstance(value, bool) and isinstance(entry.default, bool)
+    elif not isinstance(value, type(entry.default)):
+        fits = False
+    elif isinstance(value, str):
+        fits = not limits["choices"] or value in limits["choices"]
+    elif limits["low"] is not None:
+        fits = math.isfinite(value) and limits["low"] <= value <= limits["high"]
+    if not fits:
+        raise ValueError(f"parameter {name} must be {allowed(entry)}, but is {value!r}")
+
+
+def check_change(parameters: list[Parameter[Any]], *, is_running: bool) -> SetParametersResult:
+    """Whether the node's parameters may change so.
+
+    Args:
+        parameters: The wanted values; those that are not ours are left to their owners.
+        is_running: Whether the node is configured, so that only live ones may change.
+    """
+    known = settings()
+    for parameter in parameters:
+        if parameter.name not in known:
+            continue
+        try:
+            check(parameter.name, parameter.value)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        if is_running and not known[parameter.name].metadata["live"]:
+            reason = f"parameter {parameter.name} cannot change while the node is configured; deactivate and clean up first"
+            return SetParametersResult(successful=False, reason=reason)
+    return SetParametersResult(successful=True)
+
+
+def allowed(entry: Any) -> str:
+    """What a parameter may be, in words."""
+    limits = entry.metadata
+    if limits["choices"]:
+        return f"one of {', '.join(limits['choices'])}"
+    kind = {bool: "true or false", str: "a string", int: "a whole number", float: "a number with a decimal point"}
+    words = kind.get(type(entry.default), "a list of names")
+    return words if limits["low"] is None else f"{words} in {limits['low']:g}...{limits['high']:g}"
+
+
+def _settings_of(kind: Any, prefix: str) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for entry in fields(kind):
+        if entry.default is MISSING:
+            found += _settings_of(entry.default_factory, f"{prefix}{entry.name}.")
+        else:
+            found.append((prefix + entry.name, entry))
+    return found
+
+
+def _descriptor(entry: Any) -> ParameterDescriptor:
+    limits = entry.metadata
+    descriptor = ParameterDescriptor(description=limits["description"])
+    if limits["choices"]:
+        descriptor.additional_constraints = allowed(entry)
+    if limits["low"] is not None and isinstance(entry.default, float):
+        descriptor.floating_point_range = [FloatingPointRange(from_value=limits["low"], to_value=limits["high"], step=0.0)]
+    elif limits["low"] is not None:
+        descriptor.integer_range = [IntegerRange(from_value=limits["low"], to_value=limits["high"], step=1)]
+    return descriptor

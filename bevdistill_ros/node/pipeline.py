@@ -1,0 +1,255 @@
+"""From a set of image messages to detections: what the worker thread does."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from bevdistill_ros.core.records import CameraFrame, Detections
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.frame import frame_from_images
+from bevdistill_ros.node.calibration import Calibration, CalibrationStore, Mountings, Rectifier, calibrations_of
+from bevdistill_ros.node.ego_motion import EgoMotion, compensate
+
+MOUNTING_TOLERANCE = 1e-3  # [m, and sine of an angle] mountings that change by more are a change of the rig
+
+
+class Engine(Protocol):
+    """What runs the network."""
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Times of the last `infer` [ms], by stage."""
+
+    def infer(self, frame: CameraFrame) -> Detections:
+        """Detect, and remember the look for the next."""
+
+    def reset(self) -> None:
+        """Forget the temporal memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Image messages of one look of the ring, in camera order."""
+
+    stamp_ns: int  # of the reference camera
+    messages: tuple[Any | None, ...]
+    stamps_ns: tuple[int | None, ...]
+    received: float  # when the reference camera's image came [s], time.monotonic
+    transport_age_ms: float  # age of the reference camera's image then; nan where it is stamped by another clock
+
+    @property
+    def spread_ms(self) -> float:
+        """Newest minus oldest stamp [ms]."""
+        stamps = [stamp for stamp in self.stamps_ns if stamp is not None]
+        return (max(stamps) - min(stamps)) / 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a set."""
+
+    frame: CameraFrame
+    detections: Detections
+    stage_ms: dict[str, float]
+    motion_known: bool
+
+
+class UnusableSet(ValueError):
+    """A set that cannot be used; the message is the reason."""
+
+
+class Pipeline:
+    """Decodes, calibrates and detects.
+
+    Args:
+        engine: What runs the network.
+        cameras: Camera names of the node, in the order of the model's cameras.
+        training_rig: Rig of training in that order; the network's names and image size come from it.
+        image_of: Decodes a message; called as `image_of(message, nominal_width=..., width=...)`, raises ValueError.
+        calibrations: Intrinsics as they come in.
+        mountings: Where the cameras sit.
+        motion: How the vehicle moves.
+        missing_camera: What to do with a set that has an unusable image.
+        max_wait_s: Longest wait for poses and calibrations of a set [s].
+        decode_threads: Threads that decode images.
+        on_fault: Called with a camera and what is wrong with its image or calibration.
+        on_rig_change: Called when intrinsics or mountings changed, and the memory was reset.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        cameras: Sequence[str],
+        training_rig: CameraRig,
+        image_of: Callable[..., np.ndarray],
+        calibrations: CalibrationStore,
+        mountings: Mountings,
+        motion: EgoMotion,
+        missing_camera: Literal["skip", "blank"],
+        max_wait_s: float,
+        decode_threads: int,
+        on_fault: Callable[[str, str], None],
+        on_rig_change: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._cameras = tuple(cameras)
+        self._training_rig = training_rig
+        self._image_of = image_of
+        self._calibrations = calibrations
+        self._mountings = mountings
+        self._motion = motion
+        self._missing_camera = missing_camera
+        self._max_wait_s = max_wait_s
+        self._on_fault = on_fault
+        self._on_rig_change = on_rig_change
+        self._rectifiers = [Rectifier() for _ in self._cameras]
+        self._pool = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
+        # Of a blank camera the network sees nothing, but a rig has no gaps: the training rig fills them.
+        self._filling = calibrations_of(training_rig)
+        self._reset_wanted = threading.Event()
+        self._last_rig: list[tuple[Calibration, np.ndarray] | None] = [None] * len(self._cameras)
+
+    def request_reset(self) -> None:
+        """Forget the temporal memory before the next set; safe to call from any thread."""
+        self._reset_wanted.set()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=True)
+
+    def run(self, images: ImageSet) -> Outcome:
+        """Detect in a set.
+
+        Raises:
+            UnusableSet: An image or calibration is not usable, and the policy does not allow a blank camera.
+        """
+        stages = {"transport_age": images.transport_age_ms}
+        self._await_sources(images)
+        stages["wait"] = (time.monotonic() - images.received) * 1e3
+        with timed(stages, "decode"):
+            rig = [self._calibrated(index, images) for index in range(len(self._cameras))]
+            pixels = list(self._pool.map(lambda index: self._decoded(index, images, rig[index]), range(len(rig))))
+        self._check_missing(pixels)
+        self._note_rig(rig)
+        with timed(stages, "preprocess"):
+            frame, motion_known = self._frame(images, pixels, rig)
+        # Without poses the memory would be warped by a motion that nobody knows.
+        if self._reset_wanted.is_set() or not motion_known:
+            self._reset_wanted.clear()
+            self._engine.reset()
+        started = time.perf_counter()
+        detections = self._engine.infer(frame)
+        stages["inference"] = (time.perf_counter() - started) * 1e3
+        stages["postprocess"] = self._engine.timings.get("postprocess", 0.0)
+        stages["inference"] -= stages["postprocess"]
+        return Outcome(frame=frame, detections=detections, stage_ms=stages, motion_known=motion_known)
+
+    def current_rig(self) -> CameraRig | None:
+        """Rig of the last set, None as long as a camera is not known; with the image size of the training rig."""
+        if any(entry is None for entry in self._last_rig):
+            return None
+        known = [entry for entry in self._last_rig if entry is not None]
+        blank = frame_from_images(
+            [None] * len(known),
+            stamp_ns=0,
+            names=self._training_rig.names,
+            intrinsics=np.stack([calibration.matrix for calibration, _ in known]),
+            sizes=[calibration.size for calibration, _ in known],
+            ego_from_camera=np.stack([mounting for _, mounting in known]),
+            global_from_ego=np.eye(4),
+            height=self._training_rig.image_size[0],
+            width=self._training_rig.image_size[1],
+        )
+        return blank.rig
+
+    def _await_sources(self, images: ImageSet) -> None:
+        deadline = time.monotonic() + self._max_wait_s
+        stamps = [stamp for stamp in images.stamps_ns if stamp is not None]
+        self._motion.wait_for(max(stamps), self._max_wait_s)
+        present = [name for name, stamp in zip(self._cameras, images.stamps_ns, strict=True) if stamp is not None]
+        self._calibrations.wait_for(present, max(deadline - time.monotonic(), 0.0))
+
+    def _calibrated(self, index: int, images: ImageSet) -> tuple[Calibration, np.ndarray] | None:
+        """Intrinsics and mounting of a camera at its stamp; None where it is missing or they are not usable."""
+        name, stamp = self._cameras[index], images.stamps_ns[index]
+        if stamp is None:
+            return None
+        try:
+            calibration = self._calibrations.get(name)
+            return calibration, self._mountings.ego_from_camera(name, calibration.frame_id, stamp)
+        except ValueError as error:
+            self._on_fault(name, str(error))
+            return None
+
+    def _decoded(self, index: int, images: ImageSet, rig: tuple[Calibration, np.ndarray] | None) -> np.ndarray | None:
+        """Pixels of a camera; None where it is missing or its image is not usable."""
+        if rig is None:
+            return None
+        calibration, _ = rig
+        try:
+            pixels = self._image_of(
+                images.messages[index], nominal_width=calibration.size[1], width=self._training_rig.image_size[1]
+            )
+            calibration.check_aspect(pixels)
+        except ValueError as error:
+            self._on_fault(self._cameras[index], str(error))
+            return None
+        return self._rectifiers[index].rectify(pixels, calibration)
+
+    def _check_missing(self, pixels: list[np.ndarray | None]) -> None:
+        unusable = [name for name, image in zip(self._cameras, pixels, strict=True) if image is None]
+        if len(unusable) == len(pixels) or (unusable and self._missing_camera == "skip"):
+            raise UnusableSet(f"unusable {', '.join(unusable)}")
+
+    def _note_rig(self, rig: list[tuple[Calibration, np.ndarray] | None]) -> None:
+        """Reset the memory where a camera was turned, moved or exchanged since its last image."""
+        pairs = [(old, new) for old, new in zip(self._last_rig, rig, strict=True) if old is not None and new is not None]
+        changed = any(
+            not old[0].same_as(new[0]) or np.abs(old[1] - new[1]).max() > MOUNTING_TOLERANCE for old, new in pairs
+        )
+        self._last_rig = [new or old for old, new in zip(self._last_rig, rig, strict=True)]
+        if changed:
+            self.request_reset()
+            self._on_rig_change()
+
+    def _frame(
+        self, images: ImageSet, pixels: list[np.ndarray | None], rig: list[tuple[Calibration, np.ndarray] | None]
+    ) -> tuple[CameraFrame, bool]:
+        names = self._training_rig.names
+        fillings = zip([self._filling[name] for name in names], self._training_rig.ego_from_camera.numpy(), strict=True)
+        full = [entry or filling for entry, filling in zip(rig, fillings, strict=True)]
+        reference_pose = self._motion.odom_from_ego(images.stamp_ns)
+        # A missing camera has no motion to make up for.
+        stamps = [images.stamp_ns if stamp is None else stamp for stamp in images.stamps_ns]
+        mountings, motion_known = compensate(
+            np.stack([mounting for _, mounting in full]),
+            reference_pose,
+            [self._motion.odom_from_ego(stamp) for stamp in stamps],
+        )
+        frame = frame_from_images(
+            pixels,
+            stamp_ns=images.stamp_ns,
+            names=names,
+            intrinsics=np.stack([calibration.matrix for calibration, _ in full]),
+            sizes=[calibration.size for calibration, _ in full],
+            ego_from_camera=mountings,
+            global_from_ego=np.eye(4) if reference_pose is None else reference_pose,
+            height=self._training_rig.image_size[0],
+            width=self._training_rig.image_size[1],
+        )
+        return frame, motion_known
+
+
+@contextmanager
+def timed(stages: dict[str, float], name: str) -> Iterator[None]:
+    """Write how long the block took [ms] into `stages`."""
+    started = time.perf_counter()
+    yield
+    stages[name] = (time.perf_counter() - started) * 1e3

@@ -1,0 +1,110 @@
+"""The one place that imports tf2; without it a rig file and odometry serve."""
+
+from typing import Any
+
+import numpy as np
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.time import Time
+
+from bevdistill_ros.node.convert import transform_of
+
+try:
+    import tf2_ros
+
+    HAS_TF2 = True
+except ModuleNotFoundError:
+    HAS_TF2 = False
+
+
+class Transforms:
+    """What tf knows, filled by the node's executor.
+
+    Args:
+        node: The node that listens.
+
+    Raises:
+        ValueError: tf2_ros is not installed.
+    """
+
+    def __init__(self, node: Node) -> None:
+        if not HAS_TF2:
+            raise ValueError(
+                "tf needs the ROS package tf2_ros, which is not installed; "
+                "install it, or set rig_file, and ego_motion.source to odometry or none"
+            )
+        self._buffer = tf2_ros.Buffer()
+        self._listener = tf2_ros.TransformListener(self._buffer, node, spin_thread=False)
+
+    def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
+        """Transform (4, 4) target_from_source [m] at a stamp.
+
+        Raises:
+            ValueError: tf does not know it.
+        """
+        try:
+            return transform_of(self._buffer.lookup_transform(target, source, Time(nanoseconds=stamp_ns)))
+        except tf2_ros.TransformException as error:
+            raise ValueError(f"tf does not know {target} <- {source}: {error}") from error
+
+    def wait_for(self, target: str, source: str, stamp_ns: int, timeout_s: float) -> bool:
+        """Wait until tf knows a transform at a stamp; False where it does not within the time."""
+        timeout = Duration(seconds=timeout_s)
+        return bool(self._buffer.can_transform(target, source, Time(nanoseconds=stamp_ns), timeout=timeout))
+
+    def clear(self) -> None:
+        """Forget what moves; after the clock was set back it would be wrong."""
+        self._buffer.clear()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.unregister()
+
+
+class TfMountings:
+    """Mountings from tf, looked up at each image's stamp.
+
+    Args:
+        transforms: What tf knows; `Transforms`, or whatever has its `lookup`.
+        base_frame: Frame of the ego vehicle.
+    """
+
+    def __init__(self, transforms: Any, base_frame: str) -> None:
+        self._transforms = transforms
+        self._base_frame = base_frame
+
+    def ego_from_camera(self, camera: str, frame_id: str, stamp_ns: int) -> np.ndarray:
+        """Mounting (4, 4) of a camera by its frame."""
+        if not frame_id:
+            raise ValueError(f"camera_info of {camera} names no frame, so tf cannot tell where it sits; set header.frame_id")
+        return np.asarray(self._transforms.lookup(self._base_frame, frame_id, stamp_ns))
+
+
+class TfMotion:
+    """Ego motion from tf.
+
+    Args:
+        transforms: What tf knows; `Transforms`, or whatever has its methods.
+        odom_frame: Frame that does not move.
+        base_frame: Frame of the ego vehicle.
+    """
+
+    def __init__(self, transforms: Any, odom_frame: str, base_frame: str) -> None:
+        self._transforms = transforms
+        self._odom_frame = odom_frame
+        self._base_frame = base_frame
+
+    def odom_from_ego(self, stamp_ns: int) -> np.ndarray | None:
+        """Pose (4, 4) at a stamp, None where tf does not know it."""
+        try:
+            return np.asarray(self._transforms.lookup(self._odom_frame, self._base_frame, stamp_ns))
+        except ValueError:
+            return None
+
+    def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
+        """Wait until tf reaches a stamp."""
+        return bool(self._transforms.wait_for(self._odom_frame, self._base_frame, stamp_ns, timeout_s))
+
+    def forget_after(self, stamp_ns: int) -> None:
+        """Forget everything that moves; tf cannot forget a part."""
+        self._transforms.clear()

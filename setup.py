@@ -1,0 +1,22 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+def read_requirements(name: str) -> list[str]:
+    lines = Path(__file__).with_name("requirements").joinpath(name).read_text().splitlines()
+    requirements = (line.split("#")[0].strip() for line in lines)
+    return [requirement for requirement in requirements if requirement]
+
+
+setup(
+    name="bevdistill_ros",
+    version="0.1.0",
+    description="Camera-only 3D detection in bird's-eye view, distilled from LiDAR, for ROS 2.",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["bevdistill_ros", "bevdistill_ros.*", "training", "training.*"]),
+    install_requires=read_requirements("base.txt"),
+    extras_require={"dev": read_requirements("dev.txt")},
+    entry_points={"console_scripts": ["bevdistill = training.cli:main"]},
+)

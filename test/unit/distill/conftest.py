@@ -1,0 +1,133 @@
+"""A student, a teacher and ground truth of random numbers, on a grid with more columns than rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from bevdistill_ros.core.boxes import encode_boxes
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.outputs import CameraInput, SetPrediction, StudentOutput
+from training.data.sample import Batch
+from training.teacher.output import TeacherOutput
+
+GRID = BevGrid(x_min=-8.0, x_max=8.0, y_min=-6.4, y_max=6.4, rows=16, cols=20)  # 0.8 m cells
+CHANNELS = 6  # of both maps and of all query features
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a distiller is called with."""
+
+    student: StudentOutput
+    teacher: TeacherOutput
+    batch: Batch
+
+    def item(self, index: int) -> "Scene":
+        """One item of the batch as a batch of its own."""
+        one = slice(index, index + 1)
+
+        def queries(predictions: SetPrediction) -> SetPrediction:
+            return SetPrediction(
+                logits=predictions.logits[:, one], codes=predictions.codes[:, one], features=predictions.features[:, one]
+            )
+
+        teacher = self.teacher
+        assert teacher.encoded is not None
+        assert teacher.predictions is not None
+        return Scene(
+            student=StudentOutput(bev=self.student.bev[one], predictions=queries(self.student.predictions)),
+            teacher=TeacherOutput(
+                finest=teacher.finest[one],
+                encoded=teacher.encoded[one],
+                grid=teacher.grid,
+                predictions=queries(teacher.predictions),
+            ),
+            batch=batch_of([self.batch.boxes[index]], [self.batch.labels[index]]),
+        )
+
+
+def batch_of(boxes: list[Tensor], labels: list[Tensor]) -> Batch:
+    """A batch of ground truth without sensors."""
+    count = len(boxes)
+    cameras = CameraInput(
+        images=torch.zeros(count, 0, 3, 1, 1, dtype=torch.uint8),
+        image_from_ego=torch.zeros(count, 0, 4, 4),
+        valid=torch.zeros(count, 0, dtype=torch.bool),
+        global_from_ego=torch.eye(4, dtype=torch.float64).expand(count, 4, 4),
+    )
+    return Batch(
+        tokens=tuple(str(index) for index in range(count)),
+        stamps_ns=(0,) * count,
+        cameras=cameras,
+        history=(),
+        history_present=torch.zeros(0, count, dtype=torch.bool),
+        points=tuple(torch.zeros(0, 5) for _ in boxes),
+        boxes=tuple(boxes),
+        labels=tuple(labels),
+        num_lidar_points=tuple(torch.ones(len(item), dtype=torch.int64) for item in boxes),
+    )
+
+
+def _boxes(count: int, generator: torch.Generator) -> Tensor:
+    """Boxes (count, 9) whose centres lie in the middle of the grid."""
+    unit = torch.rand(count, 9, generator=generator)
+    low = torch.tensor([-6.0, -5.0, 0.0, 1.0, 0.8, 1.0, -3.1, -2.0, -2.0])
+    high = torch.tensor([6.0, 5.0, 2.0, 4.0, 2.0, 2.0, 3.1, 2.0, 2.0])
+    return low + unit * (high - low)
+
+
+def _queries(layers: int, batch: int, count: int, generator: torch.Generator) -> SetPrediction:
+    boxes = _boxes(layers * batch * count, generator).view(layers, batch, count, 9)
+    return SetPrediction(
+        logits=torch.randn(layers, batch, count, 10, generator=generator).requires_grad_(),
+        codes=encode_boxes(boxes).requires_grad_(),
+        features=torch.randn(layers, batch, count, CHANNELS, generator=generator).requires_grad_(),
+    )
+
+
+@pytest.fixture
+def make_scene() -> Callable[..., Scene]:
+    """Makes scenes: `make_scene(num_boxes=(3, 2))` has two items, of 3 and of 2 boxes."""
+
+    def make(num_boxes: tuple[int, ...] = (3, 2), *, layers: int = 2, queries: int = 9, seed: int = 0) -> Scene:
+        generator = torch.Generator().manual_seed(seed)
+        batch = len(num_boxes)
+        shape = (batch, CHANNELS, GRID.rows, GRID.cols)
+        boxes = [_boxes(count, generator) for count in num_boxes]
+        labels = [torch.randint(0, 10, (count,), generator=generator) for count in num_boxes]
+        return Scene(
+            student=StudentOutput(
+                bev=torch.randn(shape, generator=generator).requires_grad_(),
+                predictions=_queries(layers, batch, queries, generator),
+            ),
+            teacher=TeacherOutput(
+                finest=torch.randn(shape, generator=generator).requires_grad_(),
+                encoded=torch.randn(shape, generator=generator).requires_grad_(),
+                grid=GRID,
+                predictions=_queries(2, batch, 7, generator),
+            ),
+            batch=batch_of(boxes, labels),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> Callable[[list[Tensor], list[Tensor]], Batch]:
+    """Makes a batch of ground truth without sensors."""
+    return batch_of
+
+
+@pytest.fixture
+def grid() -> BevGrid:
+    """The grid of the scenes."""
+    return GRID
+
+
+@pytest.fixture
+def channels() -> int:
+    """Channels of both maps of the scenes, and size of their query features."""
+    return CHANNELS

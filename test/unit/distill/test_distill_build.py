@@ -1,0 +1,206 @@
+"""What holds for every method."""
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from bevdistill_ros.model.outputs import SetPrediction
+from training.distill.base import CompositeDistiller, bev_pair
+from training.distill.build import METHODS, DistillConfig, build_distiller, weights_of
+
+ACTIVE = [method for method in METHODS if method != "none"]
+ON_MAPS = [method for method in ACTIVE if method not in ("set2set", "bevdistill_sparse")]
+
+
+def build(method, grid, channels, **settings):
+    torch.manual_seed(0)
+    config = DistillConfig(method=method, **settings)
+    return build_distiller(config, grid=grid, student_channels=channels, teacher_channels=channels)
+
+
+def total(losses):
+    return torch.stack(list(losses.values())).sum()
+
+
+def permuted(predictions: SetPrediction, order: torch.Tensor) -> SetPrediction:
+    return SetPrediction(
+        logits=predictions.logits[:, :, order],
+        codes=predictions.codes[:, :, order],
+        features=predictions.features[:, :, order],
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_terms_are_finite_scalars_and_each_has_a_weight(method, make_scene, grid, channels):
+    scene = make_scene()
+    losses = build(method, grid, channels)(scene.student, scene.teacher, scene.batch)
+    assert losses.keys() == weights_of(DistillConfig(method=method)).keys()
+    assert all(value.ndim == 0 and value.isfinite() and value > 0 for value in losses.values())
+
+
+@pytest.mark.parametrize("method", ACTIVE)
+@pytest.mark.parametrize("num_boxes", [(3, 2), (0, 0), (2, 0)])
+def test_gradients_reach_the_student_and_every_layer_of_the_distiller_but_never_the_teacher(
+    method, num_boxes, make_scene, grid, channels
+):
+    scene = make_scene(num_boxes)
+    distiller = build(method, grid, channels)
+    loss = total(distiller(scene.student, scene.teacher, scene.batch))
+    loss.backward()
+    assert loss.isfinite()
+    predictions = scene.student.predictions
+    leaves = [scene.student.bev, predictions.logits, predictions.codes, predictions.features]
+    reached = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    assert reached
+    assert all(gradient.isfinite().all() for gradient in reached)
+    if min(num_boxes) > 0:
+        assert any(gradient.abs().sum() > 0 for gradient in reached)
+    assert all(parameter.grad is not None for parameter in distiller.parameters())
+    teacher = scene.teacher
+    of_teacher = [teacher.finest, teacher.encoded, *vars(teacher.predictions).values()]
+    assert all(tensor.grad is None for tensor in of_teacher)
+
+
+@pytest.mark.parametrize("method", ACTIVE)
+@pytest.mark.parametrize("num_boxes", [(3, 2), (4, 0)])
+def test_batch_of_two_is_the_mean_of_two_batches_of_one(method, num_boxes, make_scene, grid, channels):
+    scene = make_scene(num_boxes)
+    distiller = build(method, grid, channels).eval()  # batch normalisation mixes items while it learns
+    together = distiller(scene.student, scene.teacher, scene.batch)
+    parts = [scene.item(index) for index in range(2)]
+    alone = [distiller(part.student, part.teacher, part.batch) for part in parts]
+    for name, value in together.items():
+        torch.testing.assert_close(value, (alone[0][name] + alone[1][name]) / 2)
+
+
+@pytest.mark.parametrize("method", ACTIVE)
+def test_order_of_queries_does_not_matter(method, make_scene, grid, channels):
+    scene = make_scene()
+    distiller = build(method, grid, channels).eval()
+    student_order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    teacher_order = torch.randperm(7, generator=torch.Generator().manual_seed(2))
+    student = replace(scene.student, predictions=permuted(scene.student.predictions, student_order))
+    teacher = replace(scene.teacher, predictions=permuted(scene.teacher.predictions, teacher_order))
+    expected = distiller(scene.student, scene.teacher, scene.batch)
+    torch.testing.assert_close(distiller(student, teacher, scene.batch), expected)
+
+
+@pytest.mark.parametrize("method", ACTIVE)
+def test_inputs_are_left_alone(method, make_scene, grid, channels):
+    scene, untouched = make_scene(), make_scene()
+    total(build(method, grid, channels)(scene.student, scene.teacher, scene.batch)).backward()
+    for mine, theirs in ((scene.student, untouched.student), (scene.teacher, untouched.teacher)):
+        for name in ("bev", "finest", "encoded"):
+            if hasattr(mine, name):
+                assert torch.equal(getattr(mine, name), getattr(theirs, name))
+        for name, value in vars(mine.predictions).items():
+            assert torch.equal(value, getattr(theirs.predictions, name))
+    assert all(torch.equal(a, b) for a, b in zip(scene.batch.boxes, untouched.batch.boxes, strict=True))
+
+
+@pytest.mark.parametrize("method", ON_MAPS)
+def test_maps_on_different_grids_are_refused(method, make_scene, grid, channels):
+    scene = make_scene()
+    distiller = build(method, grid.with_cells(rows=grid.rows, cols=grid.cols + 1), channels)
+    with pytest.raises(ValueError, match="share a BEV grid"):
+        distiller(scene.student, scene.teacher, scene.batch)
+
+
+def test_a_map_that_is_not_on_its_grid_is_refused(make_scene, grid):
+    scene = make_scene()
+    transposed = replace(scene.student, bev=scene.student.bev.transpose(-1, -2))
+    with pytest.raises(ValueError, match="student's BEV map"):
+        bev_pair(transposed, scene.teacher, grid=grid, tap="auto")
+
+
+def test_tap_chooses_the_map_of_the_teacher(make_scene, grid):
+    scene = make_scene()
+    plain = replace(scene.teacher, encoded=None)
+
+    def tapped(teacher, tap):
+        return bev_pair(scene.student, teacher, grid=grid, tap=tap)[1]
+
+    assert torch.equal(tapped(scene.teacher, "auto"), scene.teacher.encoded)
+    assert torch.equal(tapped(scene.teacher, "encoded"), scene.teacher.encoded)
+    assert torch.equal(tapped(scene.teacher, "finest"), scene.teacher.finest)
+    assert torch.equal(tapped(plain, "auto"), scene.teacher.finest)
+    with pytest.raises(ValueError, match="set tap to finest or auto"):
+        tapped(plain, "encoded")
+
+
+@pytest.mark.parametrize("method", ["set2set", "bevdistill_sparse"])
+def test_a_teacher_without_queries_is_refused_by_methods_on_queries(method, make_scene, grid, channels):
+    scene = make_scene()
+    distiller = build(method, grid, channels)
+    with pytest.raises(ValueError, match="has no queries"):
+        distiller(scene.student, replace(scene.teacher, predictions=None), scene.batch)
+
+
+@pytest.mark.parametrize("method", ON_MAPS)
+def test_a_teacher_without_queries_serves_methods_on_maps(method, make_scene, grid, channels):
+    if method == "bevdistill":
+        pytest.skip("its sparse part is on queries")
+    scene = make_scene()
+    losses = build(method, grid, channels)(scene.student, replace(scene.teacher, predictions=None), scene.batch)
+    assert all(value.isfinite() for value in losses.values())
+
+
+@pytest.mark.parametrize("method", ON_MAPS)
+def test_student_and_teacher_may_have_different_channels(method, make_scene, grid, channels):
+    scene = make_scene()
+    narrow = replace(scene.student, bev=scene.student.bev[:, :4])
+    torch.manual_seed(0)
+    distiller = build_distiller(
+        DistillConfig(method=method),
+        grid=grid,
+        student_channels=4,
+        teacher_channels=channels,
+        student_feature_dim=channels,
+        teacher_feature_dim=channels,
+    )
+    assert all(value.isfinite() for value in distiller(narrow, scene.teacher, scene.batch).values())
+
+
+def test_bevdistill_is_its_two_parts(make_scene, grid, channels):
+    scene = make_scene()
+    both = build("bevdistill", grid, channels).eval()
+    dense, sparse = (both.parts[name] for name in ("bevdistill_dense", "bevdistill_sparse"))
+    expected = dense(scene.student, scene.teacher, scene.batch) | sparse(scene.student, scene.teacher, scene.batch)
+    torch.testing.assert_close(both(scene.student, scene.teacher, scene.batch), expected)
+
+
+def test_none_has_no_terms_and_no_parameters(make_scene, grid, channels):
+    scene = make_scene()
+    distiller = build("none", grid, channels)
+    assert isinstance(distiller, CompositeDistiller)
+    assert distiller(scene.student, scene.teacher, scene.batch) == {}
+    assert not list(distiller.state_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    distill: DistillConfig = field(default_factory=DistillConfig)
+
+
+def test_command_line_reaches_the_settings_of_a_method():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--settings", type=Settings)
+    arguments = ["--settings.distill.method=bevdistill", "--settings.distill.bevdistill_dense.weight=0.5"]
+    config = parser.instantiate(parser.parse_args(arguments)).settings.distill
+    assert weights_of(config) == {"dense": 0.5, "sparse_mi": 1.0, "sparse_box": 0.25}
+    assert "class_path" not in parser.dump(parser.parse_args(arguments))
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="must be one of none, fitnet"):
+        DistillConfig(method="fitnets")
+
+
+def test_settings_of_every_method_refuse_negative_weights():
+    parts = [DistillConfig(method=method).parts() for method in ACTIVE]
+    for part in (settings for group in parts for settings in group.values()):
+        name = next(name for name in vars(part) if name.endswith("weight"))
+        with pytest.raises(ValueError, match=f"{name} must not be negative"):
+            replace(part, **{name: -1.0})

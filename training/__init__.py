@@ -1,0 +1,1 @@
+"""Offline: data, teacher, distillation, evaluation, replay. Never installed on the vehicle."""

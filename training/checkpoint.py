@@ -1,0 +1,103 @@
+"""Weights of a training run: what a checkpoint says of itself, and models read back from one.
+
+A checkpoint is Lightning's, with the resolved configuration as JSON text in it; it is read with `weights_only=True`,
+so nothing is unpickled. A safetensors file with the same text in its metadata serves as one too: small, for weights
+that are shipped. With an exponential moving average, `state_dict` holds the averaged weights.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+CONFIG_KEY = "bevdistill_config"
+MODEL_PREFIX = "model."
+
+
+def config_text(config: Any) -> str:
+    """JSON text of a configuration dataclass."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)  # str: paths
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Content of a checkpoint file.
+
+    Raises:
+        ValueError: The file is missing, damaged, or not a checkpoint of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}; train one with 'bevdistill train' or correct the path")
+    try:
+        content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(
+            f"checkpoint {path} can't be read: {str(error).splitlines()[0]}; it is damaged or no checkpoint"
+        ) from error
+    if CONFIG_KEY not in content or "state_dict" not in content:
+        raise ValueError(f"{path} is not a checkpoint of bevdistill: it has no configuration in it")
+    return content
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        weights = {f"{MODEL_PREFIX}{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return {**(file.metadata() or {}), "state_dict": weights}
+
+
+def read_config(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a training run, from a checkpoint's content, as plain dicts."""
+    config: dict[str, Any] = json.loads(content[CONFIG_KEY])
+    return config
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """Model weights by parameter name."""
+    state = read_checkpoint(path)["state_dict"]
+    return {name.removeprefix(MODEL_PREFIX): value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
+
+
+def shrink(checkpoint: Path, output: Path) -> None:
+    """Write a checkpoint's model and configuration as float16 safetensors, small enough to ship."""
+    weights = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in read_weights(checkpoint).items()
+    }
+    save_file(weights, output, metadata={CONFIG_KEY: read_checkpoint(checkpoint)[CONFIG_KEY]})
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -> None:
+    """Fill a model with weights of the same architecture.
+
+    Raises:
+        ValueError: Tensors are missing, unknown, or of another shape; the line names the first of each kind.
+    """
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in weights]
+    unknown = [name for name in weights if name not in expected]
+    misshapen = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} tensors are missing (first: {missing[0]})")
+    if unknown:
+        problems.append(f"{len(unknown)} are unknown (first: {unknown[0]})")
+    if misshapen:
+        name = misshapen[0]
+        shapes = f"{tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+        problems.append(f"{len(misshapen)} have another shape (first: {name}, {shapes})")
+    if problems:
+        raise ValueError(
+            f"{source} is of another architecture: {'; '.join(problems)}; use the configuration it was trained with"
+        )
+    model.load_state_dict(weights)

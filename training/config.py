@@ -1,0 +1,94 @@
+"""The configuration of a training run; everything else is described by the part that it configures."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bevdistill_ros.model.config import StudentConfig
+from training.data.augment import BevAugmentConfig, PhotometricConfig
+from training.data.nuscenes import DataConfig
+from training.distill.build import DistillConfig
+from training.teacher.object_dgcnn import TeacherConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is changed in training samples; None is off."""
+
+    bev: BevAugmentConfig | None = None
+    photometric: PhotometricConfig | None = None
+    min_lidar_points: int = 0  # boxes that hold fewer are no ground truth in training
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriterionConfig:
+    """Weights of the detection losses; the defaults are BEVFormer's."""
+
+    classification: float = 2.0
+    box: float = 0.25
+    heatmap: float = 0.0  # of the centre-heatmap auxiliary on the BEV map; 0 leaves the head out
+    velocity: float = 0.2  # of vx and vy inside the box loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser, schedule and length of a run."""
+
+    steps: int = 84_000  # optimiser steps
+    batch_size: int = 1  # samples a device and step
+    learning_rate: float = 2e-4
+    backbone_factor: float = 0.1  # learning rate of the image backbone relative to the rest
+    weight_decay: float = 0.01
+    clip_norm: float = 35.0  # gradient norm
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    warmup_steps: int = 500
+    ema_decay: float = 0.0  # of the exponential moving average of the weights; 0 is off
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} must be at least 1, but is {getattr(self, name)}")
+        for name in ("learning_rate", "clip_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"optim.{name} must be above 0, but is {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"optim.ema_decay must be in [0, 1), but is {self.ema_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run computes and what it leaves on disk."""
+
+    output: str = "runs/default"
+    initial_weights: str = ""  # safetensors or checkpoint to start from; empty starts from scratch
+    resume: bool = False  # go on from <output>/last.ckpt
+    checkpoint_every: int = 500  # steps
+    log_every: int = 20  # steps
+    evaluate_every: int = 0  # steps between evaluations on the validation split; 0 only at the end
+    num_workers: int = 2  # processes that load data
+    accelerator: str = "auto"  # of Lightning: auto, cpu, gpu
+    devices: int = 1  # a node
+    num_nodes: int = 1
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    threads: int = 0  # of torch on the CPU; 0 keeps torch's own choice
+    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All of a training run."""
+
+    role: Literal["teacher", "student"] = "student"
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    teacher_checkpoint: str = ""  # of the frozen teacher; needed for every distillation method but none
+    student: StudentConfig = field(default_factory=StudentConfig)
+    criterion: CriterionConfig = field(default_factory=CriterionConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.role == "teacher" and self.distill.method != "none":
+            raise ValueError("a teacher is not distilled: set distill.method to none, or role to student")

@@ -1,0 +1,126 @@
+"""Centre heatmap of CenterNet (arXiv 1904.07850) on a BEV map: head, targets and penalty-reduced focal loss.
+
+Deviation: a target Gaussian is not cut off at its radius.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from bevdistill_ros.core.classes import NUM_CLASSES
+from bevdistill_ros.core.grid import BevGrid
+from training.criterion.set_loss import inside_grid
+
+_INITIAL_LOGIT = -2.19  # a score of 0.1 everywhere keeps the first steps from being all about empty cells
+
+
+class HeatmapHead(nn.Module):
+    """Predicts for each cell and class whether an object's centre lies there.
+
+    Args:
+        channels: Channels of the BEV map.
+        num_classes: Number of classes K.
+        detach: Train only the head, and leave the map's gradient alone.
+    """
+
+    def __init__(self, channels: int, *, num_classes: int = NUM_CLASSES, detach: bool = False) -> None:
+        super().__init__()
+        self.detach = detach
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, num_classes, 3, padding=1),
+        )
+        nn.init.constant_(self.layers[-1].bias, _INITIAL_LOGIT)
+
+    def forward(self, bev: Tensor) -> Tensor:
+        """Map a BEV map (B, C, rows, cols) to logits (B, K, rows, cols)."""
+        return self.layers(bev.detach() if self.detach else bev)
+
+
+def gaussian_radius(length: Tensor, width: Tensor, *, min_overlap: float) -> Tensor:
+    """How far the corners of a box may move before its overlap falls below a threshold (CornerNet, arXiv 1808.01244).
+
+    Args:
+        length: (M,) in any unit.
+        width: (M,) in the same unit.
+        min_overlap: Intersection over union that is to remain, in (0, 1).
+
+    Returns:
+        Radius (M,) in the same unit: the least over a shifted, a shrunk and a grown box.
+    """
+    total, area = length + width, length * width
+    shifted = (total - (total.square() - 4 * area * (1 - min_overlap) / (1 + min_overlap)).sqrt()) / 2
+    shrunk = (total - (total.square() - 4 * area * (1 - min_overlap)).sqrt()) / 4
+    grown = ((total.square() + 4 * area * (1 - min_overlap) / min_overlap).sqrt() - total) / 4
+    return torch.minimum(torch.minimum(shifted, shrunk), grown)
+
+
+@torch.no_grad()
+def gaussian_targets(
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    grid: BevGrid,
+    *,
+    num_classes: int = NUM_CLASSES,
+    min_overlap: float = 0.1,
+    min_radius: float = 2.0,
+) -> Tensor:
+    """Draw a Gaussian of height 1 on the cell of each box centre; where they overlap the higher one counts.
+
+    Args:
+        boxes: B x (M_b, 9) in the ego frame; those outside the grid are left out.
+        labels: B x (M_b,) int64.
+        grid: Where to draw.
+        num_classes: Number of classes K.
+        min_overlap: See `gaussian_radius`.
+        min_radius: Least radius of a Gaussian [cells]; three standard deviations span radius + 0.5.
+
+    Returns:
+        (B, K, rows, cols) float32 in [0, 1].
+    """
+    boxes, labels = inside_grid(boxes, labels, grid)
+    box = torch.cat(boxes)
+    channel = torch.cat([item * num_classes + label for item, label in enumerate(labels)])
+    cell = grid.cells_from_metres(box[:, :2]).round()
+    # Rounding at the upper border may step out of the grid by one cell.
+    cell = torch.minimum(cell.clamp(min=0), cell.new_tensor([grid.cols - 1, grid.rows - 1]))
+    cell_x, cell_y = grid.cell_size
+    radius = gaussian_radius(box[:, 3] / cell_x, box[:, 4] / cell_y, min_overlap=min_overlap).clamp(min=min_radius)
+    precision = 0.5 / ((2 * radius + 1) / 6).square()
+    across = torch.arange(grid.cols, device=box.device) - cell[:, :1]
+    along = torch.arange(grid.rows, device=box.device) - cell[:, 1:]
+    distance = along.square()[:, :, None] + across.square()[:, None, :]
+    gaussians = (-precision[:, None, None] * distance).exp()
+    targets = gaussians.new_zeros(len(boxes) * num_classes, grid.rows, grid.cols)
+    targets.index_reduce_(0, channel, gaussians, "amax")
+    return targets.unflatten(0, (len(boxes), num_classes))
+
+
+def heatmap_loss(logits: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], grid: BevGrid) -> Tensor:
+    """Penalty-reduced focal loss of a centre heatmap.
+
+    Args:
+        logits: (B, K, rows, cols).
+        boxes: B x (M_b, 9) in the ego frame.
+        labels: B x (M_b,) int64.
+        grid: The grid of the logits.
+
+    Returns:
+        Scalar: the sum over cells and classes divided by the number of centres (at least 1).
+
+    Raises:
+        ValueError: The logits are not on the grid.
+    """
+    if tuple(logits.shape[-2:]) != (grid.rows, grid.cols):
+        raise ValueError(f"heatmap is of {tuple(logits.shape[-2:])} cells, but its grid of {(grid.rows, grid.cols)}")
+    logits = logits.float()
+    targets = gaussian_targets(boxes, labels, grid, num_classes=logits.shape[1])
+    score = logits.sigmoid()
+    centre = targets == 1
+    at_centres = -(1 - score).square() * logsigmoid(logits)
+    elsewhere = -(1 - targets).pow(4) * score.square() * logsigmoid(-logits)
+    return torch.where(centre, at_centres, elsewhere).sum() / centre.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Data sets in nuScenes format, real or synthetic, as batches."""

@@ -1,0 +1,219 @@
+"""Augmentation of samples.
+
+BEV augmentation turns, scales and mirrors the world around the ego. Everything follows: points, boxes, and the cameras,
+whose `image_from_ego` takes augmented points to the pixels where the originals were. So a camera student and a LiDAR
+teacher see the same augmented world. The global frame is augmented along with the ego frame, which keeps
+`global_from_ego` a rigid transform and the motion between the frames of a clip right.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.outputs import CameraInput
+from training.data.points import points_on_grid
+from training.data.sample import Sample
+
+_YIQ_FROM_RGB = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+_LUMA = _YIQ_FROM_RGB[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BevAugmentConfig:
+    """How far the world may be turned, scaled and mirrored; defaults as LiDAR detectors are trained."""
+
+    rotation: float = math.radians(22.5)  # [rad] at most, either way, about z
+    scale_min: float = 0.95
+    scale_max: float = 1.05
+    flip_x: float = 0.5  # probability of x -> -x, ahead becomes behind
+    flip_y: float = 0.5  # probability of y -> -y, left becomes right
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale_min <= self.scale_max:
+            raise ValueError(
+                f"scale_min must be above 0 and at most scale_max, but they are {self.scale_min}, {self.scale_max}"
+            )
+        if self.rotation < 0:
+            raise ValueError(f"rotation must be at least 0, but is {self.rotation}")
+        for name in ("flip_x", "flip_y"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability in 0...1, but is {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotometricConfig:
+    """How far the colours of an image may change; each change happens with the same probability, image by image."""
+
+    probability: float = 0.5
+    brightness: float = 0.125  # at most, as a part of full scale, either way
+    contrast: float = 0.5  # factor 1 - contrast ... 1 + contrast
+    saturation: float = 0.5  # factor 1 - saturation ... 1 + saturation
+    hue: float = math.radians(18.0)  # [rad] at most, either way
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0...1, but is {getattr(self, name)}")
+
+
+class Compose:
+    """Augmentations one after the other."""
+
+    def __init__(self, *steps: Callable[[Sample], Sample]) -> None:
+        self.steps = steps
+
+    def __call__(self, sample: Sample) -> Sample:
+        for step in self.steps:
+            sample = step(sample)
+        return sample
+
+
+class BevAugment:
+    """Turn, scale and mirror the world of a sample at random, its whole clip alike."""
+
+    def __init__(self, config: BevAugmentConfig) -> None:
+        self.config = config
+
+    def __call__(self, sample: Sample) -> Sample:
+        config = self.config
+        transform = augmented_from_ego(
+            rotation=_uniform(-config.rotation, config.rotation),
+            scale=_uniform(config.scale_min, config.scale_max),
+            flip_x=_happens(config.flip_x),
+            flip_y=_happens(config.flip_y),
+        )
+        return augment_sample(sample, transform)
+
+
+class PhotometricAugment:
+    """Change the colours of a sample's images at random; black pixels (padding, missing cameras) stay black."""
+
+    def __init__(self, config: PhotometricConfig) -> None:
+        self.config = config
+
+    def __call__(self, sample: Sample) -> Sample:
+        return replace(
+            sample,
+            cameras=self._changed(sample.cameras),
+            history=tuple(self._changed(frame) for frame in sample.history),
+        )
+
+    def _changed(self, frame: CameraInput) -> CameraInput:
+        images = frame.images.clone()
+        for index in torch.nonzero(frame.valid).tolist():
+            images[tuple(index)] = self._recoloured(images[tuple(index)])
+        return replace(frame, images=images)
+
+    def _recoloured(self, image: Tensor) -> Tensor:
+        config = self.config
+        return adjust_colours(
+            image,
+            brightness=self._drawn(config.brightness),
+            contrast=1 + self._drawn(config.contrast),
+            saturation=1 + self._drawn(config.saturation),
+            hue=self._drawn(config.hue),
+        )
+
+    def _drawn(self, limit: float) -> float:
+        return _uniform(-limit, limit) if _happens(self.config.probability) else 0.0
+
+
+class RangeFilter:
+    """Leave out points off the grid, and boxes that no model can or should learn.
+
+    Args:
+        grid: Boxes whose centres lie off it in x or y are left out.
+        min_lidar_points: Boxes that hold fewer LiDAR points are left out.
+    """
+
+    def __init__(self, grid: BevGrid, *, min_lidar_points: int = 1) -> None:
+        self.grid, self.min_lidar_points = grid, min_lidar_points
+
+    def __call__(self, sample: Sample) -> Sample:
+        normalised = self.grid.normalize(sample.boxes[:, :2])
+        kept = ((normalised >= 0) & (normalised < 1)).all(dim=1) & (sample.num_lidar_points >= self.min_lidar_points)
+        return replace(
+            sample,
+            points=points_on_grid(sample.points, self.grid),
+            boxes=sample.boxes[kept],
+            labels=sample.labels[kept],
+            num_lidar_points=sample.num_lidar_points[kept],
+        )
+
+
+def augmented_from_ego(*, rotation: float, scale: float, flip_x: bool, flip_y: bool) -> Tensor:
+    """Transform (4, 4) float64 that mirrors, then turns by `rotation` [rad] counter-clockwise about z, then scales."""
+    cosine, sine = math.cos(rotation), math.sin(rotation)
+    turn = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    mirror = torch.tensor([-1.0 if flip_x else 1.0, -1.0 if flip_y else 1.0, 1.0], dtype=torch.float64)
+    transform = torch.eye(4, dtype=torch.float64)
+    transform[:3, :3] = scale * turn * mirror
+    return transform
+
+
+def augment_sample(sample: Sample, transform: Tensor) -> Sample:
+    """Carry a sample into the augmented world of a transform (4, 4) of `augmented_from_ego`."""
+    points = sample.points.clone()
+    points[:, :3] = (points[:, :3].double() @ transform[:3, :3].T).to(points.dtype)
+    return replace(
+        sample,
+        points=points,
+        boxes=_augment_boxes(sample.boxes, transform),
+        cameras=_augment_cameras(sample.cameras, transform),
+        history=tuple(_augment_cameras(frame, transform) for frame in sample.history),
+    )
+
+
+def adjust_colours(image: Tensor, *, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
+    """Change the colours of an image.
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+        brightness: Added to every pixel, as a part of full scale.
+        contrast: Factor about the image's mean grey.
+        saturation: Factor of what differs from grey.
+        hue: Turn of the colour circle [rad].
+
+    Returns:
+        (3, H, W) uint8 RGB; pixels that were black stay black.
+    """
+    to_yiq = torch.tensor(_YIQ_FROM_RGB, dtype=torch.float64)
+    cosine, sine = saturation * math.cos(hue), saturation * math.sin(hue)
+    turn = torch.tensor([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]], dtype=torch.float64)
+    matrix = (torch.linalg.inv(to_yiq) @ turn @ to_yiq).float()
+    lit = image.any(dim=0)
+    pixels = image.float()
+    mean = torch.einsum("c,chw->hw", torch.tensor(_LUMA), pixels)[lit].mean() if lit.any() else pixels.new_zeros(())
+    changed = torch.einsum("dc,chw->dhw", matrix, pixels)
+    changed = (changed - mean) * contrast + mean + 255.0 * brightness
+    return (changed.round().clamp(0, 255) * lit).to(torch.uint8)
+
+
+def _augment_boxes(boxes: Tensor, transform: Tensor) -> Tensor:
+    linear = transform[:3, :3]
+    scale = float(linear[2, 2])
+    heading = torch.stack([boxes[:, 6].cos(), boxes[:, 6].sin()], dim=-1).double() @ linear[:2, :2].T
+    centre = boxes[:, :3].double() @ linear.T
+    velocity = boxes[:, 7:9].double() @ linear[:2, :2].T
+    yaw = torch.atan2(heading[:, 1], heading[:, 0])
+    return torch.cat([centre, boxes[:, 3:6].double() * scale, yaw[:, None], velocity], dim=-1).to(boxes.dtype)
+
+
+def _augment_cameras(cameras: CameraInput, transform: Tensor) -> CameraInput:
+    inverse = torch.linalg.inv(transform)
+    image_from_ego = (cameras.image_from_ego.double() @ inverse).to(cameras.image_from_ego.dtype)
+    return replace(
+        cameras, image_from_ego=image_from_ego, global_from_ego=transform @ cameras.global_from_ego @ inverse
+    )
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _happens(probability: float) -> bool:
+    return float(torch.rand(())) < probability

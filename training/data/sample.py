@@ -1,0 +1,92 @@
+"""One batch of training data, and how samples become one.
+
+A frame is the ego vehicle at the LiDAR stamp of a nuScenes sample; all geometry of a batch item is in that ego frame.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bevdistill_ros.model.outputs import CameraInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One frame: cameras, LiDAR, ground truth."""
+
+    token: str  # nuScenes sample token
+    stamp_ns: int
+    cameras: CameraInput  # with batch size 1
+    history: tuple[CameraInput, ...]  # earlier frames of the clip, oldest first, each with batch size 1
+    points: Tensor  # (P, 5) float32 [x y z intensity lag], m, 0...1, s; ego frame
+    boxes: Tensor  # (M, 9) float32, core.boxes
+    labels: Tensor  # (M,) int64
+    num_lidar_points: Tensor  # (M,) int64, of the annotation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Frames side by side; what varies in number stays a tuple with one entry a frame."""
+
+    tokens: tuple[str, ...]
+    stamps_ns: tuple[int, ...]
+    cameras: CameraInput
+    history: tuple[CameraInput, ...]  # clip length minus one entries, oldest first
+    history_present: Tensor  # (len(history), B) bool, False where a clip begins before its scene does
+    points: tuple[Tensor, ...]  # B x (P_b, 5)
+    boxes: tuple[Tensor, ...]  # B x (M_b, 9)
+    labels: tuple[Tensor, ...]  # B x (M_b,)
+    num_lidar_points: tuple[Tensor, ...]  # B x (M_b,)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same on another device."""
+
+        def move(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
+
+        return replace(
+            self,
+            cameras=self.cameras.to(device, non_blocking),
+            history=tuple(frame.to(device, non_blocking) for frame in self.history),
+            history_present=self.history_present.to(device, non_blocking=non_blocking),
+            points=move(self.points),
+            boxes=move(self.boxes),
+            labels=move(self.labels),
+            num_lidar_points=move(self.num_lidar_points),
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Put samples side by side.
+
+    A sample whose clip begins before its scene has fewer history frames than the others; its own current frame stands
+    in for the missing ones, and `history_present` marks them.
+    """
+    length = max(len(sample.history) for sample in samples)
+    padded = [(sample.cameras,) * (length - len(sample.history)) + sample.history for sample in samples]
+    present = [[step >= length - len(sample.history) for sample in samples] for step in range(length)]
+    return Batch(
+        tokens=tuple(sample.token for sample in samples),
+        stamps_ns=tuple(sample.stamp_ns for sample in samples),
+        cameras=_stack([sample.cameras for sample in samples]),
+        history=tuple(_stack([clip[step] for clip in padded]) for step in range(length)),
+        history_present=torch.tensor(present, dtype=torch.bool).reshape(length, len(samples)),
+        points=tuple(sample.points for sample in samples),
+        boxes=tuple(sample.boxes for sample in samples),
+        labels=tuple(sample.labels for sample in samples),
+        num_lidar_points=tuple(sample.num_lidar_points for sample in samples),
+    )
+
+
+def _stack(frames: Sequence[CameraInput]) -> CameraInput:
+    return CameraInput(
+        images=torch.cat([frame.images for frame in frames]),
+        image_from_ego=torch.cat([frame.image_from_ego for frame in frames]),
+        valid=torch.cat([frame.valid for frame in frames]),
+        global_from_ego=torch.cat([frame.global_from_ego for frame in frames]),
+    )

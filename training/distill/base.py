@@ -1,0 +1,120 @@
+"""What a distillation method is, and what all of them check before they compare a student with a teacher."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from torch import Tensor, nn
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.outputs import StudentOutput
+from training.data.sample import Batch
+from training.teacher.output import TeacherOutput
+
+Tap = Literal["auto", "encoded", "finest"]  # the teacher's map to compare with; auto is encoded where there is one
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillShapes:
+    """What a distiller must know of the two models."""
+
+    grid: BevGrid  # of both BEV maps
+    student_channels: int  # of the student's BEV map
+    teacher_channels: int  # of the teacher's BEV map
+    student_feature_dim: int  # of the student's query features
+    teacher_feature_dim: int  # of the teacher's query features
+
+
+class Distiller(nn.Module, ABC):
+    """Compares a student with a teacher; owns whatever layers the comparison needs.
+
+    Gradients reach the student and the distiller's own layers, never the teacher.
+    """
+
+    @abstractmethod
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return the unweighted terms as named scalars; a batch gives the mean of what its items give alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Settings of one method; its fields that end in `weight` are factors of the loss and must not be negative.
+
+    Not an abstract class, since the command line takes the fields of plain dataclasses only.
+    """
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name.endswith("weight") and value < 0:
+                raise ValueError(f"{type(self).__name__}.{entry.name} must not be negative, but is {value}")
+
+    def weights(self) -> dict[str, float]:
+        """The factor of each term that the distiller returns, by its name."""
+        raise NotImplementedError
+
+    def build(self, shapes: DistillShapes) -> Distiller:
+        """Make the distiller."""
+        raise NotImplementedError
+
+
+class CompositeDistiller(Distiller):
+    """The terms of several distillers side by side; of none, no terms.
+
+    Args:
+        parts: Distillers by name; their terms must have different names.
+    """
+
+    def __init__(self, parts: Mapping[str, Distiller]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return the union of the parts' terms."""
+        losses: dict[str, Tensor] = {}
+        for part in self.parts.values():
+            terms: dict[str, Tensor] = part(student, teacher, batch)
+            assert losses.keys().isdisjoint(terms), f"two parts return {losses.keys() & terms.keys()}"
+            losses |= terms
+        return losses
+
+
+def bev_pair(student: StudentOutput, teacher: TeacherOutput, *, grid: BevGrid, tap: Tap) -> tuple[Tensor, Tensor]:
+    """The two maps to compare.
+
+    Args:
+        student: Its map is compared.
+        teacher: One of its maps is compared, without gradient.
+        grid: The grid that both must live on; nothing is interpolated.
+        tap: Which map of the teacher: after its encoder, its finest level before that, or the first that it has.
+
+    Returns:
+        Student map (B, Cs, rows, cols) and teacher map (B, Ct, rows, cols), float32.
+
+    Raises:
+        ValueError: The grids differ, or the teacher has no such map.
+    """
+    if teacher.grid != grid:
+        raise ValueError(
+            f"teacher and student must share a BEV grid, but the teacher has {teacher.grid} and the student {grid}; "
+            "train one on the other's grid, or choose set2set, which compares no maps"
+        )
+    if tap == "encoded" and teacher.encoded is None:
+        raise ValueError("this teacher has no map after an encoder; set tap to finest or auto")
+    teacher_map = teacher.finest if tap == "finest" or teacher.encoded is None else teacher.encoded
+    for name, bev in (("student", student.bev), ("teacher", teacher_map)):
+        if tuple(bev.shape[-2:]) != (grid.rows, grid.cols):
+            raise ValueError(
+                f"the {name}'s BEV map has {tuple(bev.shape[-2:])} cells, but its grid {(grid.rows, grid.cols)}"
+            )
+    return student.bev.float(), teacher_map.detach().float()
+
+
+def identity_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 1x1 convolution that starts as the identity on the channels that both sides have, and as zero elsewhere."""
+    layer = nn.Conv2d(in_channels, out_channels, 1)
+    nn.init.dirac_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer

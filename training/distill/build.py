@@ -1,0 +1,92 @@
+"""From a configuration to a distiller.
+
+A new method is one file, one test, and below its name and its settings.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from bevdistill_ros.core.grid import BevGrid
+from training.distill.base import CompositeDistiller, DistillShapes, MethodConfig
+from training.distill.bevdistill_dense import BevDistillDenseConfig
+from training.distill.bevdistill_sparse import BevDistillSparseConfig
+from training.distill.fitnet import FitNetConfig
+from training.distill.monodistill import MonoDistillConfig
+from training.distill.set2set import Set2SetConfig
+from training.distill.unidistill import UniDistillConfig
+from training.distill.uvtr import UvtrConfig
+
+Method = Literal[
+    "none",
+    "fitnet",
+    "set2set",
+    "monodistill",
+    "uvtr",
+    "bevdistill",
+    "bevdistill_dense",
+    "bevdistill_sparse",
+    "unidistill",
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Which method, and the settings of each; `bevdistill` is its dense and sparse part together."""
+
+    method: Method = "none"
+    fitnet: FitNetConfig = field(default_factory=FitNetConfig)
+    set2set: Set2SetConfig = field(default_factory=Set2SetConfig)
+    monodistill: MonoDistillConfig = field(default_factory=MonoDistillConfig)
+    uvtr: UvtrConfig = field(default_factory=UvtrConfig)
+    bevdistill_dense: BevDistillDenseConfig = field(default_factory=BevDistillDenseConfig)
+    bevdistill_sparse: BevDistillSparseConfig = field(default_factory=BevDistillSparseConfig)
+    unidistill: UniDistillConfig = field(default_factory=UniDistillConfig)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"distill.method must be one of {', '.join(METHODS)}, but is {self.method}")
+
+    def parts(self) -> dict[str, MethodConfig]:
+        """Settings of the methods that are to run, by name."""
+        match self.method:
+            case "none":
+                return {}
+            case "bevdistill":
+                return {"bevdistill_dense": self.bevdistill_dense, "bevdistill_sparse": self.bevdistill_sparse}
+            case name:
+                return {name: getattr(self, name)}
+
+
+def build_distiller(
+    config: DistillConfig,
+    *,
+    grid: BevGrid,
+    student_channels: int,
+    teacher_channels: int,
+    student_feature_dim: int | None = None,
+    teacher_feature_dim: int | None = None,
+) -> CompositeDistiller:
+    """Make the distiller of a configuration; of the method none, one without terms.
+
+    Args:
+        config: Method and settings.
+        grid: Of both BEV maps.
+        student_channels: Of the student's BEV map.
+        teacher_channels: Of the teacher's BEV map.
+        student_feature_dim: Size of the student's query features; None where it equals its channels.
+        teacher_feature_dim: Size of the teacher's query features; None where it equals its channels.
+    """
+    shapes = DistillShapes(
+        grid=grid,
+        student_channels=student_channels,
+        teacher_channels=teacher_channels,
+        student_feature_dim=student_channels if student_feature_dim is None else student_feature_dim,
+        teacher_feature_dim=teacher_channels if teacher_feature_dim is None else teacher_feature_dim,
+    )
+    return CompositeDistiller({name: part.build(shapes) for name, part in config.parts().items()})
+
+
+def weights_of(config: DistillConfig) -> dict[str, float]:
+    """The factor of each term that the configured distiller returns."""
+    return {name: weight for part in config.parts().values() for name, weight in part.weights().items()}

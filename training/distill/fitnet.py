@@ -1,0 +1,58 @@
+"""FitNets (arXiv 1412.6550), hint training (equation 3), on BEV maps.
+
+loss = sum over cells of |r(F_S) - F_T|^2 / number of cells, with r a 1x1 convolution.
+
+Deviation: the hint is a loss beside the detection loss all through training, not a stage before it.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.outputs import StudentOutput
+from training.data.sample import Batch
+from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair, identity_convolution
+from training.teacher.output import TeacherOutput
+
+
+class FitNet(Distiller):
+    """Plain mimicking of the teacher's map, everywhere.
+
+    Args:
+        student_channels: Of the student's map.
+        teacher_channels: Of the teacher's map.
+        grid: Of both maps.
+        tap: Which map of the teacher.
+    """
+
+    def __init__(self, *, student_channels: int, teacher_channels: int, grid: BevGrid, tap: Tap) -> None:
+        super().__init__()
+        self.grid = grid
+        self.tap: Tap = tap
+        self.regressor = identity_convolution(student_channels, teacher_channels)
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return {"fitnet"}: squared error, summed over channels, mean over cells and items."""
+        student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
+        error_BHW = (self.regressor(student_bev).float() - teacher_bev).square().sum(dim=1)
+        return {"fitnet": error_BHW.mean()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitNetConfig(MethodConfig):
+    """Settings of FitNet."""
+
+    weight: float = 0.01  # of a sum over channels, as in bevdistill_dense
+    tap: Tap = "auto"  # teacher map
+
+    def weights(self) -> dict[str, float]:
+        return {"fitnet": self.weight}
+
+    def build(self, shapes: DistillShapes) -> FitNet:
+        return FitNet(
+            student_channels=shapes.student_channels,
+            teacher_channels=shapes.teacher_channels,
+            grid=shapes.grid,
+            tap=self.tap,
+        )

@@ -1,0 +1,69 @@
+"""UVTR (arXiv 2206.00630), cross-modality knowledge transfer, on BEV maps.
+
+At the centres that the student's queries predict in each decoder layer, both maps are sampled, and the student's
+sample s is drawn to the teacher's t where s > t or t > 0: what the teacher holds inactive is not copied where the
+student is lower still.
+
+Deviations: the samples are of 2D BEV maps, not of 3D voxel spaces; a 1x1 convolution, which starts as the identity,
+brings the student's map to the teacher's channels; centres outside the grid are left out. Elements that do not
+count stay in the mean.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.outputs import StudentOutput
+from training.data.sample import Batch
+from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair, identity_convolution
+from training.distill.foreground import weighted_mean
+from training.distill.sampling import sample_bev
+from training.teacher.output import TeacherOutput
+
+
+class Uvtr(Distiller):
+    """Imitation of the teacher's features where the student looks for objects.
+
+    Args:
+        student_channels: Of the student's map.
+        teacher_channels: Of the teacher's map.
+        grid: Of both maps.
+        tap: Which map of the teacher.
+    """
+
+    def __init__(self, *, student_channels: int, teacher_channels: int, grid: BevGrid, tap: Tap) -> None:
+        super().__init__()
+        self.grid = grid
+        self.tap: Tap = tap
+        self.adapter = identity_convolution(student_channels, teacher_channels)
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return {"uvtr"}: mean over channels, over the centres of all layers inside the grid, and over items."""
+        student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
+        centres_BN2 = student.predictions.codes[..., :2].detach().float().transpose(0, 1).flatten(1, 2)
+        student_BNC = sample_bev(self.adapter(student_bev), centres_BN2, self.grid)
+        teacher_BNC = sample_bev(teacher_bev, centres_BN2, self.grid)
+        counted = (student_BNC > teacher_BNC) | (teacher_BNC > 0)
+        error_BN = torch.where(counted, student_BNC - teacher_BNC, 0.0).square().mean(dim=-1)
+        return {"uvtr": weighted_mean(error_BN, self.grid.contains(centres_BN2).float())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UvtrConfig(MethodConfig):
+    """Settings of UVTR."""
+
+    weight: float = 0.01
+    tap: Tap = "auto"  # teacher map
+
+    def weights(self) -> dict[str, float]:
+        return {"uvtr": self.weight}
+
+    def build(self, shapes: DistillShapes) -> Uvtr:
+        return Uvtr(
+            student_channels=shapes.student_channels,
+            teacher_channels=shapes.teacher_channels,
+            grid=shapes.grid,
+            tap=self.tap,
+        )

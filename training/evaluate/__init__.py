@@ -1,0 +1,1 @@
+"""Detections to official nuScenes metrics."""

@@ -1,0 +1,186 @@
+"""nuScenes detection metrics, computed by the genuine devkit (`detection_cvpr_2019`)."""
+
+import contextlib
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.data_classes import DetectionMetrics
+from nuscenes.eval.detection.evaluate import DetectionEval
+from nuscenes.eval.detection.utils import category_to_detection_name
+from nuscenes.nuscenes import NuScenes
+from torch import Tensor
+
+from bevdistill_ros.core.classes import CLASS_NAMES
+from bevdistill_ros.core.records import Detections
+from training.data.tables import splits_of
+from training.evaluate.results import Results, results_from
+
+PROTOCOL = "detection_cvpr_2019"
+ERROR_NAMES: dict[str, str] = {  # the devkit's name: what papers write, with an m before it for the mean over classes
+    "trans_err": "ATE",  # [m]
+    "scale_err": "ASE",  # 1 - IoU
+    "orient_err": "AOE",  # [rad]
+    "vel_err": "AVE",  # [m/s]
+    "attr_err": "AAE",  # 1 - accuracy
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Detection metrics of one split."""
+
+    split: str
+    num_samples: int
+    nds: float  # nuScenes detection score, 0...1
+    mean_ap: float  # 0...1
+    tp_errors: dict[str, float]  # by ERROR_NAMES, mean over classes
+    class_ap: dict[str, float]  # by class, mean over the distance thresholds
+    class_tp_errors: dict[str, dict[str, float | None]]  # by class and ERROR_NAMES; None where undefined
+
+    def table(self) -> str:
+        """Show the metrics as text, one line a class."""
+        means = "  ".join(f"m{short} {self.tp_errors[name]:.3f}" for name, short in ERROR_NAMES.items())
+        lines = [
+            f"{self.split}: NDS {self.nds:.3f}  mAP {self.mean_ap:.3f}  {means}  ({self.num_samples} samples)",
+            f"{'class':<22}" + "".join(f"{column:>8}" for column in ("AP", *ERROR_NAMES.values())),
+        ]
+        for name in CLASS_NAMES:
+            errors = (self.class_tp_errors[name][error] for error in ERROR_NAMES)
+            cells = (f"{value:>8.3f}" if value is not None else f"{'-':>8}" for value in (self.class_ap[name], *errors))
+            lines.append(f"{name:<22}" + "".join(cells))
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """JSON text; inverse of `from_json`."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote; a ValueError names what is missing or unknown."""
+        content = json.loads(text)
+        expected = {field.name for field in fields(cls)}
+        if not isinstance(content, dict) or set(content) != expected:
+            found = sorted(content) if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"metrics must hold {sorted(expected)}, but hold {found}")
+        return cls(**content)
+
+
+def evaluate_detections(
+    nusc: NuScenes,
+    detections: Mapping[str, Detections],
+    global_from_ego: Mapping[str, Tensor],
+    split: str,
+    output_dir: Path,
+    *,
+    uses_lidar: bool = False,
+) -> Metrics:
+    """Score detections of a whole split.
+
+    Args:
+        nusc: The database.
+        detections: Sample token to detections in the ego frame, for every sample of the split.
+        global_from_ego: Sample token to ego pose (4, 4) [m], see `NuScenesIndex.poses_of`.
+        split: Name of the split.
+        output_dir: Where results.json, metrics.json and the devkit's metrics_summary.json are written.
+        uses_lidar: Whether LiDAR, not cameras, was the detector's input.
+
+    Raises:
+        ValueError: The split does not exist or has no annotations, or a sample of it has no entry in `detections`.
+    """
+    tokens = [token for token in split_tokens(nusc, split) if token in detections]
+    results = results_from({token: detections[token] for token in tokens}, global_from_ego, uses_lidar=uses_lidar)
+    return evaluate_results(nusc, results, split, output_dir)
+
+
+def evaluate_results(nusc: NuScenes, results: Results, split: str, output_dir: Path) -> Metrics:
+    """Score what a results file holds; see `evaluate_detections`. Samples off the split are left out."""
+    tokens = split_tokens(nusc, split)
+    _check_covered(results, tokens, split)
+    _check_annotated(nusc, tokens, split)
+    chosen = {"meta": results["meta"], "results": {token: results["results"][token] for token in tokens}}
+    output_dir.mkdir(parents=True, exist_ok=True)
+    path = output_dir / "results.json"
+    path.write_text(json.dumps(chosen, allow_nan=False))
+    if not any(chosen["results"].values()):
+        # The devkit fails on a file without any box; a box off every class range is dropped before scoring.
+        chosen["results"][tokens[0]] = [_far_box(tokens[0])]
+        path = output_dir / "results_with_placeholder.json"
+        path.write_text(json.dumps(chosen))
+    measured = _run_devkit(nusc, path, split, output_dir)
+    metrics = _metrics_from(measured, split, len(tokens))
+    (output_dir / "metrics.json").write_text(metrics.to_json())
+    (output_dir / "metrics_summary.json").write_text(json.dumps(measured.serialize(), indent=2))
+    return metrics
+
+
+def split_tokens(nusc: NuScenes, split: str) -> list[str]:
+    """Tokens of the samples of a split; a ValueError lists the splits that there are."""
+    splits = splits_of(Path(nusc.dataroot), nusc.version)
+    if split not in splits:
+        raise ValueError(f"{nusc.table_root} has no split '{split}'; splits found: {', '.join(splits) or 'none'}")
+    scenes = {scene["token"] for scene in nusc.scene if scene["name"] in splits[split]}
+    tokens = [sample["token"] for sample in nusc.sample if sample["scene_token"] in scenes]
+    if not tokens:
+        raise ValueError(f"split '{split}' names no scene that {nusc.table_root} holds")
+    return tokens
+
+
+def _check_covered(results: Results, tokens: list[str], split: str) -> None:
+    missing = [token for token in tokens if token not in results["results"]]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(tokens)} samples of split '{split}' have no detections, for example {missing[0]}; "
+            "run the detector on the whole split, and give an empty record where it found nothing"
+        )
+
+
+def _check_annotated(nusc: NuScenes, tokens: list[str], split: str) -> None:
+    annotations = (annotation for token in tokens for annotation in nusc.get("sample", token)["anns"])
+    names = (nusc.get("sample_annotation", annotation)["category_name"] for annotation in annotations)
+    if not any(category_to_detection_name(name) for name in names):
+        raise ValueError(f"split '{split}' has no annotated box of a detection class, so nothing can be scored on it")
+
+
+def _far_box(token: str) -> dict[str, Any]:
+    return {
+        "sample_token": token,
+        "translation": [1e7, 1e7, 0.0],
+        "size": [1.0, 1.0, 1.0],
+        "rotation": [1.0, 0.0, 0.0, 0.0],
+        "velocity": [0.0, 0.0],
+        "detection_name": CLASS_NAMES[0],
+        "detection_score": 0.0,
+        "attribute_name": "",
+    }
+
+
+def _run_devkit(nusc: NuScenes, path: Path, split: str, output_dir: Path) -> DetectionMetrics:
+    # The devkit draws progress bars even when it is told to be quiet.
+    with contextlib.redirect_stderr(io.StringIO()):
+        evaluation = DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
+        measured, _ = evaluation.evaluate()
+    with contextlib.suppress(OSError):
+        (output_dir / "plots").rmdir()
+    return measured
+
+
+def _metrics_from(measured: DetectionMetrics, split: str, num_samples: int) -> Metrics:
+    def error(name: str, kind: str) -> float | None:
+        value = float(measured.get_label_tp(name, kind))
+        return None if math.isnan(value) else value
+
+    return Metrics(
+        split=split,
+        num_samples=num_samples,
+        nds=float(measured.nd_score),
+        mean_ap=float(measured.mean_ap),
+        tp_errors={name: float(measured.tp_errors[name]) for name in ERROR_NAMES},
+        class_ap={name: float(measured.mean_dist_aps[name]) for name in CLASS_NAMES},
+        class_tp_errors={name: {kind: error(name, kind) for kind in ERROR_NAMES} for name in CLASS_NAMES},
+    )

@@ -1,0 +1,1 @@
+"""Bags: write, read, play into the live node, score."""

@@ -1,0 +1,165 @@
+"""The detector node in a process of its own, as on the vehicle."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from rclpy.client import Client
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+from training.replay.layout import NODE_NAME
+from training.replay.play import ReplayError, Wait
+
+_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+_STOP_TIMEOUT_S = 10.0
+_CALL_TIMEOUT_S = 5.0
+_POLL_S = 0.05
+_LOG_LINES = 12
+_REFUSALS = ("[ERROR]", "[FATAL]")  # severities in the node's log
+
+
+class NodeProcess:
+    """Runs the detector node while the context is open.
+
+    Args:
+        parameters: Parameters of the node, nested by the dots of their names.
+        folder: Where `node.param.yaml` and `node.log` go.
+        environment: Variables to set besides those of this process.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Any], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._parameters = dict(parameters)
+        self._folder = folder
+        self._environment = {**os.environ, **transport_environment(), **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log_path(self) -> Path:
+        """What the node printed."""
+        return self._folder / "node.log"
+
+    def __enter__(self) -> "NodeProcess":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        parameter_file = self._folder / "node.param.yaml"
+        content = {NODE_NAME: {"ros__parameters": self._parameters}}
+        parameter_file.write_text(yaml.safe_dump(content, sort_keys=False))
+        command = [sys.executable, "-m", "bevdistill_ros.node.detector_node"]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*command, "--ros-args", "--params-file", str(parameter_file)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,  # an interrupt at the terminal reaches us, and we end the node in order
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def check(self) -> None:
+        """Raise ReplayError, with the end of the log, if the node has ended or refused to start."""
+        assert self._process is not None
+        code = self._process.poll()
+        if code is not None:
+            raise ReplayError(f"the node ended with code {code}; the end of {self.log_path}:\n{self.log_tail()}")
+
+    def wait_until_active(self, node: Node, wait: Wait, timeout_s: float) -> None:
+        """Wait until the node has loaded its bundle and runs.
+
+        Raises:
+            ReplayError: It ends, refuses, or takes too long.
+        """
+        client = node.create_client(GetState, f"{NODE_NAME}/get_state")
+        deadline = time.perf_counter() + timeout_s
+        while self._state(client, wait) != State.PRIMARY_STATE_ACTIVE:
+            self.check()
+            refused = any(mark in self.log_path.read_text(errors="replace") for mark in _REFUSALS)
+            if refused or time.perf_counter() > deadline:
+                raise ReplayError(
+                    f"the node {'refused to start' if refused else f'is not active after {timeout_s:g} s'}; "
+                    f"the end of {self.log_path}:\n{self.log_tail()}"
+                )
+        node.destroy_client(client)
+
+    def _state(self, client: Client, wait: Wait) -> int:
+        """The node's lifecycle state, PRIMARY_STATE_UNKNOWN where it does not tell."""
+        if not client.service_is_ready():
+            wait(_POLL_S)
+            return State.PRIMARY_STATE_UNKNOWN
+        answer = _call(client, GetState.Request(), wait)
+        return answer.current_state.id if answer is not None else State.PRIMARY_STATE_UNKNOWN
+
+    def reset_memory(self, node: Node, wait: Wait) -> None:
+        """Make the node forget what it saw, before it sees another scene.
+
+        Raises:
+            ReplayError: It does not.
+        """
+        client = node.create_client(Trigger, f"{NODE_NAME}/reset")
+        deadline = time.perf_counter() + _CALL_TIMEOUT_S
+        while not client.service_is_ready() and time.perf_counter() < deadline:
+            wait(_POLL_S)
+        answer = _call(client, Trigger.Request(), wait) if client.service_is_ready() else None
+        node.destroy_client(client)
+        if answer is None or not answer.success:
+            self.check()
+            raise ReplayError(f"the node did not reset its memory: {answer.message if answer else 'no answer'}")
+
+    def log_tail(self) -> str:
+        """The last lines that the node printed."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:])
+
+
+def _call(client: Client, request: Any, wait: Wait) -> Any:
+    """Answer of a service, None where none comes in time."""
+    future = client.call_async(request)
+    deadline = time.perf_counter() + _CALL_TIMEOUT_S
+    while not future.done() and time.perf_counter() < deadline:
+        wait(_POLL_S)
+    return future.result() if future.done() else None
+
+
+def transport_environment() -> dict[str, str]:
+    """The variable that selects our Fast DDS profile; empty where the user has set one already."""
+    if any(os.environ.get(name) for name in _PROFILE_VARIABLES):
+        return {}
+    profile = _profile_file()
+    variable = 1 if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy") else 0
+    return {_PROFILE_VARIABLES[variable]: str(profile)}
+
+
+def _profile_file() -> Path:
+    candidates = [Path(__file__).parents[2] / "config" / "dds" / "fastdds.xml"]
+    try:
+        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+
+        candidates.append(Path(get_package_share_directory("bevdistill_ros")) / "config" / "dds" / "fastdds.xml")
+    except (ImportError, PackageNotFoundError):
+        pass
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ValueError(f"the Fast DDS profile was not found in {', '.join(map(str, candidates))}; images would be lost")

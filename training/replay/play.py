@@ -1,0 +1,256 @@
+"""Publish a bag to ROS 2 in real time, as cameras would.
+
+The bytes of the bag are published as they are. Every message goes out at its stamp, images of one burst together, and
+poses before the images of the same stamp. `/clock` runs along, so that a node with `use_sim_time` sees the bag's time.
+
+Processes on both sides need the Fast DDS profile `config/dds/fastdds.xml`: with the default, bursts of images are lost.
+"""
+
+import importlib
+import importlib.util
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from training.replay.layout import COMPRESSED_IMAGE, RAW_IMAGE, TopicLayout
+from training.replay.messages import NANOSECONDS
+from training.replay.read_bag import Bag, BagMessage, BagSample
+from training.replay.write_bag import STATIC_TRANSFORM_TOPIC, TRANSFORM_TOPIC
+
+_CLOCK_PERIOD_S = 0.01
+_POLL_S = 0.05
+_SETTLE_S = 1.0  # the other side completes its half of the discovery; no interface tells when
+_RANKS = {COMPRESSED_IMAGE: 2, RAW_IMAGE: 2, "sensor_msgs/msg/CameraInfo": 1}  # everything else goes first
+
+Wait = Callable[[float], None]  # passes this time [s], and serves callbacks meanwhile
+Gate = Callable[[BagMessage], bool]  # whether a message may go out already
+
+
+class ReplayError(RuntimeError):
+    """The other side of a replay does not answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayLog:
+    """What was sent, by topic of the bag."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    sent_at_s: dict[tuple[str, int], float] = field(
+        default_factory=dict
+    )  # (topic, stamp [ns]): time.perf_counter() [s]
+    late_s: list[float] = field(default_factory=list)  # how much after its time each message went out
+
+
+def play(
+    bag: Bag,
+    *,
+    layout: TopicLayout,
+    cameras: Sequence[str],
+    rate: float = 1.0,
+    timeout_s: float = 30.0,
+    samples: Sequence[BagSample] | None = None,
+) -> PlayLog:
+    """Play a bag into a node that already runs in another process.
+
+    Args:
+        bag: The bag.
+        layout: Where the bag keeps its topics.
+        cameras: Names of the cameras, as the node knows them.
+        rate: Speed; 0.5 takes twice the time.
+        timeout_s: How long to wait for the node's subscriptions [s].
+        samples: Play only the images of these key frames; None plays all.
+
+    Raises:
+        ReplayError: Nobody subscribes to the topics in time.
+        BagError: The bag lacks the topics or is damaged.
+    """
+    with ros_node("bevdistill_player") as (node, wait):
+        player = Player(node, bag.topics, layout.routes(cameras))
+        player.wait_for_subscribers(wait, timeout_s)
+        log = player.run(stream(bag, player.routes, layout, cameras, samples), rate=rate, wait=wait)
+        wait(_SETTLE_S)  # the last messages leave before the publishers do
+    return log
+
+
+@contextmanager
+def ros_node(name: str) -> Iterator[tuple[Node, Wait]]:
+    """A node in a context of its own, which leaves other nodes of the process alone, and how to wait with it."""
+    context = Context()
+    rclpy.init(context=context)
+    executor = SingleThreadedExecutor(context=context)
+    node = rclpy.create_node(name, context=context, start_parameter_services=False)
+    executor.add_node(node)
+
+    def wait(seconds: float) -> None:
+        deadline = time.perf_counter() + seconds
+        while (left := deadline - time.perf_counter()) > 0:
+            executor.spin_once(timeout_sec=left)
+
+    try:
+        yield node, wait
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+class Player:
+    """Publishers for the topics of bags.
+
+    Args:
+        node: Owns the publishers.
+        types: Message types of the topics of the bags.
+        routes: Topic of the bag -> topic to publish; those without a type are left out.
+    """
+
+    def __init__(self, node: Node, types: Mapping[str, str], routes: Mapping[str, str]) -> None:
+        self.routes = {source: target for source, target in routes.items() if source in types}
+        self._publishers: dict[str, Publisher] = {}
+        for source, target in self.routes.items():
+            latched = source == STATIC_TRANSFORM_TOPIC
+            quality = QoSProfile(
+                depth=100,
+                reliability=ReliabilityPolicy.RELIABLE,  # matches every subscriber
+                durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+            )
+            self._publishers[source] = node.create_publisher(message_class(types[source]), target, quality)
+        clock = message_class("rosgraph_msgs/msg/Clock")
+        self._clock_message = clock()
+        self._clock = node.create_publisher(clock, "/clock", 1)
+        self._now_ns = 0
+
+    def wait_for_subscribers(
+        self, wait: Wait, timeout_s: float, *, check: Callable[[], None] = lambda: None, required: Collection[str] = ()
+    ) -> None:
+        """Wait until somebody subscribes to every topic, or to the `required` ones.
+
+        Args:
+            wait: See `Wait`.
+            timeout_s: How long [s].
+            check: Called while waiting; raises what makes waiting hopeless.
+            required: Topics of the bag; all that are played if empty.
+
+        Raises:
+            ReplayError: It takes too long.
+        """
+        wanted = [source for source in (required or self.routes) if source in self._publishers]
+        deadline = time.perf_counter() + timeout_s
+        while missing := [s for s in wanted if not self._publishers[s].get_subscription_count()]:
+            check()
+            if time.perf_counter() > deadline:
+                topics = ", ".join(self.routes[source] for source in missing)
+                raise ReplayError(
+                    f"nobody subscribed to {topics} within {timeout_s:g} s; is the node active, with these cameras,"
+                    " in the same ROS_DOMAIN_ID?"
+                )
+            wait(_POLL_S)
+        wait(_SETTLE_S)
+
+    def run(self, messages: Iterable[BagMessage], *, rate: float, wait: Wait, gate: Gate | None = None) -> PlayLog:
+        """Publish messages by their stamps.
+
+        Args:
+            messages: By rising stamp, each of a topic that has a route.
+            rate: Speed; 0.5 takes twice the time.
+            wait: See `Wait`.
+            gate: Holds time still until a message may go out; None holds nothing.
+        """
+        if not rate > 0:
+            raise ValueError(f"rate must be above 0, but is {rate}")
+        log = PlayLog()
+        origin_s, origin_ns = 0.0, 0
+        for message in messages:
+            if not log.counts:
+                origin_s, origin_ns = time.perf_counter(), message.stamp_ns
+            origin_s += self._hold(message, wait, gate)
+            due_s = origin_s + (message.stamp_ns - origin_ns) / NANOSECONDS / rate
+            while (left := due_s - time.perf_counter()) > 0:
+                self._publish_clock(message.stamp_ns - round(left * rate * NANOSECONDS))
+                wait(min(left, _CLOCK_PERIOD_S))
+            self._publish_clock(message.stamp_ns)
+            self._publishers[message.topic].publish(message.data)
+            now = time.perf_counter()
+            log.counts[message.topic] += 1
+            log.sent_at_s[message.topic, message.stamp_ns] = now
+            log.late_s.append(now - due_s)
+        return log
+
+    def run_on(self, seconds: float, *, rate: float, wait: Wait, until: Callable[[], bool]) -> bool:
+        """Let time go on after the last message, until something holds; False where it does not within `seconds`."""
+        deadline = time.perf_counter() + seconds
+        while not until():
+            if time.perf_counter() > deadline:
+                return False
+            wait(_CLOCK_PERIOD_S)
+            self._publish_clock(self._now_ns + round(_CLOCK_PERIOD_S * rate * NANOSECONDS))
+        return True
+
+    def _hold(self, message: BagMessage, wait: Wait, gate: Gate | None) -> float:
+        """Wait for the gate; returns the time that it took [s]."""
+        if gate is None or gate(message):
+            return 0.0
+        start = time.perf_counter()
+        while not gate(message):
+            wait(_CLOCK_PERIOD_S)
+        return time.perf_counter() - start
+
+    def _publish_clock(self, stamp_ns: int) -> None:
+        self._now_ns = stamp_ns
+        self._clock_message.clock.sec, self._clock_message.clock.nanosec = divmod(stamp_ns, NANOSECONDS)
+        self._clock.publish(self._clock_message)
+
+
+def stream(
+    bag: Bag,
+    topics: Collection[str],
+    layout: TopicLayout,
+    cameras: Sequence[str],
+    samples: Sequence[BagSample] | None = None,
+) -> Iterator[BagMessage]:
+    """Messages in the order to play: by stamp, and within one stamp poses, then calibrations, then images.
+
+    Args:
+        bag: The bag.
+        topics: Topics to play.
+        layout: Where the bag keeps its topics.
+        cameras: Names of the cameras.
+        samples: Keep of the cameras only these key frames; None keeps all.
+    """
+    wanted: dict[str, set[int]] = {}
+    if samples is not None:
+        for camera in cameras:
+            stamps = {sample.channel_stamps_ns[camera] for sample in samples if camera in sample.channel_stamps_ns}
+            wanted[layout.image_topic(camera)] = wanted[layout.camera_info_topic(camera)] = stamps
+    for _, group in groupby(bag.messages(topics), key=lambda message: message.stamp_ns):
+        for message in sorted(group, key=lambda message: _RANKS.get(message.message_type, 0)):
+            if message.topic not in wanted or message.stamp_ns in wanted[message.topic]:
+                yield message
+
+
+def transform_routes() -> dict[str, str]:
+    """Routes of tf, where the messages of tf2 are installed."""
+    if importlib.util.find_spec("tf2_msgs") is None:
+        return {}
+    return {STATIC_TRANSFORM_TOPIC: "/tf_static", TRANSFORM_TOPIC: "/tf"}
+
+
+def message_class(message_type: str) -> Any:
+    """Class of a message type such as sensor_msgs/msg/Image; one that is not installed is a ValueError."""
+    package, _, name = message_type.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"message type {message_type} is not installed; install the ROS 2 package {package}"
+        ) from error

@@ -1,0 +1,101 @@
+"""Record what the node answers, while a bag is played to it."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from training.replay import messages
+from training.replay.layout import DETECTIONS_TOPIC, STATUS_TOPIC
+from training.replay.play import ReplayError, Wait, message_class
+
+DETECTIONS_TYPE = "bevdistill_ros/msg/Detection3DArray"
+STATUS_TYPE = "bevdistill_ros/msg/PipelineStatus"
+_TYPES = {DETECTIONS_TOPIC: DETECTIONS_TYPE, STATUS_TOPIC: STATUS_TYPE}
+
+_POLL_S = 0.05
+_BAG_VERSION: Literal[8] = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One message of the node."""
+
+    topic: str
+    stamp_ns: int  # of its header
+    received_at_s: float  # time.perf_counter()
+    data: bytes  # CDR
+
+
+@dataclass
+class Recorder:
+    """Subscriptions to the node's detections and pipeline status.
+
+    Args:
+        node: Owns the subscriptions.
+    """
+
+    node: Node
+    answers: list[Answer] = field(default_factory=list)
+    answered_ns: set[int] = field(default_factory=set)  # stamps of sets that were detected in
+
+    def connect(self, wait: Wait, timeout_s: float) -> None:
+        """Subscribe as reliably as the node publishes.
+
+        Raises:
+            ReplayError: The node does not publish in time.
+        """
+        deadline = time.perf_counter() + timeout_s
+        for topic, message_type in _TYPES.items():
+            while not (publishers := self.node.get_publishers_info_by_topic(topic)):
+                if time.perf_counter() > deadline:
+                    raise ReplayError(f"the node does not publish {topic} within {timeout_s:g} s; is it active?")
+                wait(_POLL_S)
+            quality = QoSProfile(depth=1000, reliability=publishers[0].qos_profile.reliability)
+            if quality.reliability == ReliabilityPolicy.UNKNOWN:
+                quality.reliability = ReliabilityPolicy.BEST_EFFORT
+            self.node.create_subscription(
+                message_class(message_type),
+                topic,
+                lambda data, topic=topic: self._receive(topic, data),
+                quality,
+                raw=True,
+            )
+
+    def _receive(self, topic: str, data: bytes) -> None:
+        now = time.perf_counter()
+        content = messages.detector_types().deserialize_cdr(data, _TYPES[topic])
+        stamp_ns = messages.stamp_of(content)
+        self.answers.append(Answer(topic=topic, stamp_ns=stamp_ns, received_at_s=now, data=bytes(data)))
+        if topic == DETECTIONS_TOPIC:
+            self.answered_ns.add(stamp_ns)
+
+    def take(self) -> list[Answer]:
+        """What was received since the last call."""
+        taken, self.answers = self.answers, []
+        self.answered_ns = set()
+        return taken
+
+
+def write_recording(answers: list[Answer], path: Path, storage: StoragePlugin = StoragePlugin.MCAP) -> Path:
+    """Write answers as a rosbag2 directory, each at the stamp of its header.
+
+    Raises:
+        ValueError: `path` exists.
+    """
+    if path.exists():
+        raise ValueError(f"{path} exists already; remove it or choose another output")
+    store = messages.detector_types()
+    quality = messages.quality(depth=10)
+    with Writer(path, version=_BAG_VERSION, storage_plugin=storage) as writer:
+        connections = {
+            topic: writer.add_connection(topic, kind, typestore=store, offered_qos_profiles=[quality])
+            for topic, kind in _TYPES.items()
+        }
+        for answer in sorted(answers, key=lambda answer: answer.stamp_ns):
+            writer.write(connections[answer.topic], answer.stamp_ns, answer.data)
+    return path

@@ -1,0 +1,125 @@
+"""What a replay showed: sets, drops, latency by stage, metrics; as JSON and as a table."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.evaluate.metrics import Metrics
+from training.replay.score import SetStatus
+
+WARM_UP_SETS = 3  # the first inferences allocate and compile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Distribution of a time [ms] over the sets after warm-up."""
+
+    p50: float
+    p95: float
+    max: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayReport:
+    """Result of a replay."""
+
+    bags: tuple[str, ...]
+    bundle: str
+    pace: str
+    rate: float
+    sets_sent: int  # images of the reference camera that went out
+    sets_processed: int  # sets that detections came back for
+    drops: Mapping[str, int]  # by the reason that the node tells
+    messages_late_ms: float  # the 99th percentile of how late our own messages went out
+    samples: int  # key frames with ground truth
+    samples_unanswered: int  # those without detections; they count as frames in which nothing was found
+    latency_ms: Mapping[str, Latency]  # by stage
+    metrics: Metrics | None  # None where no split was scored
+
+    @property
+    def sets_lost(self) -> int:
+        """Sets that were sent and not answered."""
+        return self.sets_sent - self.sets_processed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "sets_lost": self.sets_lost}
+
+    def markdown(self) -> str:
+        """The report as Markdown tables."""
+        rows = [
+            ("bundle", self.bundle),
+            ("bags", ", ".join(self.bags)),
+            ("pace", f"{self.pace}, rate {self.rate:g}"),
+            ("sets sent", self.sets_sent),
+            ("sets processed", self.sets_processed),
+            ("sets lost", self.sets_lost),
+            *((f"dropped: {reason}", count) for reason, count in self.drops.items()),
+            ("key frames", self.samples),
+            ("key frames without an answer", self.samples_unanswered),
+        ]
+        if self.metrics is not None:
+            rows += [("NDS", f"{self.metrics.nds:.4f}"), ("mAP", f"{self.metrics.mean_ap:.4f}")]
+        lines = ["# Replay", "", "| what | value |", "| --- | --- |"]
+        lines += [f"| {name} | {value} |" for name, value in rows]
+        lines += ["", "| stage | p50 [ms] | p95 [ms] | max [ms] | sets |", "| --- | ---: | ---: | ---: | ---: |"]
+        lines += [
+            f"| {stage} | {entry.p50:.1f} | {entry.p95:.1f} | {entry.max:.1f} | {entry.count} |"
+            for stage, entry in self.latency_ms.items()
+        ]
+        if self.metrics is not None:
+            lines += ["", "```", self.metrics.table(), "```"]
+        return "\n".join(lines) + "\n"
+
+
+def write_report(report: ReplayReport, folder: Path) -> Path:
+    """Write `report.json` and `report.md`; returns the latter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+    path = folder / "report.md"
+    path.write_text(report.markdown())
+    return path
+
+
+def latencies(
+    statuses: Sequence[SetStatus], round_trips_ms: Sequence[float], *, warm_up: int = WARM_UP_SETS
+) -> dict[str, Latency]:
+    """Distribution of each stage that the node reports, of its total, and of our own measurement from outside.
+
+    Args:
+        statuses: As the node told them.
+        round_trips_ms: Reference image sent to detections received [ms], by stamp.
+        warm_up: Sets at the beginning that do not count, where there are more than these.
+    """
+    settled = list(statuses[warm_up:]) or list(statuses)
+    stages = dict.fromkeys(stage for status in settled for stage in status.stage_ms)
+    series = {stage: [status.stage_ms[stage] for status in settled if stage in status.stage_ms] for stage in stages}
+    series["oldest image to publish"] = [status.latency_ms for status in settled]
+    series["reference image to answer"] = list(round_trips_ms[warm_up:]) or list(round_trips_ms)
+    return {stage: _distribution(values) for stage, values in series.items() if values}
+
+
+def _distribution(values: Sequence[float]) -> Latency:
+    p50, p95, largest = (float(value) for value in np.percentile(values, [50, 95, 100]))
+    return Latency(p50=p50, p95=p95, max=largest, count=len(values))
+
+
+def drops_by_reason(statuses: Sequence[SetStatus], *, dropped_before: int = 0) -> dict[str, int]:
+    """Number of dropped sets by reason; what was dropped between two reports goes to the last reason told.
+
+    Args:
+        statuses: By time.
+        dropped_before: What the node's counter stood at before the first of them.
+    """
+    reasons: Counter[str] = Counter()
+    for status in statuses:
+        if status.sets_dropped > dropped_before:
+            reasons[status.drop_reason or "no reason told"] += status.sets_dropped - dropped_before
+        dropped_before = status.sets_dropped
+    return dict(reasons)

@@ -1,0 +1,1 @@
+"""A small synthetic world, written to disk in nuScenes format."""

@@ -1,0 +1,64 @@
+"""The one ray caster that cameras and LiDAR share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+
+from training.synth.world import Snapshot
+
+MISS = -1  # triangle of a ray that hits nothing
+_LIFT = 5e-3  # [m] by which shadow rays start off the surface
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hits:
+    """What rays met first."""
+
+    triangles: np.ndarray  # (R,) int32 into the snapshot's mesh, MISS for none
+    distances: np.ndarray  # (R,) float32 in lengths of the ray's direction
+    weights: np.ndarray  # (R, 2) float32 barycentric weights of the triangle's second and third vertex
+
+
+class RayCaster:
+    """Rays against one snapshot of the world."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.mesh = snapshot.mesh
+        self.owners = snapshot.owners
+        edges = np.diff(snapshot.mesh.triangles, axis=1)
+        normals = np.cross(edges[:, 0], edges[:, 1])
+        self.normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)  # (F, 3), either side
+        self._scene = EmbreeScene()
+        self._geometry = TriangleMesh(self._scene, snapshot.mesh.triangles)
+
+    def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
+        """Nearest hits of rays from origins (R, 3) [m] along directions (R, 3); global frame."""
+        result = self._scene.run(
+            np.ascontiguousarray(origins, dtype=np.float32), np.ascontiguousarray(directions, dtype=np.float32), output=True
+        )
+        return Hits(
+            triangles=result["primID"],
+            distances=result["tfar"],
+            weights=np.column_stack([result["u"], result["v"]]),
+        )
+
+    def owners_of(self, hits: Hits) -> np.ndarray:
+        """Owner (R,) int32 of each hit, as in `Snapshot.owners`; MISS for none."""
+        return np.where(hits.triangles == MISS, MISS, self.owners[hits.triangles])
+
+    def facing_normals(self, triangles: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Unit normals (R, 3) of triangles (R,), turned against the rays' directions (R, 3)."""
+        normals = self.normals[triangles]
+        return np.where((np.einsum("ri,ri->r", normals, directions) > 0)[:, None], -normals, normals)
+
+    def is_lit(self, points: np.ndarray, normals: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """Whether points (R, 3) [m] on surfaces of normals (R, 3) see the light in `direction` (3,): bool (R,)."""
+        facing = normals @ direction.astype(np.float32) > 0
+        lit = np.zeros(len(points), dtype=bool)
+        if facing.any():
+            origins = (points[facing] + _LIFT * normals[facing]).astype(np.float32)
+            towards = np.tile(direction.astype(np.float32), (len(origins), 1))
+            lit[facing] = self._scene.run(origins, towards, query="OCCLUDED") != 0
+        return lit

@@ -1,0 +1,115 @@
+"""One scene: a road, what stands beside it, its traffic, and the ego vehicle's drive."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.synth.actors import Actor
+from training.synth.furniture import building, lamp_post, sign_post, tree
+from training.synth.light import Light, draw_light
+from training.synth.mesh import Mesh, merge
+from training.synth.motion import Motion, flowing
+from training.synth.population import populate
+from training.synth.road import KERB_HEIGHT, Road, ground_mesh, make_road
+
+_MARGIN = 110.0  # [m] of road behind the first and before the last ego place
+_SCENERY = 0  # owner of triangles that belong to no actor
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A scene's content; times are seconds after its first key frame."""
+
+    road: Road
+    scenery: Mesh  # ground, houses, trees, posts; global frame
+    actors: tuple[Actor, ...]
+    ego_motion: Motion
+    ego_offset: float  # [m] to the left of the centre line
+    light: Light
+
+    def ego_pose(self, time: float) -> np.ndarray:
+        """global_from_ego (4, 4) float64 [m] at a time [s]."""
+        x, y, heading = self.road.pose(self.ego_motion.distance(time), self.ego_offset)
+        return _upright(x, y, 0.0, heading)
+
+    def actor_pose(self, index: int, time: float) -> np.ndarray:
+        """global_from_actor (4, 4) float64 [m] of the centre of an actor's box at a time [s]."""
+        actor = self.actors[index]
+        x, y, heading = self.road.pose(actor.place(time), actor.offset)
+        return _upright(x, y, actor.floor + actor.size[2] / 2, heading + actor.turn)
+
+    def near(self, time: float, reach: float) -> list[int]:
+        """Indices of actors within `reach` [m] of the ego vehicle, along the road and on it, at a time [s]."""
+        here = self.ego_motion.distance(time)
+        low, high = self.road.along[0], self.road.along[-1]
+        places = [actor.place(time) for actor in self.actors]
+        return [index for index, place in enumerate(places) if abs(place - here) <= reach and low < place < high]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All surfaces at one instant."""
+
+    mesh: Mesh  # global frame
+    owners: np.ndarray  # (F,) int32, 0 for scenery, else 1 + index of the actor
+
+
+def snapshot(world: World, time: float, reach: float) -> Snapshot:
+    """The world's surfaces at a time [s], with actors up to `reach` [m] from the ego vehicle."""
+    indices = world.near(time, reach)
+    moved = []
+    for index in indices:
+        pose = world.actor_pose(index, time)
+        moved.append(world.actors[index].mesh.moved(pose[:3, 3], np.arctan2(pose[1, 0], pose[0, 0])))
+    counts = [len(world.scenery.colours), *(len(mesh.colours) for mesh in moved)]
+    owners = np.repeat(np.array([_SCENERY, *(index + 1 for index in indices)], dtype=np.int32), counts)
+    return Snapshot(mesh=merge([world.scenery, *moved]), owners=owners)
+
+
+def make_world(rng: np.random.Generator, *, duration: float) -> World:
+    """Draw a scene that lasts `duration` [s]."""
+    ego_motion = flowing(rng, duration, direction=1)
+    road = make_road(rng, begin=ego_motion.distances[0] - _MARGIN, end=ego_motion.distances[-1] + _MARGIN)
+    lane = int(rng.integers(road.section.num_lanes))
+    return World(
+        road=road,
+        scenery=merge([ground_mesh(road), *_roadside(rng, road)]),
+        actors=populate(rng, road, ego_motion=ego_motion, ego_lane=lane, duration=duration),
+        ego_motion=ego_motion,
+        ego_offset=-road.section.lane_centre(lane),
+        light=draw_light(rng),
+    )
+
+
+def _roadside(rng: np.random.Generator, road: Road) -> list[Mesh]:
+    section = road.section
+    meshes = []
+    for side in (-1.0, 1.0):
+        place = road.along[0] + 10.0
+        while place < road.along[-1] - 15.0:
+            length, depth = rng.uniform(12.0, 28.0), rng.uniform(8.0, 14.0)
+            if rng.random() < 0.75:
+                offset = section.sidewalk_edge + rng.uniform(1.5, 8.0) + depth / 2
+                meshes.append(_planted(road, building(rng, length, depth), place + length / 2, side * offset))
+            else:
+                meshes += [_planted(road, tree(rng), place + shift, side * (section.sidewalk_edge + 3.0)) for shift in (3.0, 9.0)]
+            place += length + rng.uniform(1.0, 10.0)
+        place = road.along[0] + 6.0
+        while place < road.along[-1] - 3.0:
+            build = (tree, lamp_post, sign_post)[int(rng.choice(3, p=[0.4, 0.4, 0.2]))]
+            turn = (0.0 if side < 0 else np.pi) if build is not sign_post else (0.0 if side < 0 else np.pi)
+            meshes.append(_planted(road, build(rng), place, side * (section.kerb + 0.45), turn))
+            place += rng.uniform(12.0, 26.0)
+    return meshes
+
+
+def _planted(road: Road, mesh: Mesh, along: float, offset: float, turn: float = 0.0) -> Mesh:
+    x, y, heading = road.pose(along, offset)
+    return mesh.moved((x, y, KERB_HEIGHT), heading + turn)
+
+
+def _upright(x: float, y: float, z: float, yaw: float) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
+    pose[:3, 3] = (x, y, z)
+    return pose

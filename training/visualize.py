@@ -1,0 +1,121 @@
+"""Pictures of a frame: the camera ring with boxes drawn on it beside the bird's-eye view."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from bevdistill_ros.core.boxes import corners_bev
+from bevdistill_ros.core.classes import CLASS_NAMES
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.records import Detections
+from bevdistill_ros.core.wireframe import box_segments
+from training.data.nuscenes import DataConfig
+from training.data.sample import Sample
+from training.evaluate.offline import Detector, load_detector
+
+TRUTH_COLOUR = "#00d060"
+# One colour a class, told apart on grey streets; the order is core.classes.
+CLASS_COLOURS: tuple[str, ...] = (
+    "#ff9f0a", "#bf5af2", "#d4a017", "#0a84ff", "#8e6cff", "#a0a0a0", "#ff375f", "#ff6b9d", "#64d2ff", "#ff6a00",
+)  # fmt: skip
+CAMERA_ROWS: tuple[tuple[str, ...], ...] = (
+    ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
+    ("CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT"),  # as seen when looking back, so that neighbours lie side by side
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """What `bevdistill show` draws."""
+
+    source: str  # bundle folder, or checkpoint of a teacher or student
+    data: DataConfig = field(default_factory=DataConfig)
+    split: str = ""  # empty takes data.val_split
+    frames: int = 2  # pictures, spread evenly over the split
+    score_threshold: float = 0.3
+    output: str = "runs/show"
+    device: str = "cpu"
+
+
+def run_show(config: ShowConfig) -> str:
+    """Draw some frames of a split; returns the closing text."""
+    detector = load_detector(config.source, config.device)
+    split = config.split or config.data.val_split
+    dataset = detector.dataset(config.data, split, with_images=True, with_points=True)
+    chosen = np.linspace(0, len(dataset) - 1, min(config.frames, len(dataset))).round().astype(int)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number in chosen:
+        sample = dataset[int(number)]
+        path = output / f"{split}_{number:04d}.png"
+        detections = detector.detect_alone(sample).above(config.score_threshold)
+        draw_frame(sample, detections, detector, f"{split}, frame {number}").savefig(path, dpi=100)
+        paths.append(path)
+    return "pictures:\n" + "\n".join(f"  {path}" for path in paths)
+
+
+def draw_frame(sample: Sample, detections: Detections, detector: Detector, title: str) -> Figure:
+    """Six cameras on the left, the bird's-eye view on the right; ground truth green, detections by class."""
+    figure = Figure(figsize=(19, 7.2), layout="constrained")
+    figure.suptitle(f"{title}   (green: ground truth; other colours: detections of {detector.name}, number = score)")
+    rows = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.35])
+    for row, names in enumerate(CAMERA_ROWS):
+        for column, name in enumerate(names):
+            if name in detector.cameras:
+                axes = figure.add_subplot(rows[row, column])
+                draw_camera(axes, sample, detections, detector.cameras.index(name), name)
+    draw_bev(figure.add_subplot(rows[:, 3]), sample, detections, detector.grid)
+    return figure
+
+
+def draw_camera(axes: Axes, sample: Sample, detections: Detections, camera: int, name: str) -> None:
+    """One camera image with the boxes that it sees."""
+    image = sample.cameras.images[0, camera].permute(1, 2, 0).numpy()
+    height, width = image.shape[:2]
+    projection = sample.cameras.image_from_ego[0, camera].double()
+    axes.imshow(image)
+    for boxes, colours in (
+        (sample.boxes, [TRUTH_COLOUR] * len(sample.boxes)),
+        (detections.boxes, _colours(detections)),
+    ):
+        for segments, colour in zip(box_segments(boxes, projection, height, width), colours, strict=True):
+            axes.add_collection(LineCollection(list(segments.numpy()), colors=colour, linewidths=0.9))
+    axes.set(title=name, xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+
+
+def draw_bev(axes: Axes, sample: Sample, detections: Detections, grid: BevGrid) -> None:
+    """LiDAR points, ground truth and detections from above; x (ahead) points up, y (left) points left."""
+    points = sample.points[sample.points[:, 4] < 0.01]
+    axes.scatter(points[:, 1], points[:, 0], s=0.3, c="#9aa0a6", linewidths=0)
+    _draw_outlines(axes, sample.boxes, [TRUTH_COLOUR] * len(sample.boxes), 1.8)
+    _draw_outlines(axes, detections.boxes, _colours(detections), 1.1)
+    for box, score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True):
+        colour = CLASS_COLOURS[int(label)]
+        axes.text(box[1], box[0], f"{score:.2f}", fontsize=5, color=colour, ha="center", va="center", clip_on=True)
+    axes.plot([-0.9, 0.9, 0.9, -0.9, -0.9], [-1, -1, 3.5, 3.5, -1], color="black", linewidth=1)
+    axes.set(xlim=(grid.y_max, grid.y_min), ylim=(grid.x_min, grid.x_max), aspect="equal")
+    axes.set(xlabel="y, left of the ego [m]", ylabel="x, ahead of the ego [m]", title="bird's-eye view")
+    axes.grid(alpha=0.25)
+    present = sorted({int(label) for label in detections.labels})
+    handles = [axes.plot([], [], color=CLASS_COLOURS[label], label=CLASS_NAMES[label])[0] for label in present]
+    if handles:
+        axes.legend(handles=handles, fontsize=6, loc="upper right")
+
+
+def _draw_outlines(axes: Axes, boxes: Tensor, colours: list[str], width: float) -> None:
+    """Rectangles with a line from the centre to the middle of the front."""
+    for corners, colour in zip(corners_bev(boxes), colours, strict=True):
+        closed = np.vstack([corners.numpy(), corners[:1].numpy()])
+        front, centre = corners[[0, 3]].mean(dim=0).numpy(), corners.mean(dim=0).numpy()
+        axes.plot(closed[:, 1], closed[:, 0], color=colour, linewidth=width)
+        axes.plot([centre[1], front[1]], [centre[0], front[0]], color=colour, linewidth=width)
+
+
+def _colours(detections: Detections) -> list[str]:
+    return [CLASS_COLOURS[int(label)] for label in detections.labels]
