@@ -54,5 +54,5 @@ fi
 echo "setup: installing packages, one to three minutes the first time"
 # Compiling every file of every package would nearly double the time; Python compiles what it imports.
 .venv/bin/python -m pip install -qq --no-compile --prefer-binary --disable-pip-version-check "${requirements[@]}" ||
-  fail "pip could not install ${requirements[*]//-r/}; see its message above, then run make setup again"
+  fail "pip could not install the requirements; see its message above, then run make setup again"
 .venv/bin/python -m pip install -qq --no-compile --no-deps --no-build-isolation --disable-pip-version-check -e .

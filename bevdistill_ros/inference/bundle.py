@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ class Bundle:
 
 def save_bundle(
     path: Path | str, student: BevFormer, *, name: str, version: str, rig: CameraRig, provenance: Mapping[str, Any]
-) -> Manifest:
+) -> Path:
     """Write a bundle; it appears whole or not at all.
 
     Args:
@@ -43,8 +42,12 @@ def save_bundle(
         rig: Camera rig of the training data, for images of the student's input size.
         provenance: How the weights came to be; plain JSON values.
 
+    Returns:
+        The folder.
+
     Raises:
-        ValueError: The folder exists and is no bundle, the rig does not fit the student, or `provenance` is no plain JSON.
+        ValueError: The folder exists and is no bundle, the rig does not fit the student, or `provenance` is no plain
+            JSON.
     """
     path = Path(path)
     _check_replaceable(path)
@@ -67,7 +70,7 @@ def save_bundle(
         with contextlib.suppress(FileNotFoundError):
             path.rename(Path(scratch) / "old")
         fresh.rename(path)
-    return manifest
+    return path
 
 
 def load_bundle(path: Path | str) -> Bundle:

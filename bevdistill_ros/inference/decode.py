@@ -14,8 +14,8 @@ def decode_image(content: bytes, *, nominal_width: int, width: int) -> np.ndarra
     Args:
         content: The file.
         nominal_width: Columns of the whole image [px].
-        width: Columns that are needed in the end [px]; an image at least twice as wide is decoded at half or a quarter of its
-            size, which is faster.
+        width: Columns that are needed in the end [px]; an image at least twice as wide is decoded at half or a quarter
+            of its size, which is faster.
 
     Raises:
         ValueError: The image is cut off, damaged or of another format.

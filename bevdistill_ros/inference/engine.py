@@ -11,6 +11,7 @@ from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import Bundle
 from bevdistill_ros.inference.memory import Memory, MemoryLimits
+from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.model.outputs import CameraInput, StudentOutput
 from bevdistill_ros.model.postprocess import detections_from
 
@@ -56,12 +57,18 @@ class Engine:
         self.stage_ms: dict[str, float] = {}  # of the last frame: preprocess, inference, postprocess
         self._student = bundle.student.eval().to(self.device)
 
+    @property
+    def config(self) -> StudentConfig:
+        """Settings of the student, such as its cameras and its input size."""
+        return self.manifest.student
+
     @torch.inference_mode()
     def infer(self, frame: CameraFrame) -> Detections:
         """Detect in one frame.
 
         Args:
-            frame: Images of the student's input size; of the cameras in any order, more than the student's are left out.
+            frame: Images of the student's input size; of the cameras in any order, more than the student's are left
+                out.
 
         Returns:
             Detections in the ego frame at the frame's stamp, by falling score, on the CPU.
@@ -83,8 +90,8 @@ class Engine:
         return detections
 
     def warm_up(self) -> None:
-        """Run once on black images, so that the first real frame takes no longer than the others; memory stays as it is."""
-        config, rig = self.manifest.student, self.manifest.rig
+        """Run once on black images, so that the first real frame takes no longer; memory stays as it is."""
+        config, rig = self.config, self.manifest.rig
         cameras = CameraInput(
             images=torch.zeros(1, len(config.cameras), 3, config.image_height, config.image_width, dtype=torch.uint8),
             image_from_ego=rig.image_from_ego().float().unsqueeze(0),
@@ -100,7 +107,7 @@ class Engine:
         self.memory.reset("request")
 
     def _input_from(self, frame: CameraFrame) -> tuple[CameraRig, CameraInput]:
-        config = self.manifest.student
+        config = self.config
         rig = frame.rig.select(config.cameras)
         if rig.image_size != (config.image_height, config.image_width):
             raise ValueError(
@@ -118,7 +125,7 @@ class Engine:
 
     def _run(self, frame: CameraFrame, rig: CameraRig, cameras: CameraInput) -> StudentOutput:
         with self._precision():
-            if not self.manifest.student.temporal:
+            if not self.config.temporal:
                 output: StudentOutput = self._student(cameras)
                 return output
             previous = self.memory.previous_for(frame.stamp_ns, frame.global_from_ego, rig)

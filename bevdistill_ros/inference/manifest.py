@@ -1,6 +1,7 @@
 """The manifest of a bundle: what the weights are, so that they are never run as something else.
 
-It is plain JSON. Reading it is strict: a key too many or too few is an error, as it means another version or a slip of the hand.
+It is plain JSON. Reading it is strict: a key too many or too few is an error, as it means another version or a slip
+of the hand.
 """
 
 import dataclasses
@@ -24,7 +25,18 @@ PREPROCESSING: dict[str, Any] = {  # what model.preprocess and the student do to
     "mean": list(IMAGE_MEAN),
     "std": list(IMAGE_STD),
 }
-KEYS = "format format_version name version classes student rig preprocessing weights provenance".split()
+KEYS = [
+    "format",
+    "format_version",
+    "name",
+    "version",
+    "classes",
+    "student",
+    "rig",
+    "preprocessing",
+    "weights",
+    "provenance",
+]
 
 T = TypeVar("T")
 
@@ -72,7 +84,7 @@ class Manifest:
             raise ValueError(f"the manifest does not say it is a '{FORMAT}'")
         if content.get("format_version") != FORMAT_VERSION:
             raise ValueError(
-                f"the bundle has format version {content.get('format_version')}, this program reads version {FORMAT_VERSION}; "
+                f"the bundle has format version {content.get('format_version')}, this program reads {FORMAT_VERSION}; "
                 "export the checkpoint again"
             )
         check_keys(content, KEYS, "manifest")

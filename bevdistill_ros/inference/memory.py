@@ -1,7 +1,8 @@
 """The temporal student's memory of past BEVs, and when it must be forgotten.
 
-The student is trained with a previous BEV of one fixed age. A camera ring may run faster, so several BEVs are held, and the one whose
-age is nearest to that of the training is handed out; one much younger never is, as the student would misread every motion.
+The student is trained with a previous BEV of one fixed age. A camera ring may run faster, so several BEVs are held,
+and the one whose age is nearest to that of the training is handed out; one much younger never is, as the student
+would misread every motion.
 """
 
 import math
@@ -74,8 +75,8 @@ class Memory:
             rig: Its cameras.
 
         Returns:
-            The BEV whose age is nearest to the interval, with batch size 1; None where there is none of at least half that age,
-            such as after a reset.
+            The BEV whose age is nearest to the interval, with batch size 1; None where there is none of at least half
+            that age, such as after a reset.
 
         Raises:
             ValueError: The ego pose is not finite.

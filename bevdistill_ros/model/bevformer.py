@@ -77,7 +77,7 @@ class BevFormer(nn.Module):
             )
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """Images (B, N, 3, H, W) uint8 as (B * N, 3, H, W) of about zero mean and unit spread, in the weights' dtype."""
+        """Images (B, N, 3, H, W) uint8 as (B * N, 3, H, W) of about zero mean and unit spread."""
         pixels = images.flatten(0, 1).to(self.image_mean.dtype)
         return (pixels - self.image_mean) / self.image_std
 

@@ -106,5 +106,6 @@ class StudentConfig:
         for name in ("image_height", "image_width"):
             if getattr(self, name) % coarsest:
                 raise ValueError(
-                    f"student.{name} must be divisible by the backbone's stride {coarsest}, but is {getattr(self, name)}"
+                    f"student.{name} must be divisible by the stride {coarsest} of the backbone, but is "
+                    f"{getattr(self, name)}"
                 )

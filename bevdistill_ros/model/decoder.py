@@ -1,9 +1,9 @@
 """The set decoder that the camera student and the LiDAR teacher share.
 
 Deformable DETR (arXiv 2010.04159) with iterative box refinement, on BEV maps, as in BEVFormer (arXiv 2203.17270) and
-Object-DGCNN (arXiv 2110.06923). Deviation: a query's place is a learned reference point, spread evenly over the grid at first,
-and its positional embedding is computed from that point anew in each layer (as in DAB-DETR, arXiv 2201.12329), which learns
-faster than a free embedding that has to discover its point.
+Object-DGCNN (arXiv 2110.06923). Deviation: a query's place is a learned reference point, spread evenly over the grid
+at first, and its positional embedding is computed from that point anew in each layer (as in DAB-DETR, arXiv
+2201.12329), which learns faster than a free embedding that has to discover its point.
 
 Shape legend: L layers, B batch, Q queries, C channels, K classes.
 """
@@ -20,6 +20,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
 from bevdistill_ros.model.outputs import SetPrediction
 
+NUM_WAVES = 16  # sine and cosine pairs of a coordinate's embedding
 PRIOR_PROBABILITY = 0.01  # of a class at a query before training, as in focal loss
 CENTRE_CODES = (0, 1, 4)  # x, y and z in a regression code
 
@@ -27,7 +28,8 @@ CENTRE_CODES = (0, 1, 4)  # x, y and z in a regression code
 class QueryAttention(nn.Module):
     """Plain multi-head attention among the queries; the default query interaction.
 
-    A query interaction maps content (B, Q, C) and positional part (B, Q, C) to an update (B, Q, C), without the residual.
+    A query interaction maps content (B, Q, C) and positional part (B, Q, C) to an update (B, Q, C), without the
+    residual.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
@@ -111,8 +113,8 @@ class SetDecoder(nn.Module):
         super().__init__()
         self.grid = grid
         self.content = nn.Parameter(torch.randn(num_queries, embed_dim) * 0.02)
-        unit = spread_points(num_queries) if spread_references else torch.rand(num_queries, 3)
-        self.reference = nn.Parameter(inverse_sigmoid(unit))
+        unit = spread_points(num_queries) if spread_references else 0.01 + 0.98 * torch.rand(num_queries, 3)
+        self.reference = nn.Parameter(unit.logit())
         self.position = nn.Sequential(
             nn.Linear(3 * 2 * NUM_WAVES, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim)
         )
@@ -135,11 +137,13 @@ class SetDecoder(nn.Module):
         """Predict from maps (B, C, h, w), all over the grid's extent, rows along y and columns along x."""
         batch = levels[0].shape[0]
         content = self.content.expand(batch, -1, -1)
-        reference = self.reference.sigmoid().expand(batch, -1, -1)
+        # Kept as logits throughout: near the border, float32 loses what a sigmoid there and back would need.
+        reference = self.reference.expand(batch, -1, -1)
         logits, codes, features = [], [], []
         for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
-            position = self.position(sine_embedding(reference))
-            content = layer(content, position, reference[..., :2], levels)
+            place = reference.sigmoid()
+            position = self.position(sine_embedding(place))
+            content = layer(content, position, place[..., :2], levels)
             code, refined = self._code(box_head(content).float(), reference)
             logits.append(class_head(content).float())
             codes.append(code)
@@ -148,34 +152,26 @@ class SetDecoder(nn.Module):
         return SetPrediction(logits=torch.stack(logits), codes=torch.stack(codes), features=torch.stack(features))
 
     def _code(self, output: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Regression code (B, Q, 10) in metres of raw output (B, Q, 10), and its centre (B, Q, 3) in [0, 1]."""
-        centre = (output[..., CENTRE_CODES] + inverse_sigmoid(reference)).sigmoid()
-        x, y, z = self.grid.denormalize(centre).unbind(dim=-1)
+        """Regression code (B, Q, 10) in metres of raw output (B, Q, 10), and its centre as logits (B, Q, 3)."""
+        centre = output[..., CENTRE_CODES] + reference
+        x, y, z = self.grid.denormalize(centre.sigmoid()).unbind(dim=-1)
         columns = list(output.unbind(dim=-1))
         for column, value in zip(CENTRE_CODES, (x, y, z), strict=True):
             columns[column] = value
         return torch.stack(columns, dim=-1), centre
 
 
-NUM_WAVES = 32  # sine and cosine pairs of a coordinate's embedding
-
-
 def sine_embedding(points: Tensor) -> Tensor:
-    """Sines and cosines of points (..., 3) in [0, 1], of wave lengths from 2 down to 1/100: (..., 6 * NUM_WAVES)."""
-    frequencies = math.pi * 200.0 ** torch.linspace(0, 1, NUM_WAVES, device=points.device)
+    """Sines and cosines of points (..., 3) in [0, 1], of wave lengths from 2 down to 1/32: (..., 6 * NUM_WAVES)."""
+    frequencies = math.pi * 64.0 ** torch.linspace(0, 1, NUM_WAVES, device=points.device)
     phase = points.float().unsqueeze(-1) * frequencies
     return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)
 
 
 def spread_points(count: int) -> Tensor:
-    """Points (count, 3) in (0, 1) that cover x and y evenly (Halton sequence); z is 0.4 of the height, about where objects are."""
+    """Points (count, 3) in (0, 1) that cover x and y evenly (Halton sequence); z is 0.4, about where objects are."""
     x, y = (torch.tensor([_radical_inverse(index, base) for index in range(1, count + 1)]) for base in (2, 3))
     return torch.stack([x, y, torch.full_like(x, 0.4)], dim=-1)
-
-
-def inverse_sigmoid(unit: Tensor, margin: float = 1e-5) -> Tensor:
-    """Logit of values in [0, 1], kept `margin` away from both ends."""
-    return unit.clamp(margin, 1 - margin).logit()
 
 
 def _radical_inverse(index: int, base: int) -> float:

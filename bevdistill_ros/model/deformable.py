@@ -2,8 +2,8 @@
 
 Shape legend: B batch, Q queries, C channels, D channels a head, G heads, L levels, P points, h w cells of a level.
 
-Measured on a CPU: `grid_sample` a level, with the heads in its batch, takes a third of the time of gathering the four neighbours by
-index; and working through that batch in pieces that stay in the cache halves the time again.
+Measured on a CPU: `grid_sample` a level, with the heads in its batch, takes a third of the time of gathering the four
+neighbours by index; and working through that batch in pieces that stay in the cache halves the time again.
 """
 
 import math
@@ -21,8 +21,8 @@ def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tens
 
     Args:
         levels: L maps (B, G * D, h, w).
-        locations: (B, Q, G, L, P, 2), normalised (x, y) over each map: 0 and 1 are the outer borders of its first and last
-            cell.
+        locations: (B, Q, G, L, P, 2), normalised (x, y) over each map: 0 and 1 are the outer borders of its first and
+            last cell.
         weights: (B, Q, G, L, P).
 
     Returns:
@@ -40,7 +40,7 @@ def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tens
 
 
 def _sample(value: Tensor, grid: Tensor, weight: Tensor) -> Tensor:
-    """Weighted sums (M, D, Q) of samples of maps (M, D, h, w) at places (M, Q, P, 2) in [-1, 1] with weights (M, Q, P)."""
+    """Weighted sums (M, D, Q) of maps (M, D, h, w) at places (M, Q, P, 2) in [-1, 1] with weights (M, Q, P)."""
     sampled = F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return (sampled * weight.unsqueeze(1)).sum(dim=-1)
 

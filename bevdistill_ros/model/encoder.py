@@ -1,7 +1,8 @@
-"""The BEV encoder of BEVFormer (arXiv 2203.17270): queries on a grid around the ego collect what the cameras and the past show.
+"""The BEV encoder of BEVFormer (arXiv 2203.17270): queries on a grid around the ego collect what the cameras and the
+past show.
 
-Deviation: rows and columns of the learned positional embedding start as sines instead of at random, so that neighbours resemble each
-other from the first step.
+Deviation: rows and columns of the learned positional embedding start as sines instead of at random, so that
+neighbours resemble each other from the first step.
 
 Shape legend: B batch, N cameras, Q = rows * cols cells, C channels.
 """
@@ -21,7 +22,7 @@ from bevdistill_ros.model.temporal_attention import TemporalSelfAttention, ego_m
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention in BEV, cross-attention to the images, feed-forward; each with residual and layer norm after it."""
+    """Self-attention in BEV, cross-attention to images, feed-forward; each with residual and layer norm after it."""
 
     def __init__(
         self,
@@ -53,7 +54,8 @@ class EncoderLayer(nn.Module):
             cells: (B, Q, C).
             position: (Q, C), the positional part.
             reference: (B, Q, 2), normalised cell centres.
-            maps: What self-attention reads, (B, C, rows, cols): the current map, after the previous one if there is a past.
+            maps: What self-attention reads, (B, C, rows, cols): the current map, after the previous one if there is a
+                past.
             visible: What the cameras see.
             levels: Image features (B * N, C, h, w).
         """
@@ -176,7 +178,7 @@ class BevEncoder(nn.Module):
 
 
 def line_embedding(count: int, channels: int) -> Tensor:
-    """Sines and cosines (count, channels) of the places 0...count - 1, from half a wave over the line to half a wave a place."""
+    """Sines and cosines (count, channels) of places on a line, from half a wave over it to half a wave a place."""
     place = (torch.arange(count, dtype=torch.float32) + 0.5) / count
     frequency = math.pi * float(count) ** torch.linspace(0, 1, channels // 2)
     phase = place[:, None] * frequency

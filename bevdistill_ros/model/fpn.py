@@ -1,7 +1,8 @@
 """Feature pyramid network (arXiv 1612.03144).
 
-Deviation: each level ends in a group norm, as Deformable DETR's input projections do, so that the attention that reads the levels
-meets values of unit size whatever the backbone's scale; and, unlike batch norm, it never mixes the images of a batch.
+Deviation: each level ends in a group norm, as Deformable DETR's input projections do, so that the attention that
+reads the levels meets values of unit size whatever the backbone's scale; and, unlike batch norm, it never mixes the
+images of a batch.
 """
 
 import math
@@ -28,7 +29,8 @@ class FeaturePyramid(nn.Module):
         self.extras = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(extra))
         self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(32, channels), channels) for _ in range(num_levels))
         for layer in (*self.laterals, *self.outputs, *self.extras):
-            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+            assert isinstance(layer, nn.Conv2d)
+            assert layer.bias is not None
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 

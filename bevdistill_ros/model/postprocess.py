@@ -16,8 +16,8 @@ def detections_from(
 ) -> list[Detections]:
     """Turn the last decoder layer into detections, by falling score.
 
-    Every query may give several classes; the best (query, class) pairs of all are taken, without suppression of overlaps, as the
-    set loss leaves one query an object. Boxes with their centre outside the grid are dropped.
+    Every query may give several classes; the best (query, class) pairs of all are taken, without suppression of
+    overlaps, as the set loss leaves one query an object. Boxes with their centre outside the grid are dropped.
 
     Args:
         predictions: Of B frames.

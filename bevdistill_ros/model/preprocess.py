@@ -18,20 +18,20 @@ def preprocess(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Bring camera images to one size, and their intrinsics with them.
 
-    An image is scaled so that its width fits. What is then too high loses its top rows (sky); what is too low gets black
-    rows at the bottom. Pixel centres lie at whole numbers, so a scale s carries u to s (u + 0.5) - 0.5.
+    An image is scaled so that its width fits. What is then too high loses its top rows (sky); what is too low gets
+    black rows at the bottom. Pixel centres lie at whole numbers, so a scale s carries u to s (u + 0.5) - 0.5.
 
     Args:
-        images: One (h, w, 3) uint8 RGB array a camera, or None for a camera that is missing. It may have been decoded at a
-            reduced scale of its nominal size.
+        images: One (h, w, 3) uint8 RGB array a camera, or None for a camera that is missing. It may have been decoded
+            at a reduced scale of its nominal size.
         intrinsics: (N, 3, 3) [px] of images of the nominal sizes.
         sizes: Nominal height and width [px] of each camera.
         height: Rows of the network's input [px].
         width: Columns of the network's input [px].
 
     Returns:
-        Images (N, 3, height, width) uint8 RGB, black where missing; intrinsics (N, 3, 3) float64 of those images; and valid
-        (N,) bool, False for a missing camera.
+        Images (N, 3, height, width) uint8 RGB, black where missing; intrinsics (N, 3, 3) float64 of those images; and
+        valid (N,) bool, False for a missing camera.
 
     Raises:
         ValueError: The counts differ, an image is not (h, w, 3) uint8, or its aspect is not that of its nominal size.
@@ -39,7 +39,8 @@ def preprocess(
     count = len(images)
     if tuple(intrinsics.shape) != (count, 3, 3) or len(sizes) != count:
         raise ValueError(
-            f"{count} images need intrinsics ({count}, 3, 3) and {count} sizes, but got {tuple(intrinsics.shape)} and {len(sizes)}"
+            f"{count} images need intrinsics ({count}, 3, 3) and {count} sizes, "
+            f"but got {tuple(intrinsics.shape)} and {len(sizes)}"
         )
     canvas = np.zeros((count, height, width, 3), dtype=np.uint8)
     scaled = intrinsics.to(torch.float64, copy=True)
@@ -60,7 +61,8 @@ def _check_image(image: np.ndarray, size: tuple[int, int], index: int) -> None:
     # A decoder that halves rounds odd sizes up, so each side may be off by up to one pixel.
     if abs(image.shape[0] * size[1] - image.shape[1] * size[0]) > max(size):
         raise ValueError(
-            f"image {index} of {image.shape[1]}x{image.shape[0]} has another aspect than its calibration, {size[1]}x{size[0]}"
+            f"image {index} of {image.shape[1]}x{image.shape[0]} has another aspect than its calibration, "
+            f"{size[1]}x{size[0]}"
         )
 
 

@@ -1,12 +1,12 @@
 """Spatial cross-attention of BEVFormer (arXiv 2203.17270), section 3.3: BEV pillars look at the images that see them.
 
-Deviations: of a pillar's reference points only those that a camera sees are sampled there, and the attention weights are
-normalised over these (BEVFormer samples all of them as soon as one is seen, though the others may lie behind the camera); the
-query's positional part takes part; and there is no embedding of the camera's index, so that the order of the cameras is of no
-consequence.
+Deviations: of a pillar's reference points only those that a camera sees are sampled there, and the attention weights
+are normalised over these (BEVFormer samples all of them as soon as one is seen, though the others may lie behind the
+camera); the query's positional part takes part; and there is no embedding of the camera's index, so that the order of
+the cameras is of no consequence.
 
-Shape legend: B batch, N cameras, Q pillars, V visible pillars of a camera (padded), Z heights, G heads, L levels, P points a height,
-C channels.
+Shape legend: B batch, N cameras, Q pillars, V visible pillars of a camera (padded), Z heights, G heads, L levels, P
+points a height, C channels.
 """
 
 from collections.abc import Sequence
@@ -48,8 +48,8 @@ def visible_pillars(
 ) -> VisiblePillars:
     """Find the pillars that each camera sees, each batch item by its own cameras.
 
-    A point is seen if it is at least `MIN_DEPTH` in front, inside the image, and the camera is there; a pillar if any of its
-    points is.
+    A point is seen if it is at least `MIN_DEPTH` in front, inside the image, and the camera is there; a pillar if any
+    of its points is.
 
     Args:
         points: (Q, Z, 3) in the ego frame [m].
@@ -78,7 +78,7 @@ def visible_pillars(
 
 
 def _packed(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices (..., V) of the true entries of (..., Q), padded to the largest count V >= 1, and which are no padding."""
+    """Indices (..., V) of the true entries of (..., Q), padded to the largest count, and which are no padding."""
     count = chosen.sum(dim=-1)
     width = max(int(count.max()), 1)
     present = torch.arange(width, device=chosen.device) < count.unsqueeze(-1)
@@ -88,7 +88,7 @@ def _packed(chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SpatialCrossAttention(nn.Module):
-    """Each pillar gathers features around its reference points from the cameras that see it, and averages over these cameras.
+    """Pillars gather features around their reference points from the cameras that see them, and average over these.
 
     Args:
         embed_dim: Channels of BEV and images.
@@ -111,7 +111,7 @@ class SpatialCrossAttention(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """The first sample of a height starts on the reference point itself, for a sharp image in BEV from the first step."""
+        """The first sample of a height starts on the reference point itself, for a sharp BEV from the first step."""
         heads, levels, heights, points = self.shape
         ring = ring_offsets(heads, levels, points)
         ring = (ring - ring[:, :, :1])[:, :, None].expand(heads, levels, heights, points, 2)

@@ -1,9 +1,10 @@
 """Self-attention of the BEV with its own past, BEVFormer (arXiv 2203.17270), section 3.4.
 
-The previous BEV is carried into the current ego frame by the poses themselves, in metres about the grid's own origin, each batch
-item by its own motion.
+The previous BEV is carried into the current ego frame by the poses themselves, in metres about the grid's own origin,
+each batch item by its own motion.
 
-Deviation: the current map is the layer's own input, not the first layer's queries, so that deeper layers see what was found.
+Deviation: the current map is the layer's own input, not the first layer's queries, so that deeper layers see what was
+found.
 
 Shape legend: B batch, Q cells, C channels, G heads, P points; a map is (B, C, rows, cols).
 """
@@ -30,11 +31,13 @@ def warp_bev(bev: Tensor, previous_from_current: Tensor, grid: BevGrid) -> Tenso
         grid: The grid, around the ego in both frames.
 
     Returns:
-        (B, C, rows, cols) on `grid` in the current ego frame, in the map's dtype; zero where the old map does not reach.
+        (B, C, rows, cols) on `grid` in the current ego frame, in the map's dtype; zero where the old map does not
+        reach.
     """
-    # In float32, places and interpolation weights are off by some 1e-5 of a cell, and standing still would blur the map.
+    # In float32, places are off by some 1e-5 of a cell, and standing still would blur the map.
     with torch.autocast(bev.device.type, enabled=False):
-        centres = grid.cell_centres(bev.device).double()
+        row, col = (torch.arange(count, device=bev.device, dtype=torch.float64) for count in (grid.rows, grid.cols))
+        centres = grid.metres_from_cells(torch.stack(torch.meshgrid(col, row, indexing="xy"), dim=-1))
         motion = previous_from_current.to(bev.device, torch.float64)
         turned = torch.einsum("bij,rcj->brci", motion[:, :2, :2], centres)
         unit = grid.normalize(turned + motion[:, None, None, :2, 3])
@@ -81,8 +84,8 @@ class TemporalSelfAttention(nn.Module):
         Args:
             query: (B, Q, C), the current map's cells with their positional part added.
             reference: (B, Q, 2), normalised cell centres; not changed.
-            maps: The previous map (B, C, rows, cols), already in the current ego frame, and the current one; where there is no
-                previous map, the current one twice.
+            maps: The previous map (B, C, rows, cols), already in the current ego frame, and the current one; where
+                there is no previous map, the current one twice.
 
         Returns:
             (B, Q, C), without the residual.

@@ -217,13 +217,15 @@ def differences_from_training(
         trained = float(training.intrinsics[index, 0, 0]) / training.image_size[1]
         if abs(focal / trained - 1) > focal_tolerance:
             lines.append(
-                f"{camera} sees {_field_of_view(focal):.0f} degrees, the model was trained on {_field_of_view(trained):.0f}: "
-                "its depth will be wrong"
+                f"{camera} sees {_field_of_view(focal):.0f} degrees, the model was trained on "
+                f"{_field_of_view(trained):.0f}: its depth will be wrong"
             )
         axes = torch.stack([actual.ego_from_camera[index, :3, 2], training.ego_from_camera[index, :3, 2]]).double()
         angle = math.degrees(math.acos(float((axes[0] @ axes[1]).clamp(-1, 1))))
         if angle > AXIS_LIMIT_DEG:
-            lines.append(f"{camera} looks {angle:.0f} degrees away from its direction in training; check the camera order")
+            lines.append(
+                f"{camera} looks {angle:.0f} degrees away from its direction in training; check the camera order"
+            )
     return lines
 
 

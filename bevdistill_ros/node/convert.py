@@ -57,7 +57,7 @@ def image_of(message: Any, *, nominal_width: int, width: int) -> np.ndarray:
     Args:
         message: The message; rgb8 is not copied.
         nominal_width: Columns of the whole image [px].
-        width: Columns that are needed in the end [px]; a compressed image that is much larger is decoded at a reduced size.
+        width: Columns that are needed in the end [px]; a much larger compressed image is decoded at a reduced size.
 
     Raises:
         ValueError: The image is damaged, or of a format or encoding that is not supported.

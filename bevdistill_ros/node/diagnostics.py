@@ -60,9 +60,10 @@ class Monitor:
     Args:
         cameras: Camera names.
         limits: Limits of good and bad.
+        started_ns: When the node began to run [ns].
     """
 
-    def __init__(self, cameras: Sequence[str], limits: DiagnosticsParameters) -> None:
+    def __init__(self, cameras: Sequence[str], limits: DiagnosticsParameters, *, started_ns: int) -> None:
         self._cameras = tuple(cameras)
         self._limits = limits
         self._lock = threading.Lock()
@@ -73,7 +74,7 @@ class Monitor:
         self._drops: Counter[str] = Counter()
         self._faults: dict[str, tuple[int, str]] = {}
         self._fault_counts: Counter[str] = Counter()
-        self._started_ns: int | None = None
+        self._started_ns = started_ns
         self.sets_processed = 0
         self.last_drop_reason = ""
 
@@ -81,11 +82,6 @@ class Monitor:
     def sets_dropped(self) -> int:
         """Sets dropped so far."""
         return self._drops.total()
-
-    def start(self, now_ns: int) -> None:
-        """The node begins to run."""
-        with self._lock:
-            self._started_ns = now_ns
 
     def image(self, camera: str, now_ns: int) -> None:
         """An image arrived."""
@@ -122,7 +118,7 @@ class Monitor:
                 self._spread(reports),
                 self._drop_ratio(),
                 self._missing_cameras(reports, now_ns),
-                self._calibration(),
+                self._input_faults(),
                 self._ego_motion(reports),
             ]
 
@@ -137,8 +133,8 @@ class Monitor:
                 times.popleft()
 
     def _rate(self, now_ns: int) -> Item:
-        started = now_ns if self._started_ns is None else min(self._started_ns, now_ns)
-        seconds = min(now_ns - started, self._window) / 1e9
+        self._started_ns = min(self._started_ns, now_ns)  # of a clock that was set back
+        seconds = min(now_ns - self._started_ns, self._window) / 1e9
         rate = len(self._reports) / seconds if seconds > 0 else 0.0
         level = _below(rate, self._limits.warn_rate_hz, self._limits.error_rate_hz)
         # The first set takes a moment, which is nobody's fault.
@@ -175,7 +171,9 @@ class Monitor:
         message = f"{dropped} of {dropped + processed} sets dropped"
         if self._recent_drops:
             message += f", last: {self._recent_drops[-1][1]}"
-        return Item(name="drops", level=level, message=message, values={"sets dropped": str(self._drops.total()), **values})
+        return Item(
+            name="drops", level=level, message=message, values={"sets dropped": str(self._drops.total()), **values}
+        )
 
     def _missing_cameras(self, reports: list[SetReport], now_ns: int) -> Item:
         timeout = self._limits.camera_timeout_s * 1e9
@@ -194,18 +192,18 @@ class Monitor:
             return Item(name="cameras", level=Level.WARN, message=message, values=values)
         return Item(name="cameras", level=Level.OK, message=f"all {len(self._cameras)} send", values=values)
 
-    def _calibration(self) -> Item:
+    def _input_faults(self) -> Item:
         values = {f"faults of {name}": str(count) for name, count in self._fault_counts.items()}
         if self._faults:
             message = "; ".join(f"{subject}: {message}" for subject, (_, message) in self._faults.items())
-            return Item(name="calibration", level=Level.WARN, message=message, values=values)
-        return Item(name="calibration", level=Level.OK, message="usable", values=values)
+            return Item(name="inputs", level=Level.WARN, message=message, values=values)
+        return Item(name="inputs", level=Level.OK, message="usable", values=values)
 
     def _ego_motion(self, reports: list[SetReport]) -> Item:
         unknown = sum(not report.motion_known for report in reports)
         values = {"sets without a pose": str(unknown)}
         if unknown:
-            message = f"{unknown} of {len(reports)} sets without the pose at an image stamp: taken as standing still, without memory"
+            message = f"{unknown} of {len(reports)} sets without a pose: taken as standing still, without memory"
             return Item(name="ego motion", level=Level.WARN, message=message, values=values)
         return Item(name="ego motion", level=Level.OK, message="known", values=values)
 

@@ -74,7 +74,7 @@ class OdometryBuffer:
             self._condition.notify_all()
 
     def odom_from_ego(self, stamp_ns: int) -> np.ndarray | None:
-        """Pose (4, 4) at a stamp: the stored one where there is one of exactly this stamp, else between its neighbours."""
+        """Pose (4, 4) at a stamp: the one of exactly this stamp where there is one, else between its neighbours."""
         with self._condition:
             place = bisect_left(self._stamps, stamp_ns)
             if place == len(self._stamps):
@@ -88,7 +88,7 @@ class OdometryBuffer:
             return interpolate_poses(self._poses[place - 1], self._poses[place], fraction)
 
     def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
-        """Wait until odometry reaches a stamp; a source that was waited for in vain is not waited for until it speaks again."""
+        """Wait until odometry reaches a stamp; after a wait in vain, not again until odometry comes."""
         with self._condition:
             if self._is_silent and not self._reaches(stamp_ns):
                 return False
@@ -117,8 +117,8 @@ def compensate(
         poses: odom_from_ego (4, 4) [m] at each camera's stamp, None where unknown.
 
     Returns:
-        ego_from_camera (N, 4, 4) float64 at the reference stamp, where a camera without a pose keeps its mounting; and whether
-        all poses were known.
+        ego_from_camera (N, 4, 4) float64 at the reference stamp, where a camera without a pose keeps its mounting; and
+        whether all poses were known.
     """
     moved = np.array(ego_from_camera, dtype=np.float64)
     if reference_pose is None:

@@ -11,7 +11,7 @@ except ModuleNotFoundError:
 
     HAS_MESSAGE_FILTERS = False
 
-__all__ = ["HAS_MESSAGE_FILTERS", "SimpleFilter", "Subscriber", "approximate_time"]
+__all__ = ["HAS_MESSAGE_FILTERS", "SimpleFilter", "Subscriber", "approximate_time", "require_message_filters"]
 
 
 def approximate_time(filters: list[Any], *, queue_size: int, slop: float) -> Any:
@@ -25,9 +25,14 @@ def approximate_time(filters: list[Any], *, queue_size: int, slop: float) -> Any
     Raises:
         ValueError: `message_filters` is not installed.
     """
+    require_message_filters()
+    return ApproximateTimeSynchronizer(filters, queue_size=queue_size, slop=slop)
+
+
+def require_message_filters() -> None:
+    """Raise ValueError where `message_filters` is not installed, and say what to do."""
     if not HAS_MESSAGE_FILTERS:
         raise ValueError(
             "sync.policy approximate_time needs the ROS package message_filters, which is not installed; "
             "install it, or set sync.policy to anchor"
         )
-    return ApproximateTimeSynchronizer(filters, queue_size=queue_size, slop=slop)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nav_msgs.msg import Odometry
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -65,19 +66,33 @@ class Inputs:
         self._listeners = listeners
         self._reference = parameters.cameras.index(parameters.reference_camera)
         self._arrivals: dict[int, tuple[float, float]] = {}
-        self._filters = [self._image_filter(name) for name in parameters.cameras]
+        self._filters: list[Any] = []
+        self._subscriptions: list[Any] = []
+        self._timer: Any = None
+        try:
+            self._open()
+        except Exception:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        cameras = self._parameters.cameras
+        for name in cameras:
+            self._filters.append(self._image_filter(name))
+            self._subscriptions.append(self._filters[-1].sub)
         self._synchronizer = self._synchronize()
         self._synchronizer.registerCallback(self._on_messages)
-        self._subscriptions = [filter.sub for filter in self._filters]
-        if calibrations is not None:
-            self._subscriptions += [self._camera_info(name) for name in parameters.cameras]
-        if odometry is not None:
+        if self._calibrations is not None:
+            self._subscriptions += [self._camera_info(name) for name in cameras]
+        if self._odometry is not None:
             self._subscriptions.append(self._subscribe(Odometry, "odometry", self._on_odometry, ODOMETRY_DEPTH))
-        self._timer = node.create_timer(EXPIRY_PERIOD_S, self._expire)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self._node.create_timer(EXPIRY_PERIOD_S, self._expire, clock=steady)
 
     def close(self) -> None:
         """Stop listening."""
-        self._node.destroy_timer(self._timer)
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 

@@ -63,7 +63,9 @@ def draw_bev(detections: Detections, grid: BevGrid, *, size: int) -> np.ndarray:
     reach = max(abs(grid.x_min), grid.x_max, abs(grid.y_min), grid.y_max)
     for ring in range(1, math.floor(reach / TICK) + 1):
         cv2.circle(picture, pixel(0, 0), round(ring * TICK * scale), (60, 60, 60), 1, cv2.LINE_AA)
-        cv2.putText(picture, f"{ring * TICK:.0f} m", pixel(ring * TICK, -0.5), FONT, 0.35, (140, 140, 140), 1, cv2.LINE_AA)
+        cv2.putText(
+            picture, f"{ring * TICK:.0f} m", pixel(ring * TICK, -0.5), FONT, 0.35, (140, 140, 140), 1, cv2.LINE_AA
+        )
     cv2.arrowedLine(picture, pixel(0, 0), pixel(TICK / 2, 0), (60, 60, 230), 2, cv2.LINE_AA)
     cv2.arrowedLine(picture, pixel(0, 0), pixel(0, TICK / 2), (60, 200, 60), 2, cv2.LINE_AA)
     cv2.putText(picture, "x", pixel(TICK / 2 + 1, 0), FONT, 0.4, (60, 60, 230), 1, cv2.LINE_AA)
@@ -78,7 +80,9 @@ def draw_bev(detections: Detections, grid: BevGrid, *, size: int) -> np.ndarray:
         nose = ((corners[0][0] + corners[3][0]) / 2, (corners[0][1] + corners[3][1]) / 2)
         cv2.line(picture, pixel(box[0], box[1]), pixel(*nose), colour, 1, cv2.LINE_AA)
         if math.hypot(box[7], box[8]) > 0.5:
-            cv2.arrowedLine(picture, pixel(box[0], box[1]), pixel(box[0] + box[7], box[1] + box[8]), INK, 1, cv2.LINE_AA)
+            cv2.arrowedLine(
+                picture, pixel(box[0], box[1]), pixel(box[0] + box[7], box[1] + box[8]), INK, 1, cv2.LINE_AA
+            )
     return picture
 
 

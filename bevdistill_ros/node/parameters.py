@@ -1,6 +1,7 @@
 """The node's parameters: one field each, with its default, its meaning and what it may be."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, cast
@@ -11,6 +12,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+
+_TOPIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def setting(
@@ -47,7 +50,9 @@ class SyncParameters:
         "anchor: sets around the reference camera; approximate_time: the synchroniser of message_filters",
         choices=("anchor", "approximate_time"),
     )
-    reference_camera: str = setting("", "camera whose stamps are the sets'; best one that fires amid the ring; empty: the first")
+    reference_camera: str = setting(
+        "", "camera whose stamps are the sets'; best one that fires amid the ring; empty: the first"
+    )
     max_spread_ms: float = setting(100.0, "largest difference of two image stamps in a set [ms]", low=0.1, high=1000.0)
     max_age_ms: float = setting(150.0, "longest wait for the other cameras of a set [ms]", low=1.0, high=5000.0)
 
@@ -56,9 +61,15 @@ class SyncParameters:
 class TemporalParameters:
     """When the memory of the temporal model is good, and how far apart its looks are."""
 
-    max_gap_s: float = setting(2.0, "longest time between two sets, beyond it the memory is reset [s]", low=0.05, high=60.0)
-    max_jump_m: float = setting(10.0, "longest move between two sets, beyond it the memory is reset [m]", low=0.1, high=1000.0)
-    interval_s: float = setting(0.5, "time between the looks that are remembered, as in training; 0: every set [s]", low=0.0, high=10.0)
+    max_gap_s: float = setting(
+        1.5, "longest time between two sets, beyond it the memory is reset [s]", low=0.05, high=60.0
+    )
+    max_jump_m: float = setting(
+        30.0, "longest move between two sets, beyond it the memory is reset [m]", low=0.1, high=1000.0
+    )
+    interval_s: float = setting(
+        0.5, "age of the look that the model is reminded of, as in training [s]", low=0.01, high=10.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +77,9 @@ class EgoMotionParameters:
     """Where the vehicle's motion comes from."""
 
     source: Literal["odometry", "tf", "none"] = setting(
-        "odometry", "odometry: topic; tf: odom_frame from base_frame; none: standing still", choices=("odometry", "tf", "none")
+        "odometry",
+        "odometry: topic; tf: odom_frame from base_frame; none: standing still",
+        choices=("odometry", "tf", "none"),
     )
     max_wait_ms: float = setting(50.0, "longest wait for the pose at the stamps of a set [ms]", low=0.0, high=1000.0)
     max_gap_s: float = setting(0.5, "poses further apart are not interpolated [s]", low=0.001, high=10.0)
@@ -85,8 +98,12 @@ class DiagnosticsParameters:
     warn_spread_ms: float = setting(90.0, "warn above this spread of a set [ms]", low=0.0, high=1e6)
     warn_drop_ratio: float = setting(0.2, "warn above this part of dropped sets", low=0.0, high=1.0)
     error_drop_ratio: float = setting(0.8, "error above this part of dropped sets", low=0.0, high=1.0)
-    camera_timeout_s: float = setting(1.0, "a camera that sends nothing for longer counts as missing [s]", low=0.01, high=60.0)
-    focal_tolerance: float = setting(0.15, "allowed relative difference of focal length to the training rig", low=0.0, high=10.0)
+    camera_timeout_s: float = setting(
+        1.0, "a camera that sends nothing for longer counts as missing [s]", low=0.01, high=60.0
+    )
+    focal_tolerance: float = setting(
+        0.15, "allowed relative difference of focal length to the training rig", low=0.0, high=10.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +117,16 @@ class DetectorParameters:
     autostart: bool = setting(True, "configure and activate the node by itself")
     bundle: str = setting("", "folder of the model bundle, as `bevdistill export` writes it")
     device: str = setting("auto", "torch device such as cpu or cuda:0; auto: cuda where there is one")
-    precision: str = setting("fp32", "number format of the network", choices=("fp32", "fp16", "bf16"))
-    engine: str = setting("torch", "what runs the network", choices=("torch", "onnx"))
-    cameras: tuple[str, ...] = setting(NUSCENES_CAMERAS, "camera names; they name the input topics and fill the model's places")
-    transport: Literal["raw", "compressed"] = setting("compressed", "kind of the image topics", choices=("raw", "compressed"))
+    precision: Literal["fp32", "fp16", "bf16"] = setting(
+        "fp32", "number format of the network", choices=("fp32", "fp16", "bf16")
+    )
+    engine: Literal["torch", "onnx"] = setting("torch", "what runs the network", choices=("torch", "onnx"))
+    cameras: tuple[str, ...] = setting(
+        NUSCENES_CAMERAS, "camera names; they name the input topics and fill the model's places"
+    )
+    transport: Literal["raw", "compressed"] = setting(
+        "compressed", "kind of the image topics", choices=("raw", "compressed")
+    )
     images_rectified: bool = setting(False, "the images are rectified already: take P instead of K, and no distortion")
     intrinsics: Literal["camera_info", "rig_file"] = setting(
         "camera_info", "where the camera matrices come from", choices=("camera_info", "rig_file")
@@ -126,6 +149,16 @@ class DetectorParameters:
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f"parameter cameras must be different names, at least one, but is {list(self.cameras)}")
+        unfit = [name for name in self.cameras if not _TOPIC_NAME.fullmatch(name)]
+        if unfit:
+            raise ValueError(
+                f"parameter cameras names {', '.join(unfit)}, but a name becomes part of a topic: "
+                "letters, digits and underscores, beginning with a letter"
+            )
+        if self.sync.policy == "approximate_time" and self.missing_camera == "blank":
+            raise ValueError(
+                "sync.policy approximate_time knows whole sets only; set missing_camera to skip, or sync.policy to anchor"
+            )
         if self.sync.reference_camera and self.sync.reference_camera not in self.cameras:
             raise ValueError(
                 f"parameter sync.reference_camera is '{self.sync.reference_camera}', "
@@ -228,7 +261,9 @@ def check_change(parameters: list[Parameter[Any]], *, is_running: bool) -> SetPa
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if is_running and not known[parameter.name].metadata["live"]:
-            reason = f"parameter {parameter.name} cannot change while the node is configured; deactivate and clean up first"
+            reason = (
+                f"parameter {parameter.name} cannot change while the node is configured; deactivate and clean up first"
+            )
             return SetParametersResult(successful=False, reason=reason)
     return SetParametersResult(successful=True)
 
@@ -259,7 +294,9 @@ def _descriptor(entry: Any) -> ParameterDescriptor:
     if limits["choices"]:
         descriptor.additional_constraints = allowed(entry)
     if limits["low"] is not None and isinstance(entry.default, float):
-        descriptor.floating_point_range = [FloatingPointRange(from_value=limits["low"], to_value=limits["high"], step=0.0)]
+        descriptor.floating_point_range = [
+            FloatingPointRange(from_value=limits["low"], to_value=limits["high"], step=0.0)
+        ]
     elif limits["low"] is not None:
         descriptor.integer_range = [IntegerRange(from_value=limits["low"], to_value=limits["high"], step=1)]
     return descriptor

@@ -22,9 +22,7 @@ MOUNTING_TOLERANCE = 1e-3  # [m, and sine of an angle] mountings that change by 
 class Engine(Protocol):
     """What runs the network."""
 
-    @property
-    def timings(self) -> dict[str, float]:
-        """Times of the last `infer` [ms], by stage."""
+    stage_ms: dict[str, float]  # of the last `infer`: preprocess, inference, postprocess
 
     def infer(self, frame: CameraFrame) -> Detections:
         """Detect, and remember the look for the next."""
@@ -58,6 +56,9 @@ class Outcome:
     detections: Detections
     stage_ms: dict[str, float]
     motion_known: bool
+
+
+CalibratedCamera = tuple[Calibration, np.ndarray]  # intrinsics, and mounting ego_from_camera (4, 4) [m]
 
 
 class UnusableSet(ValueError):
@@ -112,9 +113,12 @@ class Pipeline:
         self._rectifiers = [Rectifier() for _ in self._cameras]
         self._pool = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
         # Of a blank camera the network sees nothing, but a rig has no gaps: the training rig fills them.
-        self._filling = calibrations_of(training_rig)
+        self._filling: list[CalibratedCamera] = list(
+            zip(calibrations_of(training_rig).values(), training_rig.ego_from_camera.double().numpy(), strict=True)
+        )
         self._reset_wanted = threading.Event()
-        self._last_rig: list[tuple[Calibration, np.ndarray] | None] = [None] * len(self._cameras)
+        self._last_rig: list[CalibratedCamera | None] = [None] * len(self._cameras)
+        self._rig_is_fresh = False
 
     def request_reset(self) -> None:
         """Forget the temporal memory before the next set; safe to call from any thread."""
@@ -144,30 +148,19 @@ class Pipeline:
         if self._reset_wanted.is_set() or not motion_known:
             self._reset_wanted.clear()
             self._engine.reset()
-        started = time.perf_counter()
         detections = self._engine.infer(frame)
-        stages["inference"] = (time.perf_counter() - started) * 1e3
-        stages["postprocess"] = self._engine.timings.get("postprocess", 0.0)
-        stages["inference"] -= stages["postprocess"]
+        stages["preprocess"] += self._engine.stage_ms["preprocess"]
+        stages |= {name: self._engine.stage_ms[name] for name in ("inference", "postprocess")}
         return Outcome(frame=frame, detections=detections, stage_ms=stages, motion_known=motion_known)
 
-    def current_rig(self) -> CameraRig | None:
-        """Rig of the last set, None as long as a camera is not known; with the image size of the training rig."""
-        if any(entry is None for entry in self._last_rig):
-            return None
+    def fresh_rig(self) -> CameraRig | None:
+        """Rig of the vehicle, once after each change of it; None otherwise, or as long as a camera is not known."""
         known = [entry for entry in self._last_rig if entry is not None]
-        blank = frame_from_images(
-            [None] * len(known),
-            stamp_ns=0,
-            names=self._training_rig.names,
-            intrinsics=np.stack([calibration.matrix for calibration, _ in known]),
-            sizes=[calibration.size for calibration, _ in known],
-            ego_from_camera=np.stack([mounting for _, mounting in known]),
-            global_from_ego=np.eye(4),
-            height=self._training_rig.image_size[0],
-            width=self._training_rig.image_size[1],
-        )
-        return blank.rig
+        if not self._rig_is_fresh or len(known) < len(self._last_rig):
+            return None
+        self._rig_is_fresh = False
+        stamp_ns, nobody = 0, [None] * len(known)
+        return self._assemble(nobody, known, stamp_ns, np.stack([mounting for _, mounting in known]), np.eye(4)).rig
 
     def _await_sources(self, images: ImageSet) -> None:
         deadline = time.monotonic() + self._max_wait_s
@@ -176,7 +169,7 @@ class Pipeline:
         present = [name for name, stamp in zip(self._cameras, images.stamps_ns, strict=True) if stamp is not None]
         self._calibrations.wait_for(present, max(deadline - time.monotonic(), 0.0))
 
-    def _calibrated(self, index: int, images: ImageSet) -> tuple[Calibration, np.ndarray] | None:
+    def _calibrated(self, index: int, images: ImageSet) -> CalibratedCamera | None:
         """Intrinsics and mounting of a camera at its stamp; None where it is missing or they are not usable."""
         name, stamp = self._cameras[index], images.stamps_ns[index]
         if stamp is None:
@@ -188,7 +181,7 @@ class Pipeline:
             self._on_fault(name, str(error))
             return None
 
-    def _decoded(self, index: int, images: ImageSet, rig: tuple[Calibration, np.ndarray] | None) -> np.ndarray | None:
+    def _decoded(self, index: int, images: ImageSet, rig: CalibratedCamera | None) -> np.ndarray | None:
         """Pixels of a camera; None where it is missing or its image is not usable."""
         if rig is None:
             return None
@@ -208,23 +201,27 @@ class Pipeline:
         if len(unusable) == len(pixels) or (unusable and self._missing_camera == "skip"):
             raise UnusableSet(f"unusable {', '.join(unusable)}")
 
-    def _note_rig(self, rig: list[tuple[Calibration, np.ndarray] | None]) -> None:
+    def _note_rig(self, rig: list[CalibratedCamera | None]) -> None:
         """Reset the memory where a camera was turned, moved or exchanged since its last image."""
-        pairs = [(old, new) for old, new in zip(self._last_rig, rig, strict=True) if old is not None and new is not None]
+        pairs = [
+            (old, new) for old, new in zip(self._last_rig, rig, strict=True) if old is not None and new is not None
+        ]
         changed = any(
             not old[0].same_as(new[0]) or np.abs(old[1] - new[1]).max() > MOUNTING_TOLERANCE for old, new in pairs
         )
+        if changed or len(pairs) < sum(entry is not None for entry in rig):
+            self._rig_is_fresh = True
         self._last_rig = [new or old for old, new in zip(self._last_rig, rig, strict=True)]
         if changed:
             self.request_reset()
             self._on_rig_change()
 
     def _frame(
-        self, images: ImageSet, pixels: list[np.ndarray | None], rig: list[tuple[Calibration, np.ndarray] | None]
+        self, images: ImageSet, pixels: Sequence[np.ndarray | None], rig: list[CalibratedCamera | None]
     ) -> tuple[CameraFrame, bool]:
-        names = self._training_rig.names
-        fillings = zip([self._filling[name] for name in names], self._training_rig.ego_from_camera.numpy(), strict=True)
-        full = [entry or filling for entry, filling in zip(rig, fillings, strict=True)]
+        full = [
+            now or before or filling for now, before, filling in zip(rig, self._last_rig, self._filling, strict=True)
+        ]
         reference_pose = self._motion.odom_from_ego(images.stamp_ns)
         # A missing camera has no motion to make up for.
         stamps = [images.stamp_ns if stamp is None else stamp for stamp in images.stamps_ns]
@@ -233,18 +230,29 @@ class Pipeline:
             reference_pose,
             [self._motion.odom_from_ego(stamp) for stamp in stamps],
         )
-        frame = frame_from_images(
+        pose = np.eye(4) if reference_pose is None else reference_pose
+        return self._assemble(pixels, full, images.stamp_ns, mountings, pose), motion_known
+
+    def _assemble(
+        self,
+        pixels: Sequence[np.ndarray | None],
+        rig: Sequence[CalibratedCamera],
+        stamp_ns: int,
+        mountings: np.ndarray,
+        global_from_ego: np.ndarray,
+    ) -> CameraFrame:
+        height, width = self._training_rig.image_size
+        return frame_from_images(
             pixels,
-            stamp_ns=images.stamp_ns,
-            names=names,
-            intrinsics=np.stack([calibration.matrix for calibration, _ in full]),
-            sizes=[calibration.size for calibration, _ in full],
+            stamp_ns=stamp_ns,
+            names=self._training_rig.names,
+            intrinsics=np.stack([calibration.matrix for calibration, _ in rig]),
+            sizes=[calibration.size for calibration, _ in rig],
             ego_from_camera=mountings,
-            global_from_ego=np.eye(4) if reference_pose is None else reference_pose,
-            height=self._training_rig.image_size[0],
-            width=self._training_rig.image_size[1],
+            global_from_ego=global_from_ego,
+            height=height,
+            width=width,
         )
-        return frame, motion_known
 
 
 @contextmanager

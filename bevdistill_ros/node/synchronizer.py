@@ -1,14 +1,14 @@
 """Sets of the camera ring, anchored at one camera.
 
-An image of the reference camera anchors a set, and every other camera contributes the image nearest in time. The set is
-emitted as soon as no nearer image can come, so it costs no wait beyond the last camera of the ring. The interface is that of
-`message_filters`.
+An image of the reference camera anchors a set, and every other camera contributes the image nearest in time. The set
+is emitted as soon as no nearer image can come, so it costs no wait beyond the last camera of the ring. The interface is
+that of `message_filters`.
 """
 
 import threading
 from bisect import bisect_left, insort
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from bevdistill_ros.node.filters import SimpleFilter
 MissingCamera = Literal["skip", "blank"]
 
 CLOCK_JUMP_NS = 1_000_000_000  # a stream whose stamps fall back by more has had its clock set back
+FIRST_GAP_NS = 50_000_000  # taken for the gap of a stream that has shown none yet: no camera of a ring is much faster
 NUM_GAPS = 8  # recent gaps that tell the period of a stream
 GAP_MARGIN = 0.9  # part of the shortest recent gap that the next one is trusted to have
 
@@ -63,7 +64,7 @@ class Stream:
         lead = stamp - best[0]
         if lead <= 0 or self.newest > best[0]:
             return True
-        return bool(self._gaps) and 2 * lead <= GAP_MARGIN * min(self._gaps)
+        return 2 * lead <= GAP_MARGIN * min(self._gaps, default=FIRST_GAP_NS)
 
     def forget_before(self, stamp: int) -> None:
         """Let go of messages older than a stamp."""
@@ -87,7 +88,7 @@ class AnchorSynchronizer(SimpleFilter):
         reference: The camera whose images anchor the sets.
         max_spread_ns: Largest difference of two stamps in a set.
         max_age_ns: Longest wait for the other cameras after the anchor arrived.
-        missing_camera: What to do where a camera has no image: `skip` the set or emit it with a `blank`.
+        missing_camera: What to do where a camera has no image near enough: `skip` the set or emit it with a `blank`.
         stamp_of: The stamp of a message [ns].
         now_ns: The clock that `max_age_ns` is measured with.
         on_drop: Called with the reason when a set is dropped.
@@ -115,7 +116,9 @@ class AnchorSynchronizer(SimpleFilter):
     ) -> None:
         super().__init__()
         if reference not in names:
-            raise ValueError(f"sync.reference_camera is '{reference}', but must be one of the cameras {', '.join(names)}")
+            raise ValueError(
+                f"sync.reference_camera is '{reference}', but must be one of the cameras {', '.join(names)}"
+            )
         if len(filters) != len(names):
             raise ValueError(f"{len(names)} cameras need as many filters, but got {len(filters)}")
         self._names = tuple(names)
@@ -201,15 +204,18 @@ class AnchorSynchronizer(SimpleFilter):
             overdue = now - anchor.arrived >= self._max_age
             chosen = {name: stream.nearest(anchor.stamp, self._max_spread) for name, stream in self._streams.items()}
             unsettled = set() if overdue else self._unsettled(anchor.stamp)
-            reason = self._fault(chosen, unsettled)
+            outliers = self._outliers(anchor.stamp, {name: chosen[name] for name in chosen if name not in unsettled})
+            reason = self._reason_to_skip(chosen, unsettled, outliers)
             if unsettled and not reason:
                 break
-            if overdue:
+            # Where a set is skipped anyway, there is no time to win.
+            if overdue and self._missing_camera == "blank":
                 self._note_silent(anchor.stamp)
             if reason:
                 dropped.append(reason)
             else:
-                ready.append(tuple(entry[1] if (entry := chosen[name]) else None for name in self._names))
+                usable = {name: entry[1] for name, entry in chosen.items() if entry and name not in outliers}
+                ready.append(tuple(usable.get(name) for name in self._names))
             self._anchors.pop(0)
             self._last_resolved = anchor.stamp
             for stream in self._streams.values():
@@ -227,15 +233,31 @@ class AnchorSynchronizer(SimpleFilter):
             if stream.newest is None or stream.newest < stamp - self._max_spread:
                 self._silent.add(name)
 
-    def _fault(self, chosen: dict[str, tuple[int, Any] | None], unsettled: set[str]) -> str:
-        """Why these images can make no set, whatever may still come of the unsettled cameras; empty where they can."""
+    def _outliers(self, stamp: int, chosen: Mapping[str, tuple[int, Any] | None]) -> dict[str, int]:
+        """Cameras that must go, those furthest from the anchor first, for the rest to be within the largest spread.
+
+        Returns:
+            Spread with each of them [ns], by name.
+        """
+        stamps = {name: entry[0] for name, entry in chosen.items() if entry}
+        outliers: dict[str, int] = {}
+        while (spread := max(stamps.values()) - min(stamps.values())) > self._max_spread:
+            furthest = max(stamps, key=lambda name: abs(stamps[name] - stamp))
+            outliers[furthest] = spread
+            del stamps[furthest]
+        return outliers
+
+    def _reason_to_skip(
+        self, chosen: Mapping[str, tuple[int, Any] | None], unsettled: set[str], outliers: Mapping[str, int]
+    ) -> str:
+        """Why there can be no set, whatever may still come of the unsettled cameras; empty where there can be."""
+        if self._missing_camera == "blank":
+            return ""
         missing = [name for name in self._names if chosen[name] is None and name not in unsettled]
-        if missing and self._missing_camera == "skip":
+        if missing:
             return f"missing {', '.join(missing)}"
-        stamps = [entry[0] for name, entry in chosen.items() if entry and name not in unsettled]
-        spread = max(stamps) - min(stamps)
-        if spread > self._max_spread:
-            return f"spread of {spread / 1e6:.0f} ms above sync.max_spread_ms"
+        if outliers:
+            return f"spread of {max(outliers.values()) / 1e6:.0f} ms above sync.max_spread_ms ({', '.join(outliers)})"
         return ""
 
     def _emit(self, ready: list[tuple[Any, ...]], dropped: list[str]) -> None:

@@ -76,7 +76,9 @@ class TfMountings:
     def ego_from_camera(self, camera: str, frame_id: str, stamp_ns: int) -> np.ndarray:
         """Mounting (4, 4) of a camera by its frame."""
         if not frame_id:
-            raise ValueError(f"camera_info of {camera} names no frame, so tf cannot tell where it sits; set header.frame_id")
+            raise ValueError(
+                f"camera_info of {camera} names no frame, so tf cannot tell where it sits; set header.frame_id"
+            )
         return np.asarray(self._transforms.lookup(self._base_frame, frame_id, stamp_ns))
 
 

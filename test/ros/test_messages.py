@@ -56,7 +56,7 @@ def publish_image_bursts(node: Node) -> None:
         for publisher in publishers:
             publisher.publish(image)
         time.sleep(0.5)
-    # Gone before the last burst is read, its shared memory would be gone as well.
+    # The shared memory of a burst that is still to be read goes with the process.
     time.sleep(DISCOVERY_S)
 
 
@@ -73,8 +73,8 @@ def node() -> Iterator[Node]:
 def start_publisher() -> Iterator[Callable[[str], None]]:
     processes = []
 
-    def start(function: str) -> None:
-        processes.append(subprocess.Popen([sys.executable, __file__, function]))
+    def start(what: str) -> None:
+        processes.append(subprocess.Popen([sys.executable, __file__, what]))
 
     yield start
     for process in processes:
@@ -121,7 +121,7 @@ def test_fields_in_order() -> None:
 def test_detections_arrive_from_another_process(node: Node, start_publisher: Callable[[str], None]) -> None:
     received: list[messages.Detection3DArray] = []
     node.create_subscription(messages.Detection3DArray, "detections", received.append, 1)
-    start_publisher("publish_detections")
+    start_publisher("detections")
     assert spin_until(node, lambda: bool(received), DISCOVERY_S)
     assert received[0] == detections()
 
@@ -137,7 +137,7 @@ def test_transport_keeps_bursts_of_raw_images(node: Node, start_publisher: Calla
         node.create_subscription(
             Image, f"image{camera}", lambda _, camera=camera: count(camera), qos_profile_sensor_data, raw=True
         )
-    start_publisher("publish_image_bursts")
+    start_publisher("image_bursts")
     spin_until(node, lambda: num_received == [3] * NUM_CAMERAS, DISCOVERY_S)
     assert num_received == [3] * NUM_CAMERAS
 
@@ -188,4 +188,5 @@ def test_colcon_installed_the_executable_and_the_dds_profile() -> None:
 
 if __name__ == "__main__":
     rclpy.init()
-    {"publish_detections": publish_detections, "publish_image_bursts": publish_image_bursts}[sys.argv[1]](Node("publisher"))
+    publish = {"detections": publish_detections, "image_bursts": publish_image_bursts}[sys.argv[1]]
+    publish(Node("publisher"))

@@ -4,7 +4,8 @@
 `scene-stand`: one sample at 10 s, the vehicle stands.
 `scene-empty`: one sample at 20 s without annotations.
 
-CAM_FRONT fires 40 ms before the LiDAR stamp, CAM_BACK 30 ms after it; CAM_BACK is absent in the last sample of `scene-drive`.
+CAM_FRONT fires 40 ms before the LiDAR stamp, CAM_BACK 30 ms after it; CAM_BACK is absent in the last sample of
+`scene-drive`.
 """
 
 import json
@@ -89,7 +90,11 @@ class TinyDatabase:
         folder.mkdir()
         for name, records in self.tables.items():
             (folder / f"{name}.json").write_text(json.dumps(records))
-        splits = {"tiny_train": ["scene-drive"], "tiny_val": ["scene-stand", "scene-drive"], "tiny_empty": ["scene-empty"]}
+        splits = {
+            "tiny_train": ["scene-drive"],
+            "tiny_val": ["scene-stand", "scene-drive"],
+            "tiny_empty": ["scene-empty"],
+        }
         (folder / "splits.json").write_text(json.dumps(splits))
 
     def _write_fixed_tables(self) -> None:
@@ -179,7 +184,10 @@ class TinyDatabase:
         """Annotate one object in all samples of a scene."""
         samples = [sample for sample in self.tables["sample"] if sample["scene_token"] == f"scene-{scene}"]
         tokens = [f"{category}-{sample['token']}" for sample in samples]
-        attribute = {"vehicle.car": ["attribute-vehicle.moving"], "human.pedestrian.adult": ["attribute-pedestrian.standing"]}
+        attribute = {
+            "vehicle.car": ["attribute-vehicle.moving"],
+            "human.pedestrian.adult": ["attribute-pedestrian.standing"],
+        }
         self.tables["instance"].append({"token": category, "category_token": f"category-{category}"})
         for number, (sample, token) in enumerate(zip(samples, tokens, strict=True)):
             self.tables["sample_annotation"].append(

@@ -101,28 +101,35 @@ class TestBevAugment:
 
     def test_mirror_comes_before_the_turn(self) -> None:
         transform = augmented_from_ego(rotation=math.pi / 2, scale=1.0, flip_x=True, flip_y=False)
-        torch.testing.assert_close(transform[:3, :3] @ torch.tensor([1.0, 0, 0]).double(), torch.tensor([0, -1.0, 0]).double())
+        torch.testing.assert_close(
+            transform[:3, :3] @ torch.tensor([1.0, 0, 0]).double(), torch.tensor([0, -1.0, 0]).double()
+        )
 
     @pytest.mark.parametrize("transform", TRANSFORMS)
     def test_points_stay_in_their_boxes(self, sample: Sample, transform: torch.Tensor) -> None:
         changed = augment_sample(sample, transform)
         before = points_in_boxes(sample.points[:, :3], sample.boxes)
-        assert before.sum() > 20
+        assert before.sum() > 10
         assert torch.equal(points_in_boxes(changed.points[:, :3], changed.boxes), before)
 
     @pytest.mark.parametrize("transform", TRANSFORMS)
     def test_augmented_world_falls_on_the_same_pixels(self, sample: Sample, transform: torch.Tensor) -> None:
         changed = augment_sample(sample, transform)
         for frame, other in zip((sample.cameras, *sample.history), (changed.cameras, *changed.history), strict=True):
-            for old, new in ((sample.points[:, :3], changed.points[:, :3]), (corners(sample), corners(changed))):
-                pixels, depth = project_points(frame.image_from_ego[0, 0], old)
-                moved, moved_depth = project_points(other.image_from_ego[0, 0], new)
-                ahead = depth > 1.0
-                assert ahead.sum() > 4
-                torch.testing.assert_close(
-                    moved[ahead].sort(dim=0).values, pixels[ahead].sort(dim=0).values, atol=0.02, rtol=1e-4
-                )
-                torch.testing.assert_close(moved_depth.sort().values, depth.sort().values, atol=1e-3, rtol=0)
+            pixels, depth = project_points(frame.image_from_ego[0, 0], sample.points[:, :3])
+            moved, moved_depth = project_points(other.image_from_ego[0, 0], changed.points[:, :3])
+            ahead = depth > 1.0
+            assert ahead.sum() > 100
+            torch.testing.assert_close(moved[ahead], pixels[ahead], atol=0.02, rtol=1e-4)
+            torch.testing.assert_close(moved_depth, depth, atol=1e-3, rtol=0)
+
+    @pytest.mark.parametrize("transform", TRANSFORMS)
+    def test_augmented_boxes_fall_on_the_same_pixels(self, sample: Sample, transform: torch.Tensor) -> None:
+        """A mirror exchanges the corners of a box, so that their order differs."""
+        changed = augment_sample(sample, transform)
+        pixels, _ = project_points(sample.cameras.image_from_ego[0, 0], corners_3d(sample.boxes[0]))
+        moved, _ = project_points(changed.cameras.image_from_ego[0, 0], corners_3d(changed.boxes[0]))
+        assert float(torch.cdist(pixels, moved).min(dim=1).values.max()) < 0.02
 
     @pytest.mark.parametrize("transform", TRANSFORMS)
     def test_motion_within_the_clip_stays_true(self, sample: Sample, transform: torch.Tensor) -> None:
@@ -153,7 +160,9 @@ class TestBevAugment:
 
     @pytest.mark.parametrize("transform", TRANSFORMS)
     def test_inverse_brings_the_sample_back(self, sample: Sample, transform: torch.Tensor) -> None:
-        assert_same(augment_sample(augment_sample(sample, transform), torch.linalg.inv(transform)), sample, tolerance=2e-5)
+        assert_same(
+            augment_sample(augment_sample(sample, transform), torch.linalg.inv(transform)), sample, tolerance=2e-5
+        )
 
     def test_input_is_not_changed(self, sample: Sample) -> None:
         kept = augment_sample(sample, torch.eye(4, dtype=torch.float64))
@@ -255,7 +264,3 @@ class TestPhotometric:
     def test_settings_out_of_range(self) -> None:
         with pytest.raises(ValueError, match="contrast"):
             PhotometricConfig(contrast=1.5)
-
-
-def corners(sample: Sample) -> torch.Tensor:
-    return corners_3d(sample.boxes).flatten(0, 1)

@@ -23,7 +23,8 @@ def test_image_comes_back_as_rgb(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "shape"), [(100, (60, 100)), (51, (60, 100)), (50, (30, 50)), (26, (30, 50)), (25, (15, 25)), (3, (15, 25))]
+    ("width", "shape"),
+    [(100, (60, 100)), (51, (60, 100)), (50, (30, 50)), (26, (30, 50)), (25, (15, 25)), (3, (15, 25))],
 )
 def test_image_much_larger_than_needed_is_decoded_small(tmp_path: Path, width: int, shape: tuple[int, int]) -> None:
     path = tmp_path / "image.jpg"
@@ -54,6 +55,21 @@ def test_cut_file_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
     cv2.imwrite(str(path), picture())
     content = path.read_bytes()
     path.write_bytes(content[: min(int(kept * len(content)), len(content) - 1)])
+    with pytest.raises(ValueError, match="is cut off or damaged"):
+        read_image(path, (60, 100), 100)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_cut_file_is_refused_where_the_decoder_would_fill_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Whether a decoder fills up with grey or gives up depends on its build."""
+    path = tmp_path / f"image.{suffix}"
+    cv2.imwrite(str(path), picture())
+    content = path.read_bytes()
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.full((60, 100, 3), 128, dtype=np.uint8))
+    assert read_image(path, (60, 100), 100).shape == (60, 100, 3)
+    path.write_bytes(content[: len(content) - len(content) // 10])
     with pytest.raises(ValueError, match="is cut off or damaged"):
         read_image(path, (60, 100), 100)
 

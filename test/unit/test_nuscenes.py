@@ -54,7 +54,9 @@ class TestIndex:
         camera = np.linalg.inv(tiny.global_from_ego_at(0.46) @ tiny.ego_from("CAM_FRONT")) @ landmark
         expected = [50.0 * camera[0] / camera[2] + 31.5, 50.0 * camera[1] / camera[2] + 17.5]
         ego = (np.linalg.inv(tiny.global_from_ego_at(0.5)) @ landmark)[:3]
-        pixels, depth = project_points(sample.cameras.image_from_ego[0, 0], torch.tensor(ego[None], dtype=torch.float32))
+        pixels, depth = project_points(
+            sample.cameras.image_from_ego[0, 0], torch.tensor(ego[None], dtype=torch.float32)
+        )
         np.testing.assert_allclose(pixels[0], expected, atol=1e-3)
         assert float(depth[0]) == pytest.approx(camera[2], abs=1e-4)
 
@@ -72,9 +74,19 @@ class TestIndex:
     def test_boxes_are_in_the_ego_frame(self, tiny: Any) -> None:
         index = index_of(tiny)
         car = index.boxes[index.boxes_of(1)][0]
-        # At 0.5 s the ego is at (105, 50.25), turned by 0.1 rad; the car is at (112.5, 50), heads along global x at 5 m/s.
+        # At 0.5 s the ego is at (105, 50.25), turned by 0.1 rad; the car at (112.5, 50) heads along global x, 5 m/s.
         cosine, sine = np.cos(0.1), np.sin(0.1)
-        expected = [cosine * 7.5 - sine * 0.25, -sine * 7.5 - cosine * 0.25, 0.5, 4.5, 1.9, 1.6, -0.1, 5 * cosine, -5 * sine]
+        expected = [
+            cosine * 7.5 - sine * 0.25,
+            -sine * 7.5 - cosine * 0.25,
+            0.5,
+            4.5,
+            1.9,
+            1.6,
+            -0.1,
+            5 * cosine,
+            -5 * sine,
+        ]
         np.testing.assert_allclose(car, expected, atol=1e-5)
 
     def test_only_detection_classes_are_kept_in_our_order(self, tiny: Any) -> None:
@@ -100,11 +112,11 @@ class TestIndex:
 
 class TestUserMistakes:
     def test_unknown_split_lists_those_found(self, tiny: Any) -> None:
-        with pytest.raises(ValueError, match="no split 'val'; splits found: tiny_train, tiny_val, tiny_empty"):
+        with pytest.raises(ValueError, match=r"no split 'val'; splits found: tiny_train, tiny_val, tiny_empty"):
             index_of(tiny).samples_of("val")
 
     def test_missing_root(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="there is no data set at .*nowhere"):
+        with pytest.raises(ValueError, match=r"there is no data set at .*nowhere"):
             load_index(DataConfig(root=tmp_path / "nowhere"))
 
     def test_unknown_version_lists_those_found(self, tiny: Any) -> None:
@@ -118,12 +130,12 @@ class TestUserMistakes:
 
     def test_damaged_table(self, tiny: Any) -> None:
         (tiny.root / tiny.version / "sample_data.json").write_text('[{"token": ')
-        with pytest.raises(ValueError, match="cannot read the tables in .*v1.0-tiny"):
+        with pytest.raises(ValueError, match=r"cannot read the tables in .*v1.0-tiny"):
             index_of(tiny)
 
     def test_damaged_splits(self, tiny: Any) -> None:
         (tiny.root / tiny.version / "splits.json").write_text("{")
-        with pytest.raises(ValueError, match="splits.json is not valid JSON"):
+        with pytest.raises(ValueError, match=r"splits.json is not valid JSON"):
             index_of(tiny)
 
     @pytest.mark.parametrize("setting", [{"num_sweeps": -1}, {"clip_length": 0}])
@@ -294,7 +306,7 @@ class TestDataset:
 
 class TestClassBalance:
     def test_every_class_gets_the_same_share(self, tiny: Any) -> None:
-        """Samples 0...2 hold car and barrier, 3 a pedestrian: counts 3 + 3 + 1 = 7, a share of 2 for each of 3 classes."""
+        """Samples 0...2 hold car and barrier, 3 a pedestrian: 3 + 3 + 1 = 7 counts, so each class gets 2 draws."""
         drawn = class_balanced_indices(index_of(tiny), "tiny_val")
         assert len(drawn) == 6
         assert drawn[4:] == [3, 3]

@@ -28,17 +28,20 @@ class HeatmapHead(nn.Module):
     def __init__(self, channels: int, *, num_classes: int = NUM_CLASSES, detach: bool = False) -> None:
         super().__init__()
         self.detach = detach
+        last = nn.Conv2d(channels, num_classes, 3, padding=1)
+        assert last.bias is not None
+        nn.init.constant_(last.bias, _INITIAL_LOGIT)
         self.layers = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, num_classes, 3, padding=1),
+            last,
         )
-        nn.init.constant_(self.layers[-1].bias, _INITIAL_LOGIT)
 
     def forward(self, bev: Tensor) -> Tensor:
         """Map a BEV map (B, C, rows, cols) to logits (B, K, rows, cols)."""
-        return self.layers(bev.detach() if self.detach else bev)
+        logits: Tensor = self.layers(bev.detach() if self.detach else bev)
+        return logits
 
 
 def gaussian_radius(length: Tensor, width: Tensor, *, min_overlap: float) -> Tensor:
@@ -96,7 +99,7 @@ def gaussian_targets(
     distance = along.square()[:, :, None] + across.square()[:, None, :]
     gaussians = (-precision[:, None, None] * distance).exp()
     targets = gaussians.new_zeros(len(boxes) * num_classes, grid.rows, grid.cols)
-    targets.index_reduce_(0, channel, gaussians, "amax")
+    targets.scatter_reduce_(0, channel[:, None, None].expand_as(gaussians), gaussians, "amax")
     return targets.unflatten(0, (len(boxes), num_classes))
 
 

@@ -1,11 +1,11 @@
-"""One-to-one assignment of queries to targets, as in DETR (arXiv 2005.12872) with the focal cost of Deformable DETR (arXiv 2010.04159).
+"""One-to-one assignment of queries to targets: DETR (arXiv 2005.12872), with Deformable DETR's focal cost.
 
 cost(q, t) = w_class * focal(q, class of t) + w_box * ||code_q - code_t||_1
 
 As in DETR3D the L1 distance runs over the first eight code numbers, in metres: velocity takes no part in the matching.
 The pieces (`focal_cost`, `box_cost`, `assign`) also serve matchings between a teacher's and a student's queries.
 
-Shape legend: L decoder layers, B batch, Q queries, K classes, T targets of the fullest item (the others are padded), N pairs.
+Shape legend: L decoder layers, B batch, Q queries, K classes, T targets of the fullest item (others padded), N pairs.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def focal_cost(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: fl
 
 
 def box_cost(codes: Tensor, target_codes: Tensor, *, num_codes: int = NUM_MATCHED_CODES) -> Tensor:
-    """L1 distance of codes (..., Q, 10) to target codes (..., T, 10) over the first `num_codes`: (..., Q, T) float32."""
+    """L1 distance of codes (..., Q, 10) to targets (..., T, 10) over the first `num_codes`: (..., Q, T) float32."""
     return torch.cdist(codes[..., :num_codes].float(), target_codes[..., :num_codes].float(), p=1.0)
 
 

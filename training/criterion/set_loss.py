@@ -1,6 +1,6 @@
 """The set loss of DETR3D (arXiv 2110.06922): focal classification and L1 on the box code, on every decoder layer.
 
-Deviation: a box whose velocity is unknown (NaN) still teaches its other eight numbers; the original drops it from the L1 term.
+Deviation: a box of unknown velocity (NaN) still teaches its other eight numbers; the original drops it.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class SetCriterion(nn.Module):
 
     Args:
         matcher: Assigns boxes to queries.
-        grid: Boxes whose centre lies outside its extent are no ground truth, since no query can reach them; None keeps all.
+        grid: Boxes whose centre lies outside its extent are dropped, as no query can reach them; None keeps all.
         num_classes: Number of classes K.
         velocity_weight: Weight of the two velocity numbers against the other eight of the code.
         alpha: Focal weight of positives.
@@ -65,8 +65,8 @@ class SetCriterion(nn.Module):
             labels: B x (M_b,) int64.
 
         Returns:
-            {"classification", "box"}: scalars, summed over layers and divided by the number of boxes in the batch (the mean over
-            the ranks of a distributed run, and at least 1).
+            {"classification", "box"}: scalars, summed over layers and divided by the number of boxes in the batch
+            (the mean over the ranks of a distributed run, and at least 1).
 
         Raises:
             ValueError: Ground truth is not finite, has no size or has an unknown label.
@@ -108,7 +108,8 @@ def check_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes
     """Refuse ground truth that cannot be learned from.
 
     Raises:
-        ValueError: Boxes and labels differ in number; a box is not finite (its velocity may be) or has no size; a label is no class.
+        ValueError: Boxes and labels differ in number; a box has no size or is not finite (its velocity may be NaN);
+            a label is no class.
     """
     if len(boxes) != len(labels) or any(len(b) != len(t) for b, t in zip(boxes, labels, strict=False)):
         raise ValueError(

@@ -185,7 +185,7 @@ def adjust_colours(image: Tensor, *, brightness: float, contrast: float, saturat
     cosine, sine = saturation * math.cos(hue), saturation * math.sin(hue)
     turn = torch.tensor([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]], dtype=torch.float64)
     matrix = (torch.linalg.inv(to_yiq) @ turn @ to_yiq).float()
-    lit = image.any(dim=0)
+    lit = (image > 0).any(dim=0)
     pixels = image.float()
     mean = torch.einsum("c,chw->hw", torch.tensor(_LUMA), pixels)[lit].mean() if lit.any() else pixels.new_zeros(())
     changed = torch.einsum("dc,chw->dhw", matrix, pixels)

@@ -24,7 +24,7 @@ def cache_path(root: Path, version: str, num_sweeps: int, cache_dir: Path | None
     """
     tables = [(path.name, path.stat()) for path in sorted((root / version).glob("*.json"))]
     content = [(name, status.st_size, status.st_mtime_ns) for name, status in tables]
-    digest = hashlib.sha256(repr((FORMAT, num_sweeps, content)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((FORMAT, content)).encode()).hexdigest()[:16]
     return (cache_dir or _default_folder(root)) / f"index-{version}-{num_sweeps}-{digest}.npz"
 
 

@@ -36,7 +36,7 @@ def results_from(
     unplaced = [token for token in detections if token not in global_from_ego]
     if unplaced:
         raise ValueError(f"{len(unplaced)} samples with detections have no ego pose, for example {unplaced[0]}")
-    meta = {name: False for name in ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")}
+    meta = dict.fromkeys(("use_camera", "use_lidar", "use_radar", "use_map", "use_external"), False)
     meta["use_lidar" if uses_lidar else "use_camera"] = True
     boxes = {token: _entries(token, found, global_from_ego[token]) for token, found in detections.items()}
     return {"meta": meta, "results": boxes}

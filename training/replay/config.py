@@ -1,11 +1,13 @@
-"""Settings of a replay; this file needs no ROS, so that the command line can describe them without it."""
+"""Settings and result of a replay, which need no ROS, so that the command line can describe them without it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from training.replay.layout import TopicLayout, has_tf
+from training.replay.read_bag import Bag
 from training.replay.scene import Frames
+from training.replay.score import Recording
 from training.replay.write_bag import Storage
 
 
@@ -26,7 +28,6 @@ class ReplayConfig:
     scenes: tuple[str, ...] = ()  # scenes to write bags of; empty: those of the split
     storage: Storage = "mcap"  # of the bags written
     layout: str = "bevdistill"  # names of the topics in the bags, see training.replay.layout
-    cameras: tuple[str, ...] = NUSCENES_CAMERAS  # of the node
     frames: Frames = "key"  # images to play: those of key frames, as offline evaluation has them, or all
     pace: Literal["realtime", "step"] = "realtime"  # step: time stands still until the node has answered the last set
     rate: float = 1.0  # speed; 0.5 takes twice the time
@@ -42,11 +43,37 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         if not self.rate > 0:
             raise ValueError(f"rate must be above 0, but is {self.rate}")
-        if self.reference_camera not in self.cameras:
-            raise ValueError(
-                f"reference_camera is '{self.reference_camera}', but must be one of {', '.join(self.cameras)}"
-            )
         if self.split and self.root is None:
             raise ValueError(f"split '{self.split}' can only be scored with its data set; give root")
         if not self.bags and (self.root is None or not (self.split or self.scenes)):
             raise ValueError("nothing to replay: give bags, or root and version with a split or scenes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The settings, and what follows from them."""
+
+    config: ReplayConfig
+    layout: TopicLayout
+    cameras: tuple[str, ...]  # of the bundle
+
+    @property
+    def needs_rig_file(self) -> bool:
+        """Whether the node can be told where the cameras sit only by a rig file that we write."""
+        return not has_tf() and "rig_file" not in self.config.parameters
+
+    @property
+    def reference_topic(self) -> str:
+        """Topic of the bags whose images anchor the sets."""
+        return self.layout.image_topic(self.config.reference_camera)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """One bag that was played, and what came back."""
+
+    bag: Bag
+    sets_sent: int  # images of the reference camera
+    recording: Recording
+    round_trips_ms: tuple[float, ...]  # reference image sent to detections received [ms], by arrival
+    late_s: tuple[float, ...]  # how much after its time each message went out [s]

@@ -1,5 +1,6 @@
 """Names of topics: of our bags, of bags that other tools write, and of the node that they are played to."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -77,3 +78,14 @@ def layout_named(name: str) -> TopicLayout:
     if name not in LAYOUTS:
         raise ValueError(f"bag layout '{name}' is not known; choose one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
+
+
+def has_tf() -> bool:
+    """Whether the messages of tf2 are installed, so that transforms can be played."""
+    return importlib.util.find_spec("tf2_msgs") is not None
+
+
+def transform_routes() -> dict[str, str]:
+    """Routes of the transforms, where they can be played."""
+    topics = ("/tf_static", "/tf") if has_tf() else ()
+    return {topic: topic for topic in topics}

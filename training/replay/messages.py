@@ -5,6 +5,7 @@ Quaternions are w-x-y-z outside this file and x-y-z-w in the messages.
 """
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -81,6 +82,13 @@ def quality(*, depth: int, latched: bool = False) -> Qos:
 def stamp_of(message: Any) -> int:
     """Stamp [ns] of the header of a message."""
     return int(message.header.stamp.sec) * NANOSECONDS + int(message.header.stamp.nanosec)
+
+
+def stamp_in(data: bytes) -> int:
+    """Stamp [ns] of a serialised message that begins with a header; reading the whole would cost time in a replay."""
+    order = "<" if data[1] & 1 else ">"  # of the bytes, in the encapsulation before the message
+    seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
+    return int(seconds) * NANOSECONDS + int(nanoseconds)
 
 
 def time_message(stamp_ns: int) -> Any:

@@ -7,7 +7,6 @@ Processes on both sides need the Fast DDS profile `config/dds/fastdds.xml`: with
 """
 
 import importlib
-import importlib.util
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from training.replay.layout import COMPRESSED_IMAGE, RAW_IMAGE, TopicLayout
 from training.replay.messages import NANOSECONDS
 from training.replay.read_bag import Bag, BagMessage, BagSample
-from training.replay.write_bag import STATIC_TRANSFORM_TOPIC, TRANSFORM_TOPIC
+from training.replay.write_bag import STATIC_TRANSFORM_TOPIC
 
 _CLOCK_PERIOD_S = 0.01
 _POLL_S = 0.05
@@ -37,7 +36,7 @@ Wait = Callable[[float], None]  # passes this time [s], and serves callbacks mea
 Gate = Callable[[BagMessage], bool]  # whether a message may go out already
 
 
-class ReplayError(RuntimeError):
+class ReplayError(ConnectionError):
     """The other side of a replay does not answer."""
 
 
@@ -236,13 +235,6 @@ def stream(
         for message in sorted(group, key=lambda message: _RANKS.get(message.message_type, 0)):
             if message.topic not in wanted or message.stamp_ns in wanted[message.topic]:
                 yield message
-
-
-def transform_routes() -> dict[str, str]:
-    """Routes of tf, where the messages of tf2 are installed."""
-    if importlib.util.find_spec("tf2_msgs") is None:
-        return {}
-    return {STATIC_TRANSFORM_TOPIC: "/tf_static", TRANSFORM_TOPIC: "/tf"}
 
 
 def message_class(message_type: str) -> Any:

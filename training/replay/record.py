@@ -68,8 +68,7 @@ class Recorder:
 
     def _receive(self, topic: str, data: bytes) -> None:
         now = time.perf_counter()
-        content = messages.detector_types().deserialize_cdr(data, _TYPES[topic])
-        stamp_ns = messages.stamp_of(content)
+        stamp_ns = messages.stamp_in(data)
         self.answers.append(Answer(topic=topic, stamp_ns=stamp_ns, received_at_s=now, data=bytes(data)))
         if topic == DETECTIONS_TOPIC:
             self.answered_ns.add(stamp_ns)

@@ -61,6 +61,7 @@ class ReplayReport:
             ("sets processed", self.sets_processed),
             ("sets lost", self.sets_lost),
             *((f"dropped: {reason}", count) for reason, count in self.drops.items()),
+            ("our messages late, p99 [ms]", f"{self.messages_late_ms:.1f}"),
             ("key frames", self.samples),
             ("key frames without an answer", self.samples_unanswered),
         ]
@@ -114,11 +115,13 @@ def drops_by_reason(statuses: Sequence[SetStatus], *, dropped_before: int = 0) -
     """Number of dropped sets by reason; what was dropped between two reports goes to the last reason told.
 
     Args:
-        statuses: By time.
+        statuses: By time; a counter that falls is that of a node started anew.
         dropped_before: What the node's counter stood at before the first of them.
     """
     reasons: Counter[str] = Counter()
     for status in statuses:
+        if status.sets_dropped < dropped_before:
+            dropped_before = 0
         if status.sets_dropped > dropped_before:
             reasons[status.drop_reason or "no reason told"] += status.sets_dropped - dropped_before
         dropped_before = status.sets_dropped

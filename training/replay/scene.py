@@ -136,9 +136,7 @@ def _chain(nusc: NuScenes, token: str) -> list[dict[str, Any]]:
     return chain
 
 
-def _frames(
-    nusc: NuScenes, records: Mapping[str, list[dict[str, Any]]], frames: Frames
-) -> tuple[SensorFrame, ...]:
+def _frames(nusc: NuScenes, records: Mapping[str, list[dict[str, Any]]], frames: Frames) -> tuple[SensorFrame, ...]:
     found = []
     for channel, chain in records.items():
         for record in chain:

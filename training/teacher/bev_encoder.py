@@ -1,4 +1,4 @@
-"""Multi-level deformable encoder on BEV maps, Deformable DETR (arXiv 2010.04159), section 4.1, as in Object-DGCNN (arXiv 2110.06923).
+"""Multi-level deformable encoder on BEV maps: Deformable DETR (arXiv 2010.04159), in Object-DGCNN (arXiv 2110.06923).
 
 Each cell of each level attends to a few learned places around its own centre, on all levels.
 
@@ -86,7 +86,7 @@ class BevEncoder(nn.Module):
         return current
 
     def _position(self, rows: int, cols: int) -> Tensor:
-        """Positional part (rows * cols, C): a linear map of the sines of x and y, computed once a row and once a column."""
+        """Positional part (rows * cols, C): a linear map of the sines of x and y, once a row and once a column."""
         device = self.level.device
         across = self.across(sine_embedding(unit_centres(cols, device=device).unsqueeze(-1)))
         along = self.along(sine_embedding(unit_centres(rows, device=device).unsqueeze(-1)))

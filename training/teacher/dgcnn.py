@@ -1,9 +1,9 @@
-"""Query interaction by a dynamic graph, Object-DGCNN (arXiv 2110.06923), section 3.2, with the EdgeConv of DGCNN (arXiv 1801.07829).
+"""Query interaction by a dynamic graph: Object-DGCNN (arXiv 2110.06923), with the EdgeConv of DGCNN (arXiv 1801.07829).
 
 h_i = max over the k nearest queries j of i of MLP([q_i, q_j - q_i])
 
-Deviation: no batch norm inside the MLP, since the layer norm of the decoder layer follows; its first linear layer is computed once
-a query instead of once an edge, which is the same.
+Deviation: no batch norm inside the MLP, since the layer norm of the decoder layer follows. Its first linear layer is
+computed once a query instead of once an edge, which is the same.
 
 Shape legend: B batch, Q queries, N neighbours of a query, C channels.
 """

@@ -2,8 +2,8 @@
 
 points -> pillars -> convolutional BEV backbone -> feature pyramid -> deformable encoder -> set decoder
 
-Deviations: dynamic pillars in the place of voxels with sparse 3D convolutions, so that no CUDA package is needed; and the decoder's
-reference points, see `bevdistill_ros.model.decoder`.
+Deviations: dynamic pillars in the place of voxels with sparse 3D convolutions, so that no CUDA package is needed; and
+the decoder's reference points, see `bevdistill_ros.model.decoder`.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,9 @@ class TeacherConfig:
     """
 
     grid: BevGrid = field(default_factory=BevGrid)  # of the finest level
-    pillar_stride: int = 4  # pillars along a cell of the finest level: 0.8 m cells hold 0.2 m pillars; one of 1, 2, 4, 8
+    pillar_stride: int = (
+        4  # pillars along a cell of the finest level: 0.8 m cells hold 0.2 m pillars; one of 1, 2, 4, 8
+    )
     point_channels: tuple[int, ...] = (64, 64)  # layers of the point network
 
     stage_channels: tuple[int, ...] = (128, 256)  # of the backbone's stages, finest first
@@ -67,12 +69,13 @@ class TeacherConfig:
             allowed = ", ".join(map(str, PILLAR_STRIDES))
             raise ValueError(f"teacher.pillar_stride must be one of {allowed}, but is {self.pillar_stride}")
         if self.query_interaction not in QUERY_INTERACTIONS:
-            raise ValueError(
-                f"teacher.query_interaction must be one of {', '.join(QUERY_INTERACTIONS)}, but is {self.query_interaction!r}"
-            )
+            allowed = ", ".join(QUERY_INTERACTIONS)
+            raise ValueError(f"teacher.query_interaction must be one of {allowed}, but is {self.query_interaction!r}")
         for name in "point_channels", "stage_channels":
             if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"teacher.{name} must hold at least one number, each at least 1, but is {getattr(self, name)}")
+                raise ValueError(
+                    f"teacher.{name} must hold at least one number, each at least 1, but is {getattr(self, name)}"
+                )
         counts = "stage_layers embed_dim num_heads num_points feedforward_dim decoder_layers num_queries num_neighbours"
         for name in counts.split():
             if getattr(self, name) < 1:
@@ -84,10 +87,13 @@ class TeacherConfig:
 
     def _check_fit(self) -> None:
         if self.embed_dim % self.num_heads:
-            raise ValueError(f"teacher.embed_dim must be divisible by num_heads ({self.num_heads}), but is {self.embed_dim}")
-        if self.num_levels < len(self.stage_channels):
             raise ValueError(
-                f"teacher.num_levels must be at least the number of stages ({len(self.stage_channels)}), but is {self.num_levels}"
+                f"teacher.embed_dim must be divisible by num_heads ({self.num_heads}), but is {self.embed_dim}"
+            )
+        stages = len(self.stage_channels)
+        if self.num_levels < stages:
+            raise ValueError(
+                f"teacher.num_levels must be at least the number of stages ({stages}), but is {self.num_levels}"
             )
         coarsest = 2 ** (self.num_levels - 1)
         if self.grid.rows % coarsest or self.grid.cols % coarsest:
@@ -128,7 +134,8 @@ class ObjectDgcnn(nn.Module):
         """Detect objects in clouds.
 
         Args:
-            points: B x (P_b, 5) float32 [x y z intensity lag] in the ego frame: m, 0...1, s; points outside the grid are dropped.
+            points: B x (P_b, 5) float32 [x y z intensity lag] in the ego frame: m, 0...1, s; those outside the grid are
+                dropped.
 
         Returns:
             BEV maps on the configured grid, and the predictions of every decoder layer.

@@ -1,12 +1,12 @@
-"""Dynamic pillars: a point cloud as a BEV map, after PointPillars (arXiv 1812.05784) and dynamic voxelisation (arXiv 1910.06528).
+"""Dynamic pillars: a cloud as a BEV map, PointPillars (arXiv 1812.05784) with dynamic voxelisation (arXiv 1910.06528).
 
-No cap on the number of points or pillars: every point in the extent counts. Points are sorted by pillar and reduced run by run,
-so that a sum never depends on the order in which threads arrive.
+No cap on the number of points or pillars: every point in the extent counts. Points are sorted by pillar and reduced run
+by run, so that a sum never depends on the order in which threads arrive.
 
-Deviation: places are scaled to about [-1, 1] (absolute ones by the extent, offsets by the pillar), so that the first layer sees
-all of them from the first step; the original takes metres.
+Deviation: places are scaled to about [-1, 1] (absolute ones by the extent, offsets by the pillar), so that the first
+layer sees all of them from the first step; the original takes metres.
 
-Shape legend: B batch, P points of an item, N points of the batch inside the extent, V pillars that hold points, C channels.
+Shape legend: B batch, P points of an item, N points inside the extent, V pillars that hold points, C channels.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,9 @@ class PointNorm(nn.BatchNorm1d):
     def forward(self, features: Tensor) -> Tensor:
         """Normalise features (N, C)."""
         if self.training and len(features) < 2:
-            return batch_norm(features, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return batch_norm(
+                features, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
         return super().forward(features)
 
 
@@ -42,7 +44,9 @@ class PillarEncoder(nn.Module):
     def __init__(self, *, grid: BevGrid, channels: Sequence[int]) -> None:
         super().__init__()
         if not channels or min(channels) < 1:
-            raise ValueError(f"the point network needs at least one layer of at least one channel, but has {tuple(channels)}")
+            raise ValueError(
+                f"the point network needs at least one layer of at least one channel, but has {tuple(channels)}"
+            )
         self.grid = grid
         self.channels = channels[-1]
         layers: list[nn.Module] = []
@@ -64,9 +68,8 @@ class PillarEncoder(nn.Module):
         """
         for item, cloud in enumerate(points):
             if cloud.ndim != 2 or cloud.shape[1] != POINT_SIZE:
-                raise ValueError(
-                    f"points of batch item {item} must be (P, {POINT_SIZE}) [x y z intensity lag], but are {tuple(cloud.shape)}"
-                )
+                expected = f"(P, {POINT_SIZE}) [x y z intensity lag]"
+                raise ValueError(f"points of batch item {item} must be {expected}, but are {tuple(cloud.shape)}")
         points_N5, pillar_N = self._sorted_by_pillar(points)
         pillar_V, counts_V = torch.unique_consecutive(pillar_N, return_counts=True)
         features_NC = self.layers(self._features(points_N5, pillar_N, counts_V))
@@ -76,8 +79,10 @@ class PillarEncoder(nn.Module):
         return canvas.unflatten(0, (len(points), self.grid.rows, self.grid.cols)).permute(0, 3, 1, 2).contiguous()
 
     def _sorted_by_pillar(self, points: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Points (N, 5) inside the extent and their pillars (N,) int64, counted row by row over the whole batch, rising."""
-        item = torch.cat([cloud.new_full((len(cloud),), index, dtype=torch.int64) for index, cloud in enumerate(points)])
+        """Points (N, 5) inside the extent and their rising pillars (N,) int64, counted over items, rows, columns."""
+        item = torch.cat(
+            [cloud.new_full((len(cloud),), index, dtype=torch.int64) for index, cloud in enumerate(points)]
+        )
         cloud_N5 = torch.cat(list(points))
         inside = self.grid.contains(cloud_N5[:, :3])
         item, cloud_N5 = item[inside], cloud_N5[inside]
@@ -96,7 +101,8 @@ class PillarEncoder(nn.Module):
         centre = self.grid.metres_from_cells(cell.to(place.dtype))
         scale = torch.cat([cell_size, place.new_ones(1)])
         return torch.cat(
-            [2 * self.grid.normalize(place) - 1, rest, (place - mean) / scale, (place[:, :2] - centre) / cell_size], dim=-1
+            [2 * self.grid.normalize(place) - 1, rest, (place - mean) / scale, (place[:, :2] - centre) / cell_size],
+            dim=-1,
         )
 
 

@@ -1,7 +1,7 @@
-"""Convolutional BEV backbone after SECOND (Sensors 2018) and PointPillars (arXiv 1812.05784): plain stages, each at half the cells.
+"""Convolutional BEV backbone after SECOND (Sensors 2018): plain stages, each at half the rows and columns.
 
-Deviation: a stem of strided convolutions carries fine pillars to the finest BEV level before the first stage, in the place of
-SECOND's sparse 3D convolutions.
+Deviation: a stem of strided convolutions carries fine pillars to the finest BEV level before the first stage, in the
+place of SECOND's sparse 3D convolutions.
 """
 
 from collections.abc import Sequence
@@ -30,16 +30,14 @@ class BevBackbone(nn.Module):
         self, *, in_channels: int, num_halvings: int, stage_channels: Sequence[int], stage_layers: int
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            *(conv_norm_relu(in_channels, in_channels, stride=2) for _ in range(num_halvings))
-        )
-        befores = [in_channels, *stage_channels]
+        self.stem = nn.Sequential(*(conv_norm_relu(in_channels, in_channels, stride=2) for _ in range(num_halvings)))
+        widths = [in_channels, *stage_channels]
         self.stages = nn.ModuleList(
             nn.Sequential(
                 conv_norm_relu(before, after, stride=1 if index == 0 else 2),
                 *(conv_norm_relu(after, after) for _ in range(stage_layers - 1)),
             )
-            for index, (before, after) in enumerate(zip(befores, stage_channels, strict=False))
+            for index, (before, after) in enumerate(zip(widths, stage_channels, strict=False))
         )
 
     def forward(self, pillars: Tensor) -> list[Tensor]:

@@ -31,7 +31,9 @@ class Scene:
 
         def queries(predictions: SetPrediction) -> SetPrediction:
             return SetPrediction(
-                logits=predictions.logits[:, one], codes=predictions.codes[:, one], features=predictions.features[:, one]
+                logits=predictions.logits[:, one],
+                codes=predictions.codes[:, one],
+                features=predictions.features[:, one],
             )
 
         teacher = self.teacher
@@ -79,10 +81,18 @@ def _boxes(count: int, generator: torch.Generator) -> Tensor:
     return low + unit * (high - low)
 
 
-def _queries(layers: int, batch: int, count: int, generator: torch.Generator) -> SetPrediction:
+def _queries(
+    layers: int, count: int, truth: list[Tensor], labels: list[Tensor], generator: torch.Generator
+) -> SetPrediction:
+    """Random queries, the first of which lie near the ground truth."""
+    batch = len(truth)
     boxes = _boxes(layers * batch * count, generator).view(layers, batch, count, 9)
+    logits = torch.randn(layers, batch, count, 10, generator=generator)
+    for item, (box, label) in enumerate(zip(truth, labels, strict=True)):
+        boxes[:, item, : len(box)] = box + 0.1 * torch.rand(layers, len(box), 9, generator=generator)
+        logits[:, item, torch.arange(len(box)), label] += 2.0
     return SetPrediction(
-        logits=torch.randn(layers, batch, count, 10, generator=generator).requires_grad_(),
+        logits=logits.requires_grad_(),
         codes=encode_boxes(boxes).requires_grad_(),
         features=torch.randn(layers, batch, count, CHANNELS, generator=generator).requires_grad_(),
     )
@@ -101,13 +111,13 @@ def make_scene() -> Callable[..., Scene]:
         return Scene(
             student=StudentOutput(
                 bev=torch.randn(shape, generator=generator).requires_grad_(),
-                predictions=_queries(layers, batch, queries, generator),
+                predictions=_queries(layers, queries, boxes, labels, generator),
             ),
             teacher=TeacherOutput(
                 finest=torch.randn(shape, generator=generator).requires_grad_(),
                 encoded=torch.randn(shape, generator=generator).requires_grad_(),
                 grid=GRID,
-                predictions=_queries(2, batch, 7, generator),
+                predictions=_queries(2, 7, boxes, labels, generator),
             ),
             batch=batch_of(boxes, labels),
         )

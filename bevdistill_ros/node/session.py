@@ -1,0 +1,254 @@
+"""A configured detector: everything between loading the bundle and letting go of it."""
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from rclpy.lifecycle import LifecycleNode
+
+from bevdistill_ros.inference.bundle import load_bundle
+from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.memory import MemoryLimits
+from bevdistill_ros.node import convert
+from bevdistill_ros.node.calibration import (
+    CalibrationStore,
+    Mountings,
+    RigMountings,
+    calibrations_of,
+    differences_from_training,
+    load_rig,
+)
+from bevdistill_ros.node.diagnostics import Item, Level, Monitor
+from bevdistill_ros.node.ego_motion import EgoMotion, NoEgoMotion, OdometryBuffer
+from bevdistill_ros.node.filters import require_message_filters
+from bevdistill_ros.node.inputs import Inputs, Listeners
+from bevdistill_ros.node.outputs import Outputs
+from bevdistill_ros.node.parameters import DetectorParameters
+from bevdistill_ros.node.pipeline import ImageSet, Pipeline, UnusableSet
+from bevdistill_ros.node.transforms import TfMotion, TfMountings, Transforms
+from bevdistill_ros.node.worker import LatestWorker
+
+THROTTLE_S = 5.0  # between two log lines of one kind
+
+
+class Session:
+    """Model, publishers and, once started, subscriptions and the worker thread.
+
+    Args:
+        node: The node that it belongs to.
+        parameters: Its parameters.
+
+    Raises:
+        ValueError: The bundle is missing or refused, or a parameter does not fit it.
+    """
+
+    def __init__(self, node: LifecycleNode, parameters: DetectorParameters) -> None:
+        self._node = node
+        self._log = node.get_logger()
+        engine = make_engine(parameters)
+        manifest = engine.manifest
+        self.model_name = f"{manifest.name} {manifest.version}"
+        self.description = f"{self.model_name} on {engine.device}, {parameters.precision}"
+        self._training_rig = manifest.rig
+        self._parameters = parameters = in_model_order(parameters, manifest.student.cameras)
+        self._monitor = Monitor(parameters.cameras, parameters.diagnostics, started_ns=self._now_ns())
+        self._calibrations = CalibrationStore()
+        if parameters.sync.policy == "approximate_time":
+            require_message_filters()
+        rig = load_rig(parameters.rig_file) if parameters.rig_file else None
+        mountings: Mountings | None = None if rig is None else RigMountings(rig, parameters.cameras)
+        if rig is not None and parameters.intrinsics == "rig_file":
+            for name in parameters.cameras:
+                self._calibrations.put(name, calibrations_of(rig)[name])
+        self._transforms = Transforms(node) if rig is None or parameters.ego_motion.source == "tf" else None
+        self._motion = self._make_motion()
+        self._pipeline = Pipeline(
+            engine=engine,
+            cameras=parameters.cameras,
+            training_rig=manifest.rig,
+            image_of=convert.image_of,
+            calibrations=self._calibrations,
+            mountings=mountings or TfMountings(self._transforms, parameters.base_frame),
+            motion=self._motion,
+            missing_camera=parameters.missing_camera,
+            max_wait_s=parameters.ego_motion.max_wait_ms / 1e3,
+            decode_threads=parameters.decode_threads,
+            on_fault=self._fault,
+            on_rig_change=lambda: self._log.warning("the camera rig changed; temporal memory is reset"),
+        )
+        self._rig_differences: list[str] | None = None
+        self._inputs: Inputs | None = None
+        self._worker: LatestWorker[ImageSet] | None = None
+        self._outputs = Outputs(
+            node,
+            cameras=parameters.cameras,
+            base_frame=parameters.base_frame,
+            model=self.model_name,
+            grid=manifest.grid,
+        )
+
+    def start(self) -> None:
+        """Listen and detect."""
+        self._monitor = Monitor(self._parameters.cameras, self._parameters.diagnostics, started_ns=self._now_ns())
+        self._pipeline.request_reset()
+        self._worker = LatestWorker(self._detect, lambda images: self._drop("worker busy"))
+        listeners = Listeners(
+            on_set=self._worker.offer,
+            on_image=lambda camera: self._monitor.image(camera, self._now_ns()),
+            on_drop=self._drop,
+            on_clock_jump=self._clock_went_back,
+            on_fault=self._fault,
+        )
+        parameters = self._parameters
+        try:
+            self._inputs = Inputs(
+                self._node,
+                parameters,
+                calibrations=self._calibrations if parameters.intrinsics == "camera_info" else None,
+                odometry=self._motion if isinstance(self._motion, OdometryBuffer) else None,
+                listeners=listeners,
+            )
+        except Exception:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop listening, and finish the set at hand."""
+        if self._inputs is not None:
+            self._inputs.close()
+        if self._worker is not None:
+            self._worker.stop()
+        self._inputs = self._worker = None
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._pipeline.close()
+        self._outputs.close()
+        if self._transforms is not None:
+            self._transforms.close()
+
+    def request_reset(self) -> None:
+        """Forget the temporal memory before the next set."""
+        self._pipeline.request_reset()
+
+    def diagnostics(self, now_ns: int) -> list[Item]:
+        """How it is doing."""
+        differences = self._rig_differences or []
+        model = Item(
+            name="model",
+            level=Level.WARN if differences else Level.OK,
+            message="; ".join(differences) or self.description,
+            values={"model": self.description},
+        )
+        return [model, *self._monitor.items(now_ns)] if self._worker else [model]
+
+    def _make_motion(self) -> EgoMotion:
+        motion = self._parameters.ego_motion
+        match motion.source:
+            case "odometry":
+                return OdometryBuffer(max_gap_s=motion.max_gap_s)
+            case "tf":
+                assert self._transforms is not None
+                return TfMotion(self._transforms, self._parameters.odom_frame, self._parameters.base_frame)
+            case "none":
+                return NoEgoMotion()
+
+    def _detect(self, images: ImageSet) -> None:
+        """Work on a set; nothing that goes wrong with one set may end the thread."""
+        try:
+            outcome = self._pipeline.run(images)
+            threshold = self._node.get_parameter("score_threshold").value
+            at_most = self._node.get_parameter("max_detections").value
+            self._outputs.publish(images, outcome, outcome.detections.above(threshold, at_most), self._monitor)
+            self._compare_rigs()
+        except UnusableSet as error:
+            self._drop(str(error))
+        except Exception as error:
+            if self._node.context.ok():
+                self._drop(f"failed: {type(error).__name__}")
+                self._log.error(traceback.format_exc(), throttle_duration_sec=THROTTLE_S)
+
+    def _compare_rigs(self) -> None:
+        """Tell once, and again after a change, how the rig differs from that of training."""
+        rig = self._pipeline.fresh_rig()
+        if rig is None:
+            return
+        self._rig_differences = differences_from_training(
+            self._parameters.cameras,
+            rig,
+            self._training_rig,
+            focal_tolerance=self._parameters.diagnostics.focal_tolerance,
+        )
+        for line in self._rig_differences:
+            self._log.warning(line)
+
+    def _drop(self, reason: str) -> None:
+        self._monitor.drop(reason, self._now_ns())
+        self._log.warning(f"set dropped: {reason}", throttle_duration_sec=THROTTLE_S)
+
+    def _fault(self, subject: str, message: str) -> None:
+        self._monitor.fault(subject, message, self._now_ns())
+        self._log.warning(f"{subject}: {message}", throttle_duration_sec=THROTTLE_S)
+
+    def _clock_went_back(self, stamp_ns: int) -> None:
+        self._log.warning("image stamps went back; waiting images and temporal memory are forgotten")
+        if self._worker is not None:
+            for _ in self._worker.clear():
+                self._drop("clock went back")
+        self._motion.forget_after(stamp_ns)
+        self._pipeline.request_reset()
+
+    def _now_ns(self) -> int:
+        return int(self._node.get_clock().now().nanoseconds)
+
+
+def make_engine(parameters: DetectorParameters) -> Engine:
+    """Load the bundle and make it ready.
+
+    Raises:
+        ValueError: The bundle is missing or refused, or the engine cannot run so.
+    """
+    if not parameters.bundle:
+        raise ValueError("parameter bundle is empty; give the folder of a model bundle")
+    if parameters.engine != "torch":
+        raise ValueError(f"engine {parameters.engine} cannot run this bundle; set engine to torch")
+    if parameters.num_threads:
+        torch.set_num_threads(parameters.num_threads)
+    temporal = parameters.temporal
+    engine = Engine(
+        load_bundle(parameters.bundle),
+        device=parameters.device,
+        precision=parameters.precision,
+        max_detections=parameters.max_detections,
+        temporal=MemoryLimits(
+            interval_s=temporal.interval_s, max_gap_s=temporal.max_gap_s, max_jump_m=temporal.max_jump_m
+        ),
+    )
+    engine.warm_up()
+    return engine
+
+
+def in_model_order(parameters: DetectorParameters, model_cameras: Sequence[str]) -> DetectorParameters:
+    """Parameters with the cameras in the model's order.
+
+    Cameras of the model's own names are put into its order. Cameras of other names take the model's places one by one.
+
+    Raises:
+        ValueError: Their number is not that of the model.
+    """
+    cameras = parameters.cameras
+    if len(cameras) != len(model_cameras):
+        raise ValueError(
+            f"parameter cameras names {len(cameras)}, but the bundle takes {len(model_cameras)} cameras in the order "
+            f"{', '.join(model_cameras)}"
+        )
+    known = [name for name in cameras if name in model_cameras]
+    if known and len(known) < len(cameras):
+        foreign = [name for name in cameras if name not in model_cameras]
+        raise ValueError(
+            f"parameter cameras mixes names of the bundle ({', '.join(known)}) with others ({', '.join(foreign)}); "
+            "use the bundle's names for all, or for none and give them in the bundle's order"
+        )
+    sync = replace(parameters.sync, reference_camera=parameters.reference_camera)
+    return replace(parameters, cameras=tuple(model_cameras) if known else cameras, sync=sync)

@@ -1,0 +1,153 @@
+"""Start the detector.
+
+    ros2 launch bevdistill_ros detector.launch.py bundle:=/path/to/bundle topics:=bevdistill rviz:=true
+
+An argument that is left empty takes its value from the parameter file.
+"""
+
+import os
+from pathlib import Path
+
+import yaml
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.launch_description_entity import LaunchDescriptionEntity
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription
+
+PACKAGE = "bevdistill_ros"
+NODE = "bevdistill_detector"
+
+# How recordings and drivers name their topics: image, camera_info, odometry, transport, and names of cameras if others.
+AUTOWARE_CAMERAS = {
+    "CAM_FRONT": "camera0",
+    "CAM_BACK": "camera1",
+    "CAM_FRONT_LEFT": "camera2",
+    "CAM_BACK_LEFT": "camera3",
+    "CAM_FRONT_RIGHT": "camera4",
+    "CAM_BACK_RIGHT": "camera5",
+}
+TOPICS = {
+    "bevdistill": ("/{camera}/image_rect_compressed", "/{camera}/camera_info", "/odom", "compressed", str),
+    "nuscenes2bag": ("/{camera}/raw", "/{camera}/camera_info", "/odom", "raw", str.lower),
+    "ros2_dataset_bridge": ("/nuscenes/{camera}/image", "/nuscenes/{camera}/camera_info", "/odom", "raw", str),
+    "autoware": (
+        "/sensing/camera/{camera}/image_rect_color/compressed",
+        "/sensing/camera/{camera}/camera_info",
+        "/localization/kinematic_state",
+        "compressed",
+        lambda camera: AUTOWARE_CAMERAS.get(camera, camera),
+    ),
+}
+
+ARGUMENTS = {  # name: default, description
+    "bundle": ("", "folder of the model bundle"),
+    "params_file": ("", "parameter file; empty: that of the package"),
+    "cameras": ("", "camera names, separated by commas"),
+    "transport": ("", "raw or compressed"),
+    "rig_file": ("", "YAML with the mounting of each camera; empty: tf"),
+    "device": ("", "torch device such as cuda:0"),
+    "topics": ("", f"names of the input topics: {', '.join(TOPICS)}; empty: those of the node"),
+    "odometry_topic": ("", "topic of the odometry; empty: that of topics"),
+    "namespace": ("", "namespace of the node"),
+    "use_sim_time": ("false", "take the time from /clock"),
+    "rviz": ("false", "show the detections in RViz"),
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*arguments, *fast_dds_profile(), OpaqueFunction(function=launch_setup), rviz()])
+
+
+def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    params_file = given["params_file"] or str(share() / "config" / "node" / "detector.param.yaml")
+    overrides = overriding_parameters(given)
+    cameras = overrides.get("cameras") or cameras_in(params_file)
+    return [
+        Node(
+            package=PACKAGE,
+            executable="detector_node",
+            name=NODE,
+            namespace=given["namespace"],
+            parameters=[params_file, overrides],
+            remappings=remappings(given["topics"], cameras, given["odometry_topic"]),
+            arguments=["--ros-args", "--log-level", f"{NODE}:={given['log_level']}"],
+            output="screen",
+            emulate_tty=True,
+        )
+    ]
+
+
+def overriding_parameters(given: dict[str, str]) -> dict[str, object]:
+    """Parameters that arguments set; what is empty stays as in the parameter file."""
+    parameters: dict[str, object] = {
+        name: given[name] for name in ("bundle", "transport", "rig_file", "device") if given[name]
+    }
+    if given["topics"] and not given["transport"]:
+        parameters["transport"] = topics_named(given["topics"])[3]
+    if given["cameras"]:
+        parameters["cameras"] = [name.strip() for name in given["cameras"].strip("[]").split(",")]
+    parameters["use_sim_time"] = given["use_sim_time"].lower() == "true"
+    return parameters
+
+
+def remappings(topics: str, cameras: list[str], odometry_topic: str = "") -> list[tuple[str, str]]:
+    """From the node's input topics to those of a recording or driver."""
+    pairs = [("~/input/odometry", odometry_topic)] if odometry_topic else []
+    if not topics:
+        return pairs
+    image, camera_info, odometry, transport, named = topics_named(topics)
+    suffix = "image/compressed" if transport == "compressed" else "image"
+    pairs = pairs or [("~/input/odometry", odometry)]
+    for camera in cameras:
+        pairs.append((f"~/input/{camera}/{suffix}", image.format(camera=named(camera))))
+        pairs.append((f"~/input/{camera}/camera_info", camera_info.format(camera=named(camera))))
+    return pairs
+
+
+def topics_named(name: str) -> tuple:
+    if name not in TOPICS:
+        raise ValueError(f"topics is '{name}', but must be empty or one of {', '.join(TOPICS)}")
+    return TOPICS[name]
+
+
+def cameras_in(params_file: str) -> list[str]:
+    """Cameras that a parameter file names."""
+    content = yaml.safe_load(Path(params_file).read_text(encoding="utf-8"))
+    for node in content.values():
+        cameras = node.get("ros__parameters", {}).get("cameras")
+        if cameras:
+            return list(cameras)
+    raise ValueError(f"{params_file} names no cameras; give the argument cameras")
+
+
+def fast_dds_profile() -> list[LaunchDescriptionEntity]:
+    """The profile without which bursts of images are lost; one that the user has chosen stays."""
+    variables = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    if any(os.environ.get(name) for name in variables):
+        return []
+    older = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    return [SetEnvironmentVariable(variables[older], str(share() / "config" / "dds" / "fastdds.xml"))]
+
+
+def rviz() -> Node:
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", str(share() / "config" / "rviz" / "detector.rviz")],
+        parameters=[{"use_sim_time": LaunchConfiguration("use_sim_time")}],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
+
+
+def share() -> Path:
+    return Path(get_package_share_directory(PACKAGE))

@@ -1,0 +1,189 @@
+"""Intrinsics, lens distortion, rig files, and likeness to the rig of training; without ROS."""
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.node.calibration import (
+    Calibration,
+    CalibrationStore,
+    Rectifier,
+    RigMountings,
+    calibrations_of,
+    differences_from_training,
+    load_rig,
+)
+
+MATRIX = np.array([[100.0, 0.0, 79.5], [0.0, 100.0, 44.5], [0.0, 0.0, 1.0]])
+SIZE = (90, 160)
+
+
+def turned(degrees: float) -> torch.Tensor:
+    """ego_from_camera of an optical frame that looks `degrees` to the left of ahead."""
+    angle = np.deg2rad(degrees)
+    pose = torch.eye(4, dtype=torch.float64)
+    pose[:3, :3] = torch.tensor(
+        [[np.sin(angle), 0.0, np.cos(angle)], [-np.cos(angle), 0.0, np.sin(angle)], [0.0, -1.0, 0.0]]
+    )
+    return pose
+
+
+def two_cameras() -> CameraRig:
+    return CameraRig(
+        names=("LEFT", "RIGHT"),
+        intrinsics=torch.from_numpy(np.stack([MATRIX, MATRIX])),
+        ego_from_camera=torch.stack([turned(55.0), turned(-55.0)]),
+        image_size=SIZE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"matrix": np.full((3, 3), np.nan)}, "not finite"),
+        ({"matrix": np.zeros((3, 3))}, "not calibrated"),
+        ({"size": (0, 0)}, "image size must be positive"),
+        ({"distortion": np.array([0.1, np.nan, 0, 0, 0]), "model": "plumb_bob"}, "distortion is not finite"),
+        ({"distortion": np.array([0.1, 0, 0, 0, 0]), "model": "thin_prism"}, "'thin_prism'.*plumb_bob"),
+        ({"distortion": np.array([0.1, 0, 0]), "model": "plumb_bob"}, "needs 4 or 5 coefficients, but has 3"),
+    ],
+)
+def test_unusable_calibration_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Calibration(**{"matrix": MATRIX, "size": SIZE, **change})
+
+
+def test_matrix_follows_the_size_of_the_image() -> None:
+    calibration = Calibration(matrix=MATRIX, size=SIZE)
+    # Corner of the image, half a pixel out of the first pixel's centre, stays a corner.
+    ray = np.linalg.inv(MATRIX) @ [-0.5, -0.5, 1.0]
+    np.testing.assert_allclose(calibration.matrix_at((45, 80)) @ ray, [-0.5, -0.5, 1.0], atol=1e-12)
+    np.testing.assert_array_equal(calibration.matrix_at(SIZE), MATRIX)
+
+
+def test_aspect_must_be_that_of_the_calibration() -> None:
+    calibration = Calibration(matrix=MATRIX, size=SIZE)
+    calibration.check_aspect(np.zeros((45, 80, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="160x120 has another aspect than its calibration, 160x90"):
+        calibration.check_aspect(np.zeros((120, 160, 3), dtype=np.uint8))
+
+
+def test_straight_lens_is_left_alone() -> None:
+    image = np.zeros((90, 160, 3), dtype=np.uint8)
+    assert Rectifier().rectify(image, Calibration(matrix=MATRIX, size=SIZE)) is image
+
+
+@pytest.mark.parametrize(
+    ("model", "lens"),
+    [
+        ("plumb_bob", [-0.2, 0.05, 0.001, -0.001, 0.0]),
+        ("rational_polynomial", [0.3, 0.1, 0.0, 0.0, 0.01, 0.6, 0.2, 0.02]),
+        ("equidistant", [0.05, -0.02, 0.01, 0.0]),
+    ],
+)
+@pytest.mark.parametrize("scale", [1, 2])
+def test_distorted_point_lands_where_a_straight_lens_sees_it(model: str, lens: list[float], scale: int) -> None:
+    size = (SIZE[0] * scale, SIZE[1] * scale)
+    calibration = Calibration(matrix=MATRIX, size=SIZE, distortion=np.array(lens), model=model)
+    matrix = calibration.matrix_at(size)
+    point = np.array([[[0.35, -0.2, 1.0]]])
+    nothing = np.zeros(3)
+    project = cv2.fisheye.projectPoints if model == "equidistant" else cv2.projectPoints
+    u, v = project(point, nothing, nothing, matrix, np.array(lens))[0].ravel()
+    image = np.zeros((*size, 3), dtype=np.uint8)
+    cv2.circle(image, (round(u), round(v)), 3, (255, 255, 255), -1)
+    straight = Rectifier().rectify(image, calibration)
+    rows, cols = np.nonzero(straight[..., 0] > 127)
+    expected = matrix @ point.ravel()
+    assert abs(expected[0] - u) > 0.7 * scale, "the lens must bend visibly for this test to tell anything"
+    assert abs(cols.mean() - expected[0]) < 1.0
+    assert abs(rows.mean() - expected[1]) < 1.0
+
+
+def test_maps_are_made_once_for_a_calibration_and_size() -> None:
+    lens = np.array([-0.2, 0.05, 0.0, 0.0, 0.0])
+    rectifier = Rectifier()
+    image = np.zeros((90, 160, 3), dtype=np.uint8)
+    rectifier.rectify(image, Calibration(matrix=MATRIX, size=SIZE, distortion=lens, model="plumb_bob"))
+    maps = rectifier._maps
+    rectifier.rectify(image, Calibration(matrix=MATRIX.copy(), size=SIZE, distortion=lens.copy(), model="plumb_bob"))
+    assert rectifier._maps is maps
+    rectifier.rectify(
+        image,
+        Calibration(matrix=MATRIX + np.eye(3) - np.diag([0, 0, 1]), size=SIZE, distortion=lens, model="plumb_bob"),
+    )
+    assert rectifier._maps is not maps
+
+
+def test_store_keeps_the_newest_and_tells_why_there_is_none() -> None:
+    store = CalibrationStore()
+    with pytest.raises(ValueError, match="no camera_info yet"):
+        store.get("LEFT")
+    store.put("LEFT", Calibration(matrix=MATRIX, size=SIZE))
+    assert store.get("LEFT").size == SIZE
+    store.refuse("LEFT", "camera matrix is not finite")
+    with pytest.raises(ValueError, match="not finite"):
+        store.get("LEFT")
+
+
+def test_store_waits_for_each_camera_but_once() -> None:
+    store = CalibrationStore()
+    threading.Timer(0.05, lambda: store.put("LEFT", Calibration(matrix=MATRIX, size=SIZE))).start()
+    started = time.monotonic()
+    store.wait_for(["LEFT"], timeout_s=5.0)
+    assert store.get("LEFT") is not None
+    store.wait_for(["LEFT", "RIGHT"], timeout_s=0.05)
+    store.wait_for(["LEFT", "RIGHT"], timeout_s=5.0)
+    assert time.monotonic() - started < 4.0
+
+
+def test_rig_file_round_trip(tmp_path: Path) -> None:
+    rig = two_cameras()
+    path = tmp_path / "rig.yaml"
+    path.write_text(yaml.safe_dump(rig.to_dict()))
+    loaded = load_rig(str(path))
+    mountings = RigMountings(loaded, ["RIGHT", "LEFT"])
+    np.testing.assert_array_equal(mountings.ego_from_camera("LEFT", "", 0), rig.ego_from_camera[0].numpy())
+    np.testing.assert_array_equal(calibrations_of(loaded)["RIGHT"].matrix, MATRIX)
+    with pytest.raises(ValueError, match="no camera TOP"):
+        RigMountings(loaded, ["TOP"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ("[1, 2]", "holds no rig"), ("{a: [", "cannot be read"), ("cameras: []", "image_size")],
+)
+def test_bad_rig_file_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "rig.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_rig(str(path))
+
+
+def test_likeness_to_training() -> None:
+    training = two_cameras()
+    assert differences_from_training(training.names, training, training, focal_tolerance=0.15) == []
+    # Twice the size with twice the focal length is the same view.
+    larger = replace(
+        training,
+        intrinsics=torch.from_numpy(np.stack([np.diag([2.0, 2.0, 1.0]) @ MATRIX] * 2)),
+        image_size=(180, 320),
+    )
+    assert differences_from_training(training.names, larger, training, focal_tolerance=0.15) == []
+    tele = replace(training, intrinsics=torch.from_numpy(np.stack([np.diag([2.0, 2.0, 1.0]) @ MATRIX, MATRIX])))
+    (line,) = differences_from_training(("a", "b"), tele, training, focal_tolerance=0.15)
+    # 2 atan(80 / 200) and 2 atan(80 / 100)
+    assert line == "a sees 44 degrees, the model was trained on 77: its depth will be wrong"
+    swapped = replace(training, ego_from_camera=training.ego_from_camera.flip(0))
+    lines = differences_from_training(training.names, swapped, training, focal_tolerance=0.15)
+    assert len(lines) == 2
+    assert "LEFT looks 110 degrees away" in lines[0]

@@ -1,0 +1,106 @@
+"""What the launch files work out; `launch` itself comes with a ROS distribution and is stood in for."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import MagicMock
+
+import pytest
+import yaml
+
+from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+
+ROOT = Path(__file__).parents[2]
+STOOD_IN = (
+    *("ament_index_python", "ament_index_python.packages", "launch", "launch.actions", "launch.conditions"),
+    *("launch.event_handlers", "launch.events", "launch.launch_description_entity"),
+    *("launch.launch_description_sources", "launch.substitutions", "launch_ros", "launch_ros.actions"),
+)
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    for module in STOOD_IN:
+        monkeypatch.setitem(sys.modules, module, MagicMock())
+    spec = importlib.util.spec_from_file_location("launch_file", ROOT / "launch" / f"{name}.launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def detector(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load("detector", monkeypatch)
+
+
+def test_topics_are_those_of_the_bag_layouts(detector: ModuleType) -> None:
+    layouts = pytest.importorskip("training.replay.layout")
+    assert set(detector.TOPICS) == set(layouts.LAYOUTS)
+    for name, layout in layouts.LAYOUTS.items():
+        pairs = detector.remappings(name, list(NUSCENES_CAMERAS))
+        assert {target: source for source, target in pairs} == layout.routes(NUSCENES_CAMERAS, node="~")
+
+
+def test_no_topics_leave_the_names_of_the_node(detector: ModuleType) -> None:
+    assert detector.remappings("", ["A"]) == []
+    assert detector.remappings("", ["A"], "/my_odometry") == [("~/input/odometry", "/my_odometry")]
+    assert ("~/input/odometry", "/my_odometry") in detector.remappings("bevdistill", ["A"], "/my_odometry")
+    with pytest.raises(ValueError, match="topics is 'kitti'"):
+        detector.remappings("kitti", ["A"])
+
+
+def test_arguments_override_the_parameter_file(detector: ModuleType) -> None:
+    given = {name: default for name, (default, _) in detector.ARGUMENTS.items()}
+    assert detector.overriding_parameters(given) == {"use_sim_time": False}
+    given |= {"cameras": "[A, B]", "bundle": "model", "topics": "nuscenes2bag", "use_sim_time": "True"}
+    expected = {"cameras": ["A", "B"], "bundle": "model", "transport": "raw", "use_sim_time": True}
+    assert detector.overriding_parameters(given) == expected
+    assert detector.overriding_parameters({**given, "transport": "compressed"})["transport"] == "compressed"
+
+
+def test_cameras_come_from_the_parameter_file(detector: ModuleType) -> None:
+    shipped = ROOT / "config" / "node" / "detector.param.yaml"
+    assert detector.cameras_in(str(shipped)) == list(NUSCENES_CAMERAS)
+
+
+def test_profile_is_set_under_the_name_that_the_distribution_reads(
+    detector: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for distribution, variable in (("kilted", "FASTDDS"), ("jazzy", "FASTRTPS")):
+        monkeypatch.setenv("ROS_DISTRO", distribution)
+        detector.fast_dds_profile()
+        assert detector.SetEnvironmentVariable.call_args.args[0] == f"{variable}_DEFAULT_PROFILES_FILE"
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
+    assert detector.fast_dds_profile() == []
+
+
+def test_replay_passes_on_arguments_that_the_detector_has(
+    detector: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay = load("replay", monkeypatch)
+    assert set(replay.PASSED_ON) <= set(detector.ARGUMENTS)
+    assert set(replay.PASSED_ON) <= set(replay.ARGUMENTS)
+    command = replay.play_command({"bag": "a", "rate": "0.5", "start_delay": "3"})
+    assert command == ["ros2", "bag", "play", "a", "--clock", "100", "--rate", "0.5", "--delay", "3"]
+
+
+def test_descriptions_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("detector", "replay"):
+        module = load(name, monkeypatch)
+        module.generate_launch_description()
+        module.LaunchDescription.assert_called_once()
+
+
+def test_viewers_show_topics_of_the_node() -> None:
+    rviz = yaml.safe_load((ROOT / "config" / "rviz" / "detector.rviz").read_text())
+    topics = [display["Topic"]["Value"] for display in rviz["Visualization Manager"]["Displays"] if "Topic" in display]
+    foxglove = (ROOT / "config" / "foxglove" / "detector.json").read_text()
+    json.loads(foxglove)
+    for topic in ("/bevdistill_detector/output/markers", "/bevdistill_detector/output/overlay/compressed"):
+        assert topic in topics
+        assert topic in foxglove

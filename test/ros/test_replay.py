@@ -1,0 +1,273 @@
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.records import Detections
+from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
+from bevdistill_ros.inference.bundle import load_bundle, save_bundle
+from bevdistill_ros.inference.decode import decode_image
+from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.frame import frame_from_images
+from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.config import StudentConfig
+from training.replay.config import ReplayConfig
+from training.replay.layout import TopicLayout
+from training.replay.read_bag import read_bag
+from training.replay.run import run_replay
+from training.replay.scene import KeyFrame, Mounting, Scene, SensorFrame
+from training.replay.score import read_recording
+from training.replay.write_bag import write_scene
+
+pytestmark = pytest.mark.ros
+
+START_NS = 1_600_000_000_000_000_123
+PERIOD_NS = 500_000_000
+OFFSETS_NS = dict(zip(NUSCENES_CAMERAS, (-20_000_000, 0, 10_000_000, 40_000_000, 30_000_000, 20_000_000), strict=True))
+SIZE = (96, 160)
+FRONT_FROM_CAMERA = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+YAWS_DEG = (55, 0, -55, 110, 180, -110)
+
+COUNTER = """
+import json, sys, time
+from collections import Counter
+import rclpy
+from rclpy.qos import qos_profile_sensor_data
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CameraInfo, CompressedImage
+from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from training.replay.layout import TopicLayout
+rclpy.init()
+node = rclpy.create_node("bevdistill_detector")
+counts, stamps = Counter(), []
+def count(message, source):
+    counts[source] += 1
+    stamps.append(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+for source, target in TopicLayout().routes(NUSCENES_CAMERAS).items():
+    kind = CompressedImage if target.endswith("compressed") else CameraInfo if target.endswith("info") else Odometry
+    node.create_subscription(kind, target, lambda m, s=source: count(m, s), qos_profile_sensor_data)
+expected, deadline = int(sys.argv[1]), time.time() + 30
+while sum(counts.values()) < expected and time.time() < deadline:
+    rclpy.spin_once(node, timeout_sec=0.1)
+print(json.dumps(counts))
+"""
+
+
+def pose_at(stamp_ns: int) -> np.ndarray:
+    """Driving at 8 m/s along global y, far from the origin."""
+    pose = np.eye(4)
+    pose[:2, :2] = [[0.0, -1.0], [1.0, 0.0]]
+    pose[:3, 3] = [500.0, 700.0 + 8.0 * (stamp_ns - START_NS) * 1e-9, 2.0]
+    return pose
+
+
+def mounting_of(number: int) -> Mounting:
+    yaw = np.radians(YAWS_DEG[number])
+    turn = np.array([[np.cos(yaw), -np.sin(yaw), 0.0], [np.sin(yaw), np.cos(yaw), 0.0], [0.0, 0.0, 1.0]])
+    transform = np.eye(4)
+    transform[:3, :3] = turn @ FRONT_FROM_CAMERA
+    transform[:3, 3] = [1.0, 0.1 * number, 1.6]
+    intrinsics = np.array([[90.0, 0.0, 79.5], [0.0, 90.0, 47.5], [0.0, 0.0, 1.0]])
+    return Mounting(ego_from_sensor=transform, intrinsics=intrinsics, size=SIZE)
+
+
+def scene_of(folder: Path, *, num_sets: int, start_ns: int = START_NS, name: str = "drive") -> Scene:
+    """Six cameras that fire within 60 ms, every half second; noise images, different in every frame."""
+    frames: list[SensorFrame] = []
+    key_frames = []
+    for index in range(num_sets):
+        stamps = {camera: start_ns + index * PERIOD_NS + OFFSETS_NS[camera] for camera in NUSCENES_CAMERAS}
+        for number, (camera, stamp_ns) in enumerate(stamps.items()):
+            path = folder / f"{name}-{camera}-{index}.jpg"
+            noise = np.random.default_rng(10 * index + number).integers(0, 255, (12, 20, 3), dtype=np.uint8)
+            cv2.imwrite(str(path), cv2.resize(noise, SIZE[::-1], interpolation=cv2.INTER_NEAREST))
+            frames.append(SensorFrame(channel=camera, stamp_ns=stamp_ns, path=path))
+        key_frames.append(
+            KeyFrame(
+                token=f"{name}-{index}",
+                stamp_ns=stamps["CAM_FRONT"] + 40_000_000,
+                channel_stamps_ns=stamps,
+                annotations=(),
+            )
+        )
+    frames.sort(key=lambda frame: frame.stamp_ns)
+    pose_stamps = np.array([frame.stamp_ns for frame in frames])
+    return Scene(
+        name=name,
+        frames=tuple(frames),
+        mountings={camera: mounting_of(number) for number, camera in enumerate(NUSCENES_CAMERAS)},
+        key_frames=tuple(key_frames),
+        pose_stamps_ns=pose_stamps,
+        global_from_ego=np.stack([pose_at(int(stamp)) for stamp in pose_stamps]),
+    )
+
+
+def tiny_bundle(path: Path) -> Path:
+    torch.manual_seed(0)
+    config = StudentConfig(
+        grid=BevGrid(rows=16, cols=16),
+        image_height=48,
+        image_width=80,
+        backbone="resnet18",
+        backbone_width=8,
+        num_levels=2,
+        embed_dim=16,
+        num_heads=2,
+        feedforward_dim=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        num_queries=20,
+        temporal=True,
+    )
+    student = BevFormer(config)
+    intrinsics = np.stack([mounting_of(number).intrinsics for number in range(6)])
+    intrinsics[:, :2] *= 0.5
+    rig = CameraRig(
+        names=NUSCENES_CAMERAS,
+        intrinsics=torch.from_numpy(intrinsics),
+        ego_from_camera=torch.from_numpy(np.stack([mounting_of(number).ego_from_sensor for number in range(6)])),
+        image_size=(48, 80),
+    )
+    save_bundle(path, student, name="tiny", version="1", rig=rig, provenance={})
+    return path
+
+
+def detect_offline(scene: Scene, bundle: Path) -> dict[int, Detections]:
+    """What the engine says to the same images, without ROS: by the stamp of CAM_FRONT."""
+    engine = Engine(load_bundle(bundle), device="cpu")
+    found = {}
+    for key_frame in scene.key_frames:
+        stamps = key_frame.channel_stamps_ns
+        files = {(frame.channel, frame.stamp_ns): frame.path for frame in scene.frames}
+        reference = stamps["CAM_FRONT"]
+        carried = [
+            np.linalg.inv(pose_at(reference)) @ pose_at(stamps[camera]) @ scene.mountings[camera].ego_from_sensor
+            for camera in NUSCENES_CAMERAS
+        ]
+        images = [
+            decode_image(files[camera, stamps[camera]].read_bytes(), nominal_width=SIZE[1], width=80)
+            for camera in NUSCENES_CAMERAS
+        ]
+        frame = frame_from_images(
+            images,
+            stamp_ns=reference,
+            names=NUSCENES_CAMERAS,
+            intrinsics=np.stack([mounting_of(number).intrinsics for number in range(6)]),
+            sizes=[SIZE] * 6,
+            ego_from_camera=np.stack(carried),
+            global_from_ego=pose_at(reference),
+            height=48,
+            width=80,
+        )
+        found[reference] = engine.infer(frame)
+    return found
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+def replay_config(bundle: Path, output: Path, *bags: Path) -> ReplayConfig:
+    return ReplayConfig(
+        bundle=bundle,
+        output=output,
+        bags=bags,
+        device="cpu",
+        parameters={"num_threads": 1, "decode_threads": 2},
+        progress=False,
+    )
+
+
+def test_every_message_reaches_another_process(tmp_path: Path) -> None:
+    from training.replay.play import play
+
+    bag = read_bag(write_scene(scene_of(tmp_path, num_sets=12), tmp_path / "bag", progress=False))
+    expected = {source: bag.counts[source] for source in TopicLayout().routes(NUSCENES_CAMERAS)}
+    command = [sys.executable, "-c", COUNTER, str(sum(expected.values()))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as counter:
+        started = time.perf_counter()
+        log = play(bag, layout=TopicLayout(), cameras=NUSCENES_CAMERAS, rate=4.0)
+        assert time.perf_counter() - started > (bag.end_ns - bag.start_ns) * 1e-9 / 4
+        output, _ = counter.communicate(timeout=60)
+    assert json.loads(output) == expected == dict(log.counts)
+
+
+def test_key_frames_alone_are_played_on_request(tmp_path: Path) -> None:
+    from training.replay.play import stream
+    from training.replay.read_bag import samples_of
+
+    scene = scene_of(tmp_path, num_sets=4)
+    bag = read_bag(write_scene(replace(scene, key_frames=scene.key_frames[::2]), tmp_path / "bag", progress=False))
+    layout = TopicLayout()
+    topics = layout.routes(NUSCENES_CAMERAS)
+    found = list(stream(bag, topics, layout, NUSCENES_CAMERAS, samples_of(bag)))
+    images = [message for message in found if message.topic == layout.image_topic("CAM_BACK")]
+    assert [message.stamp_ns for message in images] == [
+        START_NS + OFFSETS_NS["CAM_BACK"] + index * PERIOD_NS for index in (0, 2)
+    ]
+    assert sum(message.topic == "/odom" for message in found) == bag.counts["/odom"]
+    for place, message in enumerate(found):
+        if message.topic == layout.image_topic("CAM_FRONT"):
+            before = {(other.topic, other.stamp_ns) for other in found[:place]}
+            assert {("/odom", message.stamp_ns), ("/CAM_FRONT/camera_info", message.stamp_ns)} <= before
+
+
+def test_nobody_there_is_told(tmp_path: Path) -> None:
+    from training.replay.play import ReplayError, play
+
+    bag = read_bag(write_scene(scene_of(tmp_path, num_sets=1), tmp_path / "bag", progress=False))
+    with pytest.raises(ReplayError, match=r"nobody subscribed to /bevdistill_detector/input/.* within 0\.2 s"):
+        play(bag, layout=TopicLayout(), cameras=NUSCENES_CAMERAS, timeout_s=0.2)
+
+
+def test_live_detections_equal_offline_ones(bundle: Path, tmp_path: Path) -> None:
+    """Two scenes, given in the wrong order; the second must not remember the first."""
+    first = scene_of(tmp_path, num_sets=5, name="first")
+    second = scene_of(tmp_path, num_sets=2, name="second", start_ns=START_NS + 3_100_000_000)
+    bags = [write_scene(scene, tmp_path / scene.name, progress=False) for scene in (second, first)]
+    report = run_replay(replace(replay_config(bundle, tmp_path / "out", *bags), pace="step"))
+    assert (report.sets_sent, report.sets_processed, report.sets_lost) == (7, 7, 0)
+    assert (report.samples, report.samples_unanswered, report.metrics) == (7, 0, None)
+    assert report.bags == ("first", "second")
+    for scene in (first, second):
+        live = read_recording(tmp_path / "out" / "detections" / scene.name).detections
+        offline = detect_offline(scene, bundle)
+        assert list(live) == list(offline)
+        for stamp_ns, expected in offline.items():
+            found = live[stamp_ns]
+            assert len(expected.scores) > 100
+            # Without ego motion, its compensation, the reset or the memory the boxes differ by 0.01 m and more.
+            torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-6)
+            torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-4)
+    assert {"decode", "inference", "publish", "reference image to answer"} <= set(report.latency_ms)
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["sets_lost"] == 0
+    assert "| sets lost | 0 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_node_that_refuses_to_start_is_told_with_its_reason(bundle: Path, tmp_path: Path) -> None:
+    from training.replay.play import ReplayError
+
+    bag = write_scene(scene_of(tmp_path, num_sets=1), tmp_path / "bag", progress=False)
+    config = replay_config(bundle, tmp_path / "out", bag)
+    config = replace(config, parameters={"device": "cuda:99"})
+    started = time.perf_counter()
+    with pytest.raises(ReplayError, match=r"(?s)the node refused to start.*cuda:99"):
+        run_replay(config)
+    assert time.perf_counter() - started < config.start_timeout_s / 2
+
+
+def test_an_output_folder_in_use_is_left_alone(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(ValueError, match="is not empty; choose a new output folder"):
+        run_replay(replay_config(bundle, tmp_path / "out", tmp_path / "bag"))

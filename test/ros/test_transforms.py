@@ -1,0 +1,61 @@
+"""tf as a source of mountings and of ego motion, on a table instead of tf2; and tf2 itself where it is installed."""
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+
+pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
+pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
+
+from bevdistill_ros.core.geometry import transform_from  # noqa: E402
+from bevdistill_ros.node import transforms  # noqa: E402
+
+
+class Table:
+    """What `Transforms` offers, from a table by target, source and stamp."""
+
+    def __init__(self, entries: dict[tuple[str, str, int], np.ndarray]) -> None:
+        self.entries = entries
+
+    def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
+        try:
+            return self.entries[target, source, stamp_ns]
+        except KeyError:
+            raise ValueError(f"tf does not know {target} <- {source}") from None
+
+    def wait_for(self, target: str, source: str, stamp_ns: int, timeout_s: float) -> bool:
+        return (target, source, stamp_ns) in self.entries
+
+    def clear(self) -> None:
+        self.entries.clear()
+
+
+def pose(x: float) -> np.ndarray:
+    return transform_from(np.array([1.0, 0.0, 0.0, 0.0]), np.array([x, 0.0, 0.0]))
+
+
+def test_mounting_is_looked_up_at_the_stamp_by_the_camera_frame() -> None:
+    table = Table({("base_link", "front_optical", 7): pose(1.0), ("base_link", "front_optical", 8): pose(2.0)})
+    mountings = transforms.TfMountings(table, "base_link")
+    assert mountings.ego_from_camera("FRONT", "front_optical", 8)[0, 3] == 2.0
+    with pytest.raises(ValueError, match="tf does not know base_link <- front_optical"):
+        mountings.ego_from_camera("FRONT", "front_optical", 9)
+    with pytest.raises(ValueError, match="camera_info of FRONT names no frame"):
+        mountings.ego_from_camera("FRONT", "", 8)
+
+
+def test_motion_is_looked_up_at_the_stamp() -> None:
+    motion = transforms.TfMotion(Table({("odom", "base_link", 7): pose(3.0)}), "odom", "base_link")
+    assert motion.odom_from_ego(7)[0, 3] == 3.0
+    assert motion.odom_from_ego(8) is None
+    assert motion.wait_for(7, 0.0)
+    assert not motion.wait_for(8, 0.0)
+    motion.forget_after(0)
+    assert motion.odom_from_ego(7) is None
+
+
+@pytest.mark.skipif(transforms.HAS_TF2, reason="tf2_ros is installed")
+def test_without_tf2_the_way_out_is_told() -> None:
+    with pytest.raises(ValueError, match=r"tf2_ros.*rig_file"):
+        transforms.Transforms(None)

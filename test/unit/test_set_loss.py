@@ -1,0 +1,174 @@
+"""The set loss."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bevdistill_ros.core.boxes import encode_boxes
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.outputs import SetPrediction
+from training.criterion import set_loss
+from training.criterion.matcher import HungarianMatcher
+from training.criterion.set_loss import SetCriterion, sigmoid_focal_loss
+
+CAR_BOX = [5.0, -2.0, 1.0, 4.0, 2.0, 1.5, 0.3, 1.0, -1.0]
+
+
+def prediction_of(logits: Tensor, codes: Tensor) -> SetPrediction:
+    return SetPrediction(logits=logits, codes=codes, features=torch.zeros(*logits.shape[:3], 4))
+
+
+def random_case(counts: tuple[int, ...] = (3, 2)) -> tuple[SetPrediction, list[Tensor], list[Tensor]]:
+    torch.manual_seed(0)
+    shape = (2, len(counts), 6)
+    predictions = prediction_of(torch.randn(*shape, 10), torch.randn(*shape, 10))
+    boxes = [torch.tensor([CAR_BOX]).repeat(count, 1) + 0.3 * torch.rand(count, 9) for count in counts]
+    labels = [torch.randint(10, (count,)) for count in counts]
+    return predictions, boxes, labels
+
+
+def test_focal_loss_by_hand() -> None:
+    loss = sigmoid_focal_loss(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]))
+    assert loss.tolist() == pytest.approx([0.25 * 0.25 * math.log(2), 0.75 * 0.25 * math.log(2)])
+
+
+def test_terms_by_hand() -> None:
+    boxes = torch.tensor([CAR_BOX])
+    codes = encode_boxes(boxes).repeat(2, 1, 1, 1)
+    codes[0, ..., 0] += 0.5  # x
+    codes[1, ..., 9] += 2.0  # vy, which counts a fifth
+    logits = torch.zeros(2, 1, 1, 10)
+    terms = SetCriterion(HungarianMatcher())(prediction_of(logits, codes), [boxes], [torch.tensor([0])])
+    assert terms["box"].item() == pytest.approx(0.5 + 0.2 * 2.0, abs=1e-5)
+    one_layer = 0.25 * math.log(2) * (0.25 + 9 * 0.75)
+    assert terms["classification"].item() == pytest.approx(2 * one_layer, abs=1e-5)
+
+
+def test_loss_equals_a_slow_loop() -> None:
+    predictions, boxes, labels = random_case()
+    matcher = HungarianMatcher()
+    terms = SetCriterion(matcher)(predictions, boxes, labels)
+    box_total, class_total = 0.0, 0.0
+    for layer in range(2):
+        for item in range(2):
+            single = prediction_of(
+                predictions.logits[layer, item][None, None], predictions.codes[layer, item][None, None]
+            )
+            pairs = matcher(single, [boxes[item]], [labels[item]])
+            targets = torch.zeros(6, 10)
+            for query, target in zip(pairs.query.tolist(), pairs.target.tolist(), strict=True):
+                targets[query, labels[item][target]] = 1.0
+                error = (single.codes[0, 0, query] - encode_boxes(boxes[item][target])).abs()
+                box_total += (error[:8].sum() + 0.2 * error[8:].sum()).item()
+            for query in range(6):
+                for cls in range(10):
+                    score = predictions.logits[layer, item, query, cls].sigmoid()
+                    if targets[query, cls] == 1:
+                        class_total -= (0.25 * (1 - score) ** 2 * score.log()).item()
+                    else:
+                        class_total -= (0.75 * score**2 * (1 - score).log()).item()
+    assert terms["box"].item() == pytest.approx(box_total / 5, rel=1e-5)
+    assert terms["classification"].item() == pytest.approx(class_total / 5, rel=1e-5)
+
+
+def test_batch_of_two_is_two_batches_of_one() -> None:
+    predictions, boxes, labels = random_case()
+    criterion = SetCriterion(HungarianMatcher())
+    both = criterion(predictions, boxes, labels)
+    for name in both:
+        total = 0.0
+        for item, count in enumerate((3, 2)):
+            part = slice(item, item + 1)
+            alone = prediction_of(predictions.logits[:, part], predictions.codes[:, part])
+            total += count * criterion(alone, boxes[part], labels[part])[name].item()
+        assert both[name].item() == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_order_of_boxes_does_not_matter() -> None:
+    predictions, boxes, labels = random_case()
+    criterion = SetCriterion(HungarianMatcher())
+    expected = criterion(predictions, boxes, labels)
+    turned = criterion(predictions, [box.flip(0) for box in boxes], [label.flip(0) for label in labels])
+    for name in expected:
+        assert turned[name].item() == pytest.approx(expected[name].item(), rel=1e-6)
+
+
+def test_no_ground_truth_teaches_only_background() -> None:
+    predictions, _, _ = random_case()
+    predictions.logits.requires_grad_()
+    empty = [torch.zeros(0, 9)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2
+    terms = SetCriterion(HungarianMatcher())(predictions, *empty)
+    assert terms["box"].item() == 0.0
+    assert terms["classification"].item() > 0.0
+    (terms["classification"] + terms["box"]).backward()
+    assert (predictions.logits.grad > 0).all()
+
+
+def test_boxes_outside_the_grid_are_no_ground_truth() -> None:
+    predictions, boxes, labels = random_case()
+    criterion = SetCriterion(HungarianMatcher(), grid=BevGrid())
+    expected = criterion(predictions, boxes, labels)
+    far, high = boxes[0][:1].clone(), boxes[0][:1].clone()
+    far[:, 0], high[:, 2] = 51.2, 7.0
+    more = criterion(predictions, [torch.cat([far, boxes[0], high]), boxes[1]], [labels[0][[0, 0, 1, 2, 0]], labels[1]])
+    assert {name: term.item() for name, term in more.items()} == {name: term.item() for name, term in expected.items()}
+
+
+def test_unknown_velocity_has_no_loss_and_no_gradient() -> None:
+    predictions, boxes, labels = random_case(counts=(1,))
+    predictions.codes.requires_grad_()
+    boxes[0][:, 7:] = math.nan
+    terms = SetCriterion(HungarianMatcher())(predictions, boxes, labels)
+    terms["box"].backward()
+    gradient = predictions.codes.grad
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert (gradient[..., 8:] == 0).all()
+    assert (gradient[..., :8] != 0).any(dim=2).all()
+
+
+def test_inputs_are_not_changed() -> None:
+    predictions, boxes, labels = random_case()
+    before = [tensor.clone() for tensor in (predictions.logits, predictions.codes, *boxes, *labels)]
+    SetCriterion(HungarianMatcher(), grid=BevGrid())(predictions, boxes, labels)
+    after = (predictions.logits, predictions.codes, *boxes, *labels)
+    assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(("column", "value"), [(0, math.nan), (3, 0.0), (5, -1.0), (6, math.inf)])
+def test_broken_boxes_are_refused(column: int, value: float) -> None:
+    predictions, boxes, labels = random_case()
+    boxes[1][0, column] = value
+    with pytest.raises(ValueError, match="finite boxes of positive size"):
+        SetCriterion(HungarianMatcher())(predictions, boxes, labels)
+
+
+def test_unknown_labels_and_unpaired_boxes_are_refused() -> None:
+    predictions, boxes, labels = random_case()
+    criterion = SetCriterion(HungarianMatcher())
+    with pytest.raises(ValueError, match=r"labels in 0\.\.\.9"):
+        criterion(predictions, boxes, [labels[0].fill_(10), labels[1]])
+    with pytest.raises(ValueError, match=r"number \[3, 2\] and \[2, 3\]"):
+        criterion(predictions, boxes, [labels[1], labels[0]])
+
+
+def test_half_precision_predictions_give_a_finite_float32_loss() -> None:
+    predictions, boxes, labels = random_case()
+    half = prediction_of(predictions.logits.bfloat16(), predictions.codes.bfloat16())
+    terms = SetCriterion(HungarianMatcher())(half, boxes, labels)
+    assert all(term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+
+
+def test_normaliser_is_the_mean_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a second rank held 7 boxes beside the 5 here."""
+    predictions, boxes, labels = random_case()
+    criterion = SetCriterion(HungarianMatcher())
+    alone = criterion(predictions, boxes, labels)
+    monkeypatch.setattr(set_loss, "is_initialized", lambda: True)
+    monkeypatch.setattr(set_loss, "get_world_size", lambda: 2)
+    monkeypatch.setattr(set_loss, "all_reduce", lambda count: count.add_(7.0))
+    together = criterion(predictions, boxes, labels)
+    for name in alone:
+        assert together[name].item() == pytest.approx(alone[name].item() * 5 / 6, rel=1e-6)

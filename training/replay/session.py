@@ -1,0 +1,166 @@
+"""Bag after bag, played to one running node, and what it answers."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.replay.config import Replayed, Setup
+from training.replay.layout import COMPRESSED_IMAGE, DETECTIONS_TOPIC, transform_routes
+from training.replay.node_process import NodeProcess, transport_environment
+from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node, stream
+from training.replay.read_bag import Bag, BagMessage, rig_of, samples_of
+from training.replay.record import Answer, Recorder, write_recording
+from training.replay.score import read_recording
+
+
+def replay_group(setup: Setup, bags: Sequence[Bag], folder: Path, on_done: Callable[[], object]) -> list[Replayed]:
+    """Start a node and play bags of one rig to it.
+
+    Args:
+        setup: How.
+        bags: By time.
+        folder: For the node's parameters, rig and log.
+        on_done: Called after each bag.
+
+    Raises:
+        ReplayError: The node does not start, ends, or answers nothing.
+    """
+    # The middleware reads it when the first node of the process is made.
+    os.environ.update(transport_environment())
+    folder.mkdir(parents=True, exist_ok=True)
+    types = {topic: kind for bag in bags for topic, kind in bag.topics.items()}
+    routes = setup.layout.routes(setup.cameras)
+    timeout_s = setup.config.start_timeout_s
+    replayed: list[Replayed] = []
+    parameters = _node_parameters(setup, bags[0], folder)
+    with NodeProcess(parameters, folder) as process, ros_node("bevdistill_replay") as (node, wait):
+        process.wait_until_active(node, wait, timeout_s)
+        player = Player(node, types, {**routes, **transform_routes()})
+        player.wait_for_subscribers(wait, timeout_s, required=routes)
+        recorder = Recorder(node)
+        recorder.connect(wait, timeout_s)
+        session = Session(setup, player, recorder, wait, process)
+        for bag in bags:
+            if replayed:
+                process.reset_memory(node, wait)
+            replayed.append(session.replay(bag))
+            on_done()
+    return replayed
+
+
+def _node_parameters(setup: Setup, bag: Bag, folder: Path) -> dict[str, Any]:
+    """Parameters of the node, by their full names.
+
+    Where tf2 is not installed, the mountings go to the node in a rig file that is written beside its log. All
+    detections are published, as offline evaluation scores them all.
+    """
+    config = setup.config
+    parameters: dict[str, Any] = {
+        "use_sim_time": True,
+        "bundle": str(Path(config.bundle).absolute()),
+        "device": config.device,
+        "precision": config.precision,
+        "cameras": list(setup.cameras),
+        "transport": "compressed" if setup.layout.image_type == COMPRESSED_IMAGE else "raw",
+        "sync.reference_camera": config.reference_camera,
+        "sync.max_spread_ms": float(config.max_spread_ms),
+        "score_threshold": 0.0,
+    }
+    if setup.needs_rig_file:
+        path = folder / "rig.yaml"
+        path.write_text(yaml.safe_dump(rig_of(bag, setup.layout, setup.cameras).to_dict(), sort_keys=False))
+        parameters["rig_file"] = str(path.absolute())
+    return parameters | config.parameters
+
+
+class Session:
+    """Plays bags to a node and records its answers.
+
+    Args:
+        setup: How to play.
+        player: Matched with the node.
+        recorder: Connected to the node.
+        wait: See `play.Wait`.
+        process: The node's.
+    """
+
+    def __init__(self, setup: Setup, player: Player, recorder: Recorder, wait: Wait, process: NodeProcess) -> None:
+        self._setup = setup
+        self._config = setup.config
+        self._player = player
+        self._recorder = recorder
+        self._wait = wait
+        self._process = process
+
+    def replay(self, bag: Bag) -> Replayed:
+        """Play one bag to the end, wait for the last answers, and write the recording.
+
+        Raises:
+            ReplayError: The node ended, or answered nothing.
+        """
+        samples = samples_of(bag) if self._config.frames == "key" else None
+        topics = [topic for topic in self._player.routes if topic in bag.topics]
+        messages = stream(bag, topics, self._setup.layout, self._setup.cameras, samples)
+        self._recorder.take()
+        gate = self._gate() if self._config.pace == "step" else None
+        log = self._player.run(messages, rate=self._config.rate, wait=self._wait, gate=gate)
+        sent = [stamp_ns for topic, stamp_ns in log.sent_at_s if topic == self._setup.reference_topic]
+        self._drain(sent)
+        self._process.check()
+        answers = self._recorder.take()
+        round_trips_ms = self._round_trips_ms(log, answers)
+        if not round_trips_ms:
+            raise ReplayError(
+                f"the node answered none of {len(sent)} sets of {bag.path}; the end of {self._process.log_path}:\n"
+                f"{self._process.log_tail()}"
+            )
+        recording = write_recording(answers, self._config.output / "detections" / bag.path.name)
+        return Replayed(
+            bag=bag,
+            sets_sent=len(sent),
+            recording=read_recording(recording),
+            round_trips_ms=round_trips_ms,
+            late_s=tuple(log.late_s),
+        )
+
+    def _round_trips_ms(self, log: PlayLog, answers: Sequence[Answer]) -> tuple[float, ...]:
+        sent_at_s = {stamp: at for (topic, stamp), at in log.sent_at_s.items() if topic == self._setup.reference_topic}
+        return tuple(
+            (answer.received_at_s - sent_at_s[answer.stamp_ns]) * 1e3
+            for answer in answers
+            if answer.topic == DETECTIONS_TOPIC and answer.stamp_ns in sent_at_s
+        )
+
+    def _gate(self) -> Gate:
+        """Hold back a reference image until the set of the last one is answered or given up."""
+        pending: int | None = None
+        since_s = 0.0
+
+        def gate(message: BagMessage) -> bool:
+            nonlocal pending, since_s
+            if message.topic != self._setup.reference_topic:
+                return True
+            answered = pending is None or pending in self._recorder.answered_ns
+            if not answered and time.perf_counter() - since_s < self._config.answer_timeout_s:
+                return False
+            pending, since_s = message.stamp_ns, time.perf_counter()
+            return True
+
+        return gate
+
+    def _drain(self, sent: Sequence[int]) -> None:
+        """Wait for the answers still to come, as long as some come."""
+        while set(sent) - self._recorder.answered_ns:
+            before = len(self._recorder.answered_ns)
+            has_more = self._player.run_on(
+                self._config.answer_timeout_s,
+                rate=self._config.rate,
+                wait=self._wait,
+                until=lambda before=before: len(self._recorder.answered_ns) > before,  # type: ignore[misc]
+            )
+            if not has_more:
+                return
