@@ -159,13 +159,11 @@ class RigMountings:
     """Mountings that a rig file tells once and for all.
 
     Args:
-        rig: The rig; it must hold all `cameras`.
-        cameras: Cameras of the node.
+        rig: The rig.
     """
 
-    def __init__(self, rig: CameraRig, cameras: Sequence[str]) -> None:
-        selected = rig.select(cameras)
-        self._mountings = dict(zip(cameras, selected.ego_from_camera.double().numpy(), strict=True))
+    def __init__(self, rig: CameraRig) -> None:
+        self._mountings = dict(zip(rig.names, rig.ego_from_camera.double().numpy(), strict=True))
 
     def ego_from_camera(self, camera: str, frame_id: str, stamp_ns: int) -> np.ndarray:
         """Mounting (4, 4) of a camera."""

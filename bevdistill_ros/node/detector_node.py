@@ -20,7 +20,6 @@ from bevdistill_ros.node.diagnostics import Item, Level
 from bevdistill_ros.node.session import Session
 
 NAME = "bevdistill_detector"
-THROTTLE_S = 5.0
 
 
 class DetectorNode(LifecycleNode):
@@ -152,22 +151,26 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: A parameter has a value that it may not have.
     """
     rclpy.init(args=args)
-    node = None
     try:
         node = DetectorNode()
-        node.start()
-        rclpy.spin(node)
     except (ValueError, ParameterException) as error:
         get_logger(NAME).fatal(_one_line(error))
+        rclpy.try_shutdown()
         raise SystemExit(1) from None
+    try:
+        node.start()
+        rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        # A signal may end the context amid the executor's work, which then fails in its own way.
+        if rclpy.ok():
+            raise
     finally:
-        if node is not None:
-            # A second interrupt must not leave the worker running.
-            with contextlib.suppress(KeyboardInterrupt):
-                node.close()
-            node.destroy_node()
+        # A second interrupt must not leave the worker running.
+        with contextlib.suppress(KeyboardInterrupt):
+            node.close()
+        node.destroy_node()
         rclpy.try_shutdown()
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from bevdistill_ros.node.parameters import DiagnosticsParameters
 
 STAGES: tuple[str, ...] = ("transport_age", "wait", "decode", "preprocess", "inference", "postprocess", "publish")
+BUSY = "worker busy"  # reason of sets that a newer one took the place of; cameras may well be faster than the model
 FOREIGN_CLOCK_S = 3600.0  # an image that seems older or from the future was stamped by another clock
 
 
@@ -164,13 +165,16 @@ class Monitor:
         return Item(name="spread", level=level, message=f"up to {worst:.0f} ms", values={"spread [ms]": f"{worst:.1f}"})
 
     def _drop_ratio(self) -> Item:
-        dropped, processed = len(self._recent_drops), len(self._reports)
-        ratio = dropped / max(dropped + processed, 1)
+        lost = sum(reason != BUSY for _, reason in self._recent_drops)
+        busy, processed = len(self._recent_drops) - lost, len(self._reports)
+        ratio = lost / max(lost + processed, 1)
         level = _above(ratio, self._limits.warn_drop_ratio, self._limits.error_drop_ratio)
         values = {reason: str(count) for reason, count in self._drops.most_common(10)}
-        message = f"{dropped} of {dropped + processed} sets dropped"
-        if self._recent_drops:
-            message += f", last: {self._recent_drops[-1][1]}"
+        message = f"{lost} of {lost + processed} sets dropped"
+        if busy:
+            message += f" and {busy} passed over while busy"
+        if lost:
+            message += f", last: {next(reason for _, reason in reversed(self._recent_drops) if reason != BUSY)}"
         return Item(
             name="drops", level=level, message=message, values={"sets dropped": str(self._drops.total()), **values}
         )

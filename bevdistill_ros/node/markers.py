@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
@@ -61,47 +61,36 @@ class Lifetime:
 
 def shapes_of(detections: Detections) -> list[Shape]:
     """A box and a label for each detection, and an arrow for each that moves: as long as its way in one second."""
-    shapes: list[Shape] = []
     rows = zip(detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
-    for number, (box, score, label) in enumerate(rows):
-        x, y, z, length, width, height, yaw, vx, vy = box
-        name = CLASS_NAMES[label]
-        colour = CLASS_COLOURS[name]
-        shapes.append(
-            Shape(
-                namespace="boxes",
-                number=number,
-                centre=(x, y, z),
-                yaw=yaw,
-                size=(length, width, height),
-                colour=colour,
-                opacity=BOX_OPACITY,
-            )
-        )
-        top = z + height / 2
-        shapes.append(
-            Shape(
-                namespace="labels",
-                number=number,
-                centre=(x, y, top + LABEL_HEIGHT),
-                yaw=0.0,
-                size=(LABEL_HEIGHT, LABEL_HEIGHT, LABEL_HEIGHT),
-                colour=colour,
-                opacity=1.0,
-                text=f"{name} {score:.2f}",
-            )
-        )
-        speed = math.hypot(vx, vy)
-        if speed > MOTION_THRESHOLD:
-            shapes.append(
-                Shape(
-                    namespace="velocities",
-                    number=number,
-                    centre=(x, y, z),
-                    yaw=math.atan2(vy, vx),
-                    size=(speed, ARROW_WIDTH, ARROW_WIDTH),
-                    colour=colour,
-                    opacity=1.0,
-                )
-            )
-    return shapes
+    return [
+        shape
+        for number, (box, score, label) in enumerate(rows)
+        for shape in _shapes_of_one(number, box, score, CLASS_NAMES[label])
+    ]
+
+
+def _shapes_of_one(number: int, box: list[float], score: float, name: str) -> list[Shape]:
+    x, y, z, length, width, height, yaw, vx, vy = box
+    colour, speed = CLASS_COLOURS[name], math.hypot(vx, vy)
+    solid = Shape(
+        namespace="boxes",
+        number=number,
+        centre=(x, y, z),
+        yaw=yaw,
+        size=(length, width, height),
+        colour=colour,
+        opacity=BOX_OPACITY,
+    )
+    label = replace(
+        solid,
+        namespace="labels",
+        centre=(x, y, z + height / 2 + LABEL_HEIGHT),
+        yaw=0.0,
+        size=(LABEL_HEIGHT, LABEL_HEIGHT, LABEL_HEIGHT),
+        opacity=1.0,
+        text=f"{name} {score:.2f}",
+    )
+    if speed <= MOTION_THRESHOLD:
+        return [solid, label]
+    size = (speed, ARROW_WIDTH, ARROW_WIDTH)
+    return [solid, label, replace(solid, namespace="velocities", yaw=math.atan2(vy, vx), size=size, opacity=1.0)]

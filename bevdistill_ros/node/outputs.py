@@ -12,7 +12,6 @@ from sensor_msgs.msg import CompressedImage
 from visualization_msgs.msg import MarkerArray
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.core.records import Detections
 from bevdistill_ros.msg import Detection3DArray, PipelineStatus
 from bevdistill_ros.node import convert
 from bevdistill_ros.node.diagnostics import Monitor, SetReport, age_ms
@@ -61,16 +60,16 @@ class Outputs:
         for publisher in self._publishers:
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def publish(self, images: ImageSet, outcome: Outcome, detections: Detections, monitor: Monitor) -> None:
+    def publish(self, images: ImageSet, outcome: Outcome, monitor: Monitor) -> None:
         """Publish a set's detections, and what there is about it.
 
         Args:
             images: The set.
             outcome: What came of it.
-            detections: Those of it that are good enough.
             monitor: Is told how the set passed through.
         """
         started = time.perf_counter()
+        detections = outcome.detections
         stamp = detections.stamp_ns
         self._detections.publish(convert.detections_message(detections, frame_id=self._frame_id, model=self._model))
         if self._vision is not None:

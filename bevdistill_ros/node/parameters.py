@@ -157,7 +157,8 @@ class DetectorParameters:
             )
         if self.sync.policy == "approximate_time" and self.missing_camera == "blank":
             raise ValueError(
-                "sync.policy approximate_time knows whole sets only; set missing_camera to skip, or sync.policy to anchor"
+                "sync.policy approximate_time knows whole sets only; "
+                "set missing_camera to skip, or sync.policy to anchor"
             )
         if self.sync.reference_camera and self.sync.reference_camera not in self.cameras:
             raise ValueError(

@@ -19,7 +19,7 @@ from bevdistill_ros.node.calibration import (
     differences_from_training,
     load_rig,
 )
-from bevdistill_ros.node.diagnostics import Item, Level, Monitor
+from bevdistill_ros.node.diagnostics import BUSY, Item, Level, Monitor
 from bevdistill_ros.node.ego_motion import EgoMotion, NoEgoMotion, OdometryBuffer
 from bevdistill_ros.node.filters import require_message_filters
 from bevdistill_ros.node.inputs import Inputs, Listeners
@@ -46,38 +46,25 @@ class Session:
     def __init__(self, node: LifecycleNode, parameters: DetectorParameters) -> None:
         self._node = node
         self._log = node.get_logger()
-        engine = make_engine(parameters)
-        manifest = engine.manifest
+        self._engine = make_engine(parameters)
+        manifest = self._engine.manifest
         self.model_name = f"{manifest.name} {manifest.version}"
-        self.description = f"{self.model_name} on {engine.device}, {parameters.precision}"
-        self._training_rig = manifest.rig
+        self.description = f"{self.model_name} on {self._engine.device}, {parameters.precision}"
         self._parameters = parameters = in_model_order(parameters, manifest.student.cameras)
-        self._monitor = Monitor(parameters.cameras, parameters.diagnostics, started_ns=self._now_ns())
-        self._calibrations = CalibrationStore()
         if parameters.sync.policy == "approximate_time":
             require_message_filters()
-        rig = load_rig(parameters.rig_file) if parameters.rig_file else None
-        mountings: Mountings | None = None if rig is None else RigMountings(rig, parameters.cameras)
+        self._monitor = self._make_monitor()
+        self._calibrations = CalibrationStore()
+        rig = load_rig(parameters.rig_file).select(parameters.cameras) if parameters.rig_file else None
         if rig is not None and parameters.intrinsics == "rig_file":
-            for name in parameters.cameras:
-                self._calibrations.put(name, calibrations_of(rig)[name])
+            for name, calibration in calibrations_of(rig).items():
+                self._calibrations.put(name, calibration)
         self._transforms = Transforms(node) if rig is None or parameters.ego_motion.source == "tf" else None
         self._motion = self._make_motion()
-        self._pipeline = Pipeline(
-            engine=engine,
-            cameras=parameters.cameras,
-            training_rig=manifest.rig,
-            image_of=convert.image_of,
-            calibrations=self._calibrations,
-            mountings=mountings or TfMountings(self._transforms, parameters.base_frame),
-            motion=self._motion,
-            missing_camera=parameters.missing_camera,
-            max_wait_s=parameters.ego_motion.max_wait_ms / 1e3,
-            decode_threads=parameters.decode_threads,
-            on_fault=self._fault,
-            on_rig_change=lambda: self._log.warning("the camera rig changed; temporal memory is reset"),
+        self._pipeline = self._make_pipeline(
+            TfMountings(self._transforms, parameters.base_frame) if rig is None else RigMountings(rig)
         )
-        self._rig_differences: list[str] | None = None
+        self._rig_differences: list[str] = []
         self._inputs: Inputs | None = None
         self._worker: LatestWorker[ImageSet] | None = None
         self._outputs = Outputs(
@@ -90,9 +77,9 @@ class Session:
 
     def start(self) -> None:
         """Listen and detect."""
-        self._monitor = Monitor(self._parameters.cameras, self._parameters.diagnostics, started_ns=self._now_ns())
+        self._monitor = self._make_monitor()
         self._pipeline.request_reset()
-        self._worker = LatestWorker(self._detect, lambda images: self._drop("worker busy"))
+        self._worker = LatestWorker(self._detect, lambda images: self._drop(BUSY))
         listeners = Listeners(
             on_set=self._worker.offer,
             on_image=lambda camera: self._monitor.image(camera, self._now_ns()),
@@ -134,14 +121,33 @@ class Session:
 
     def diagnostics(self, now_ns: int) -> list[Item]:
         """How it is doing."""
-        differences = self._rig_differences or []
         model = Item(
             name="model",
-            level=Level.WARN if differences else Level.OK,
-            message="; ".join(differences) or self.description,
+            level=Level.WARN if self._rig_differences else Level.OK,
+            message="; ".join(self._rig_differences) or self.description,
             values={"model": self.description},
         )
         return [model, *self._monitor.items(now_ns)] if self._worker else [model]
+
+    def _make_monitor(self) -> Monitor:
+        return Monitor(self._parameters.cameras, self._parameters.diagnostics, started_ns=self._now_ns())
+
+    def _make_pipeline(self, mountings: Mountings) -> Pipeline:
+        parameters = self._parameters
+        return Pipeline(
+            engine=self._engine,
+            cameras=parameters.cameras,
+            training_rig=self._engine.manifest.rig,
+            image_of=convert.image_of,
+            calibrations=self._calibrations,
+            mountings=mountings,
+            motion=self._motion,
+            missing_camera=parameters.missing_camera,
+            max_wait_s=parameters.ego_motion.max_wait_ms / 1e3,
+            decode_threads=parameters.decode_threads,
+            on_fault=self._fault,
+            on_rig_change=lambda: self._log.warning("the camera rig changed; temporal memory is reset"),
+        )
 
     def _make_motion(self) -> EgoMotion:
         motion = self._parameters.ego_motion
@@ -157,10 +163,9 @@ class Session:
     def _detect(self, images: ImageSet) -> None:
         """Work on a set; nothing that goes wrong with one set may end the thread."""
         try:
-            outcome = self._pipeline.run(images)
-            threshold = self._node.get_parameter("score_threshold").value
-            at_most = self._node.get_parameter("max_detections").value
-            self._outputs.publish(images, outcome, outcome.detections.above(threshold, at_most), self._monitor)
+            self._engine.score_threshold = self._node.get_parameter("score_threshold").value
+            self._engine.max_detections = self._node.get_parameter("max_detections").value
+            self._outputs.publish(images, self._pipeline.run(images), self._monitor)
             self._compare_rigs()
         except UnusableSet as error:
             self._drop(str(error))
@@ -177,7 +182,7 @@ class Session:
         self._rig_differences = differences_from_training(
             self._parameters.cameras,
             rig,
-            self._training_rig,
+            self._engine.manifest.rig,
             focal_tolerance=self._parameters.diagnostics.focal_tolerance,
         )
         for line in self._rig_differences:
@@ -185,7 +190,8 @@ class Session:
 
     def _drop(self, reason: str) -> None:
         self._monitor.drop(reason, self._now_ns())
-        self._log.warning(f"set dropped: {reason}", throttle_duration_sec=THROTTLE_S)
+        if reason != BUSY:
+            self._log.warning(f"set dropped: {reason}", throttle_duration_sec=THROTTLE_S)
 
     def _fault(self, subject: str, message: str) -> None:
         self._monitor.fault(subject, message, self._now_ns())
@@ -220,7 +226,6 @@ def make_engine(parameters: DetectorParameters) -> Engine:
         load_bundle(parameters.bundle),
         device=parameters.device,
         precision=parameters.precision,
-        max_detections=parameters.max_detections,
         temporal=MemoryLimits(
             interval_s=temporal.interval_s, max_gap_s=temporal.max_gap_s, max_jump_m=temporal.max_jump_m
         ),

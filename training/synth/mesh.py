@@ -48,6 +48,14 @@ class Mesh:
         return vertices.min(axis=0), vertices.max(axis=0)
 
 
+EMPTY = Mesh(
+    triangles=np.zeros((0, 3, 3), dtype=np.float32),
+    colours=np.zeros((0, 3), dtype=np.float32),
+    materials=np.zeros(0, dtype=np.uint8),
+    texture=np.zeros((0, 3, 2), dtype=np.float32),
+)
+
+
 def merge(meshes: Sequence[Mesh]) -> Mesh:
     """One mesh of several."""
     return Mesh(

@@ -6,6 +6,7 @@ import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
+from training.synth.mesh import merge
 from training.synth.world import Snapshot
 
 MISS = -1  # triangle of a ray that hits nothing
@@ -21,28 +22,45 @@ class Hits:
     weights: np.ndarray  # (R, 2) float32 barycentric weights of the triangle's second and third vertex
 
 
-class RayCaster:
-    """Rays against one snapshot of the world."""
+class Surfaces:
+    """Triangles that rays can meet, with what is slow to prepare of them.
+
+    Args:
+        snapshot: The triangles and their owners.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.mesh = snapshot.mesh
-        self.owners = snapshot.owners
+        self.mesh, self.owners = snapshot.mesh, snapshot.owners
         edges = np.diff(snapshot.mesh.triangles, axis=1)
         normals = np.cross(edges[:, 0], edges[:, 1])
-        self.normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)  # (F, 3), either side
-        self._scene = EmbreeScene()
-        self._geometry = TriangleMesh(self._scene, snapshot.mesh.triangles)
+        # (F, 3), of unit length, either side
+        self.normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+        self.scene = EmbreeScene()
+        if len(self.owners):
+            self._geometry = TriangleMesh(self.scene, snapshot.mesh.triangles)
+
+
+class RayCaster:
+    """Rays against what rests, prepared once a scene, and what moves, at one instant."""
+
+    def __init__(self, resting: Surfaces, moving: Surfaces) -> None:
+        self._parts = [part for part in (resting, moving) if len(part.owners)]
+        self.mesh = merge([part.mesh for part in self._parts])
+        self.owners = np.concatenate([part.owners for part in self._parts])
+        self.normals = np.concatenate([part.normals for part in self._parts])
 
     def cast(self, origins: np.ndarray, directions: np.ndarray) -> Hits:
         """Nearest hits of rays from origins (R, 3) [m] along directions (R, 3); global frame."""
-        result = self._scene.run(
-            np.ascontiguousarray(origins, dtype=np.float32), np.ascontiguousarray(directions, dtype=np.float32), output=True
-        )
-        return Hits(
-            triangles=result["primID"],
-            distances=result["tfar"],
-            weights=np.column_stack([result["u"], result["v"]]),
-        )
+        origins = np.ascontiguousarray(origins, dtype=np.float32)
+        directions = np.ascontiguousarray(directions, dtype=np.float32)
+        offset = 0
+        nearest: Hits | None = None
+        for part in self._parts:
+            hits = _hits(part.scene.run(origins, directions, output=True), offset)
+            nearest = hits if nearest is None else _nearer(nearest, hits)
+            offset += len(part.owners)
+        assert nearest is not None
+        return nearest
 
     def owners_of(self, hits: Hits) -> np.ndarray:
         """Owner (R,) int32 of each hit, as in `Snapshot.owners`; MISS for none."""
@@ -60,5 +78,25 @@ class RayCaster:
         if facing.any():
             origins = (points[facing] + _LIFT * normals[facing]).astype(np.float32)
             towards = np.tile(direction.astype(np.float32), (len(origins), 1))
-            lit[facing] = self._scene.run(origins, towards, query="OCCLUDED") != 0
+            lit[facing] = np.logical_and.reduce(
+                [part.scene.run(origins, towards, query="OCCLUDED") != 0 for part in self._parts]
+            )
         return lit
+
+
+def _hits(result: dict[str, np.ndarray], offset: int) -> Hits:
+    triangles = result["primID"]
+    return Hits(
+        triangles=np.where(triangles == MISS, MISS, triangles + offset).astype(np.int32),
+        distances=result["tfar"],
+        weights=np.column_stack([result["u"], result["v"]]),
+    )
+
+
+def _nearer(first: Hits, second: Hits) -> Hits:
+    closer = (second.triangles != MISS) & ((first.triangles == MISS) | (second.distances < first.distances))
+    return Hits(
+        triangles=np.where(closer, second.triangles, first.triangles),
+        distances=np.where(closer, second.distances, first.distances),
+        weights=np.where(closer[:, None], second.weights, first.weights),
+    )

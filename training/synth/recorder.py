@@ -9,16 +9,16 @@ import numpy as np
 
 from training.synth.config import KEY_FRAME_RATE, SynthConfig
 from training.synth.lidar import LidarModel, Sweep, scan
-from training.synth.rays import RayCaster
+from training.synth.rays import RayCaster, Surfaces
 from training.synth.render import Picture, take_picture
 from training.synth.rig import LIDAR_NAME, Camera, nuscenes_cameras
 from training.synth.shading import noise_table
-from training.synth.world import World, make_world, snapshot
+from training.synth.world import World, make_world, moving, resting
 
 EPOCH_US = 1_600_000_000_000_000  # [us] first key frame of the first scene
 SCENE_SPACING_US = 3_600_000_000  # [us] from scene to scene
 _LEAD_SWEEPS_US = 400_000  # [us] of sweeps before the first key frame
-_REACH = 100.0  # [m] actors further off are not drawn
+_REACH = 90.0  # [m] moving actors further off are not drawn
 _NEAR = 0.2  # [m] in front of a camera that is not looked at
 # Where a triangle is probed: barycentric weights of the middles of its four congruent parts.
 _PROBES = np.array([[2, 2, 2], [4, 1, 1], [1, 4, 1], [1, 1, 4]]) / 6.0
@@ -85,6 +85,7 @@ class SceneRecorder:
         rng = np.random.default_rng((config.seed, index))
         self._world: World = make_world(rng, duration=config.duration)
         self._noise = noise_table(rng)
+        self._resting = Surfaces(resting(self._world))
         self._cameras = nuscenes_cameras(width=config.image_width, height=config.image_height)
         self._lidar = LidarModel(
             columns=config.lidar_columns,
@@ -148,7 +149,7 @@ class SceneRecorder:
 
     def _look(self, time_us: int) -> tuple[RayCaster, np.ndarray]:
         time = time_us * 1e-6
-        return RayCaster(snapshot(self._world, time, _REACH)), self._world.ego_pose(time)
+        return RayCaster(self._resting, Surfaces(moving(self._world, time, _REACH))), self._world.ego_pose(time)
 
     def _recording(
         self,

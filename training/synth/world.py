@@ -7,8 +7,8 @@ import numpy as np
 from training.synth.actors import Actor
 from training.synth.furniture import building, lamp_post, sign_post, tree
 from training.synth.light import Light, draw_light
-from training.synth.mesh import Mesh, merge
-from training.synth.motion import Motion, flowing
+from training.synth.mesh import EMPTY, Mesh, merge
+from training.synth.motion import STILL, Motion, flowing
 from training.synth.population import populate
 from training.synth.road import KERB_HEIGHT, Road, ground_mesh, make_road
 
@@ -48,22 +48,33 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """All surfaces at one instant."""
+    """Surfaces at one instant."""
 
     mesh: Mesh  # global frame
     owners: np.ndarray  # (F,) int32, 0 for scenery, else 1 + index of the actor
 
 
-def snapshot(world: World, time: float, reach: float) -> Snapshot:
-    """The world's surfaces at a time [s], with actors up to `reach` [m] from the ego vehicle."""
-    indices = world.near(time, reach)
-    moved = []
+def resting(world: World) -> Snapshot:
+    """All that never moves: scenery, and actors at rest for the whole scene."""
+    still = [index for index, actor in enumerate(world.actors) if actor.motion is STILL]
+    return _snapshot(world, still, 0.0, [world.scenery])
+
+
+def moving(world: World, time: float, reach: float) -> Snapshot:
+    """The actors that move, at a time [s], up to `reach` [m] from the ego vehicle."""
+    indices = [index for index in world.near(time, reach) if world.actors[index].motion is not STILL]
+    return _snapshot(world, indices, time, [EMPTY])
+
+
+def _snapshot(world: World, indices: list[int], time: float, scenery: list[Mesh]) -> Snapshot:
+    placed = []
     for index in indices:
         pose = world.actor_pose(index, time)
-        moved.append(world.actors[index].mesh.moved(pose[:3, 3], np.arctan2(pose[1, 0], pose[0, 0])))
-    counts = [len(world.scenery.colours), *(len(mesh.colours) for mesh in moved)]
-    owners = np.repeat(np.array([_SCENERY, *(index + 1 for index in indices)], dtype=np.int32), counts)
-    return Snapshot(mesh=merge([world.scenery, *moved]), owners=owners)
+        placed.append(world.actors[index].mesh.moved(pose[:3, 3], np.arctan2(pose[1, 0], pose[0, 0])))
+    meshes = [*scenery, *placed]
+    counts = [len(mesh.colours) for mesh in meshes]
+    numbers = [*(_SCENERY for _ in scenery), *(index + 1 for index in indices)]
+    return Snapshot(mesh=merge(meshes), owners=np.repeat(np.array(numbers, dtype=np.int32), counts))
 
 
 def make_world(rng: np.random.Generator, *, duration: float) -> World:

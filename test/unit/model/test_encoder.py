@@ -317,7 +317,7 @@ def test_the_bev_shows_what_a_camera_sees_where_it_is(grid: BevGrid, make_camera
     before = encoder(levels, cameras, None)
     for level in levels:
         level[0] += 1.0 + torch.rand_like(level[0])
-    change = (encoder(levels, cameras, None) - before).abs().amax(1)[0]
+    change = (encoder(levels, cameras, None) - before).detach().abs().amax(1)[0]
     centres = grid.cell_centres()
     behind = centres[..., 0] < -4.0  # further than self-attention reaches from the cells that the camera sees
     ahead = (centres[..., 0] > 6.0) & (centres[..., 1].abs() < 2.0)
