@@ -36,11 +36,11 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         raise ValueError(f"no checkpoint at {path}; train one with 'bevdistill train' or correct the path")
     try:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many kinds for a damaged file, some with advice that would be unsafe
         raise ValueError(
-            f"checkpoint {path} can't be read: {str(error).splitlines()[0]}; it is damaged or no checkpoint"
+            f"checkpoint {path} is damaged or no checkpoint ({type(error).__name__}); copy it again or train anew"
         ) from error
-    if CONFIG_KEY not in content or "state_dict" not in content:
+    if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of bevdistill: it has no configuration in it")
     return content
 
@@ -63,18 +63,24 @@ def read_config(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Model weights by parameter name."""
-    state = read_checkpoint(path)["state_dict"]
+    """Model weights of a checkpoint by parameter name."""
+    return weights_in(read_checkpoint(path))
+
+
+def weights_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Model weights by parameter name, from a checkpoint's content; those of losses and distillers are left out."""
+    state = content["state_dict"]
     return {name.removeprefix(MODEL_PREFIX): value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
 
 
 def shrink(checkpoint: Path, output: Path) -> None:
     """Write a checkpoint's model and configuration as float16 safetensors, small enough to ship."""
+    content = read_checkpoint(checkpoint)
     weights = {
         name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in read_weights(checkpoint).items()
+        for name, value in weights_in(content).items()
     }
-    save_file(weights, output, metadata={CONFIG_KEY: read_checkpoint(checkpoint)[CONFIG_KEY]})
+    save_file(weights, output, metadata={CONFIG_KEY: content[CONFIG_KEY]})
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -> None:

@@ -1,7 +1,5 @@
 """The command `bevdistill`: one word a task, settings from YAML and the command line, one clear line for a mistake."""
 
-import dataclasses
-import difflib
 import importlib
 import logging
 import re
@@ -9,9 +7,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
-from jsonargparse import ArgumentError, ArgumentParser
+from training.settings import nearest, settings_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,78 +73,47 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-class _Parser(ArgumentParser):
-    """Raises instead of exiting, so that every mistake is reported in one place."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ArgumentError(None, message)
-
-
-def build_parser(command: str) -> ArgumentParser:
-    """Parser of one command; its options are the fields of the command's configuration."""
-    entry = COMMANDS[command]
-    parser = _Parser(prog=f"bevdistill {command}", description=entry.summary)
-    parser.add_argument("--config", action="config", help="YAML with differences from the defaults")
-    parser.add_class_arguments(getattr(importlib.import_module(entry.module), entry.config), fail_untyped=True)
-    return parser
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 failed, 2 wrong call, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
         return 0
     if arguments[0] not in COMMANDS:
-        return _fail(f"unknown command '{arguments[0]}'{_nearest(arguments[0], COMMANDS)}; see bevdistill --help", 2)
+        return _fail(
+            f"unknown command '{arguments[0]}'{nearest(arguments[0], list(COMMANDS))}; see bevdistill --help", 2
+        )
     return _run(arguments[0], arguments[1:])
 
 
-def settings_of(command: str, arguments: Sequence[str]) -> Any:
-    """The configuration that a command line gives.
-
-    Raises:
-        ValueError: A setting is unknown, of the wrong type, or does not fit the others; in one line.
-    """
-    parser = build_parser(command)
-    kind = getattr(importlib.import_module(COMMANDS[command].module), COMMANDS[command].config)
+def _run(name: str, arguments: Sequence[str]) -> int:
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    _set_up_output()
     try:
-        values = vars(parser.instantiate_classes(parser.parse_args(list(arguments))))
-        return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise ValueError(_settings_message(parser, str(error))) from error
-
-
-def _run(command: str, arguments: Sequence[str]) -> int:
-    try:
-        config = settings_of(command, arguments)
+        config = settings_from(
+            getattr(module, command.config), arguments, program=f"bevdistill {name}", summary=command.summary
+        )
     except ValueError as error:
-        return _fail(str(error), 2)
-    _quiet()
+        return _fail(f"{error} (bevdistill {name} --help lists the settings)", 2)
+    except SystemExit:  # --help and --print_config
+        return 0
     try:
-        closing = getattr(importlib.import_module(COMMANDS[command].module), COMMANDS[command].function)(config)
+        closing = getattr(module, command.function)(config)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-        return _fail(str(error), 1)
+        return _fail(_reason(error), 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing half-written is left, and a training goes on with --run.resume true", 130)
+        return _fail("interrupted" + ("; --run.resume true goes on with the training" if name == "train" else ""), 130)
     sys.stdout.write(f"{closing}\n")
     return 0
 
 
-def _settings_message(parser: ArgumentParser, message: str) -> str:
-    """One line for a wrong setting; an unknown key is answered with the nearest one there is."""
-    line = " ".join(message.split())
-    unknown = re.search(r"(?:Unrecognized arguments: --|Key '|does not accept option ')([\w.]+)", line)
-    if unknown:
-        known = [action.dest for action in parser._actions]
-        return f"unknown setting '{unknown[1]}'{_nearest(unknown[1], known)}"
-    return line
-
-
-def _nearest(word: str, known: Sequence[str] | dict[str, Command]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f"; did you mean '{close[0]}'?" if close else ""
+def _reason(error: Exception) -> str:
+    """What an error says; of one that was raised in a data loader's worker the line itself, not its traceback."""
+    text = str(error).strip() or type(error).__name__
+    if "Original Traceback" in text:
+        return re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
+    return text
 
 
 def _overview() -> str:
@@ -164,8 +130,14 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _quiet() -> None:
-    """Keep libraries' advice, which a user of ours can't act on, out of the output."""
-    warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning.*")
-    for name in ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning_fabric"):
+def _set_up_output() -> None:
+    """Our own progress goes to standard error; libraries' advice, which a user of ours can't act on, goes nowhere.
+
+    Lightning sets its levels when it is imported, so this comes after.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("training", "bevdistill_ros"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torch)\b.*")

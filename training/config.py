@@ -28,6 +28,11 @@ class CriterionConfig:
     heatmap: float = 0.0  # of the centre-heatmap auxiliary on the BEV map; 0 leaves the head out
     velocity: float = 0.2  # of vx and vy inside the box loss
 
+    def __post_init__(self) -> None:
+        _check_at_least(self, "criterion", 0, "classification", "box", "heatmap", "velocity")
+        if self.classification + self.box == 0:
+            raise ValueError("criterion.classification and criterion.box must not both be 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -42,15 +47,16 @@ class OptimConfig:
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
     warmup_steps: int = 500
     ema_decay: float = 0.0  # of the exponential moving average of the weights; 0 is off
-    seed: int = 0
+    seed: int = 0  # of weights, shuffles, augmentation and dropout
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"optim.{name} must be at least 1, but is {getattr(self, name)}")
+        _check_at_least(self, "optim", 1, "steps", "batch_size")
+        _check_at_least(self, "optim", 0, "backbone_factor", "weight_decay", "warmup_steps", "seed")
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"optim.{name} must be above 0, but is {getattr(self, name)}")
+        if self.schedule == "one_cycle" and self.steps < 6:
+            raise ValueError(f"optim.schedule one_cycle needs optim.steps of at least 6, but it is {self.steps}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"optim.ema_decay must be in [0, 1), but is {self.ema_decay}")
 
@@ -64,14 +70,19 @@ class RunConfig:
     resume: bool = False  # go on from <output>/last.ckpt
     checkpoint_every: int = 500  # steps
     log_every: int = 20  # steps
-    evaluate_every: int = 0  # steps between evaluations on the validation split; 0 only at the end
     num_workers: int = 2  # processes that load data
-    accelerator: str = "auto"  # of Lightning: auto, cpu, gpu
-    devices: int = 1  # a node
-    num_nodes: int = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto is the GPU where there is one
+    devices: int = 1  # of a machine
+    num_nodes: int = 1  # machines
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     threads: int = 0  # of torch on the CPU; 0 keeps torch's own choice
-    progress: bool = True
+    progress: bool = True  # show a bar
+
+    def __post_init__(self) -> None:
+        _check_at_least(self, "run", 1, "checkpoint_every", "log_every", "devices", "num_nodes")
+        _check_at_least(self, "run", 0, "num_workers", "threads")
+        if not self.output:
+            raise ValueError("run.output must name a folder, but is empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +103,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.role == "teacher" and self.distill.method != "none":
             raise ValueError("a teacher is not distilled: set distill.method to none, or role to student")
+        if self.role == "student" and self.distill.method != "none" and not self.teacher_checkpoint:
+            raise ValueError(f"distill.method {self.distill.method} needs a teacher: set teacher_checkpoint")
+        if self.role == "student" and self.student.temporal and self.data.clip_length < 2:
+            raise ValueError(
+                f"student.temporal needs frames to remember: set data.clip_length to 2 or more, it is "
+                f"{self.data.clip_length}"
+            )
+
+
+def _check_at_least(config: object, part: str, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(f"{part}.{name} must be at least {least}, but is {getattr(config, name)}")

@@ -5,18 +5,21 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from training.benchmark.speed import SpeedConfig, measure
-from training.cli import settings_of
+from training.callbacks import LAST
 from training.config import TrainConfig
 from training.data.nuscenes import DataConfig
 from training.evaluate.metrics import Metrics
 from training.evaluate.offline import EvaluateConfig, evaluate
 from training.export import ExportConfig, run_export
-from training.fit import LAST, fit
-from training.replay.run import ReplayConfig, run_replay
+from training.fit import fit
+from training.replay.config import ReplayConfig
+from training.replay.run import check_ros, run_replay
+from training.settings import settings_from
 from training.synth.config import SynthConfig
 from training.synth.writer import write_world
 from training.visualize import ShowConfig, run_show
@@ -28,6 +31,7 @@ _ORIGIN = (
     "commands in config/weights/README.md, and were trained on here for some steps."
 )
 _CONFIG = Path(__file__).parent.parent / "config"
+_MARK = "demo.txt"  # in the output folder, so that nothing but an earlier demo is ever replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +49,17 @@ class DemoConfig:
 
 
 def run_demo(config: DemoConfig) -> str:
-    """Run the loop; returns the closing text with all scores and paths."""
+    """Run the loop; returns the closing text with all scores and paths.
+
+    Raises:
+        ValueError: The output folder holds something else than an earlier demo.
+        ModuleNotFoundError: There is no ROS 2 to replay through.
+    """
     started = time.monotonic()
     output = config.output
-    shutil.rmtree(output, ignore_errors=True)
+    if config.replay:
+        check_ros()
+    _clear(output)
     data = DataConfig(
         root=output / "world", version="v1.0-synth", train_split="synth_train", val_split="synth_val", num_sweeps=4
     )
@@ -60,7 +71,7 @@ def run_demo(config: DemoConfig) -> str:
     }
     scores: dict[str, Metrics] = {}
     for model, title in titles.items():
-        _stage(title, lambda model=model: _train(model, config, data))
+        _stage(title, partial(_train, model, config, data))
         scores[model] = _score(output, model, data)
     bundle = output / "bundle"
     run_export(ExportConfig(checkpoint=str(output / "bevdistill" / LAST), output=str(bundle), name="bevformer-tiny"))
@@ -78,6 +89,15 @@ def run_demo(config: DemoConfig) -> str:
     return (
         f"\n{table}\n\n{speed}\n\n{_ORIGIN}\n" + "\n".join(pictures) + f"\nresults: {output}  ({minutes:.1f} minutes)"
     )
+
+
+def _clear(output: Path) -> None:
+    if output.exists():
+        if any(output.iterdir()) and not (output / _MARK).is_file():
+            raise ValueError(f"{output} holds something else than an earlier demo; choose another output folder")
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    (output / _MARK).write_text("Written by bevdistill demo; the next demo replaces this folder.\n")
 
 
 def _world_config(config: DemoConfig, root: Path) -> SynthConfig:
@@ -111,8 +131,7 @@ def _training(model: str, config: DemoConfig, data: DataConfig) -> TrainConfig:
     }
     if model == "bevdistill":
         settings |= {"distill.method": "bevdistill", "teacher_checkpoint": config.output / "teacher" / LAST}
-    training: TrainConfig = settings_of("train", [f"--{name}={value}" for name, value in settings.items()])
-    return training
+    return settings_from(TrainConfig, [f"--{name}={value}" for name, value in settings.items()])
 
 
 def _trainings(config: DemoConfig, data: DataConfig) -> tuple[tuple[str, TrainConfig], ...]:

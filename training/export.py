@@ -1,13 +1,22 @@
 """From a student's checkpoint to the bundle that the node runs."""
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+
+from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
+from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.model.preprocess import preprocess
 from training.checkpoint import read_checkpoint, read_config
-from training.data.nuscenes import load_index
-from training.models import data_config_from, load_student
+from training.data.index import NuScenesIndex
+from training.data.nuscenes import DataConfig, load_index
+from training.models import load_student
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,37 +24,90 @@ class ExportConfig:
     """What `bevdistill export` writes."""
 
     checkpoint: str  # of a student
-    output: str  # folder of the bundle
-    name: str = "bevformer"
-    version: str = "1"
+    output: str  # folder of the bundle; a bundle that is there already is replaced
+    name: str = "bevformer"  # of the model
+    version: str = "1"  # of the weights
+    root: Path | None = None  # of the data set of the training, where it has moved since; null is where it was
 
 
 def run_export(config: ExportConfig) -> str:
-    """Write the bundle of a checkpoint; returns the closing text."""
+    """Write the bundle of a checkpoint; returns the closing text.
+
+    Raises:
+        ValueError: The checkpoint holds no student, its data set is gone, or the folder is no bundle.
+    """
+    student_config, student = load_student(config.checkpoint)
     content = read_checkpoint(config.checkpoint)
     settings = read_config(content)
-    student_config, student = load_student(config.checkpoint)
-    rig = load_index(data_config_from(settings["data"])).training_rig(student_config.cameras)
+    data = settings["data"]
+    index = load_index(
+        DataConfig(
+            root=config.root or Path(data["root"]),
+            version=data["version"],
+            num_sweeps=data["num_sweeps"],
+            cache_dir=Path(data["cache_dir"]) if data["cache_dir"] else None,
+        )
+    )
     path = save_bundle(
-        Path(config.output),
+        config.output,
         student,
         name=config.name,
         version=config.version,
-        rig=rig,
-        provenance={
-            "distillation": settings["distill"]["method"],
-            "data": f"{settings['data']['version']}/{settings['data']['train_split']}",
-            "steps": str(settings["optim"]["steps"]),
-            "revision": _revision(),
-        },
+        rig=training_rig(index, data["train_split"], student_config),
+        provenance=_provenance(content, settings),
     )
     return f"bundle: {path}"
 
 
+def training_rig(index: NuScenesIndex, split: str, student: StudentConfig) -> CameraRig:
+    """The cameras of a split, for images of the student's size.
+
+    The index carries each camera to the stamp of its sample by the vehicle's motion, so the mountings are taken where
+    the vehicle moved least.
+
+    Raises:
+        ValueError: No sample of the split has all cameras of the student.
+    """
+    unknown = [name for name in student.cameras if name not in index.cameras]
+    columns = [index.cameras.index(name) for name in student.cameras if name in index.cameras]
+    samples = index.samples_of(split)
+    complete = samples[(index.camera_files[samples][:, columns] != b"").all(axis=1)]
+    if unknown or not len(complete):
+        raise ValueError(
+            f"no sample of split '{split}' has all cameras of the student, {', '.join(student.cameras)}; the data set "
+            f"has {', '.join(index.cameras)}"
+        )
+    places = index.global_from_ego[:, :3, 3]
+    moved = np.linalg.norm(places[complete] - places[index.previous[complete]], axis=1)
+    sample = complete[np.where(index.previous[complete] >= 0, moved, np.inf).argmin()]
+    _, intrinsics, _ = preprocess(
+        [None] * len(columns),
+        torch.from_numpy(index.intrinsics[sample, columns]),
+        [(int(height), int(width)) for height, width in index.camera_sizes[sample, columns]],
+        height=student.image_height,
+        width=student.image_width,
+    )
+    return CameraRig(
+        names=student.cameras,
+        intrinsics=intrinsics,
+        ego_from_camera=torch.from_numpy(index.ego_from_camera[sample, columns]),
+        image_size=(student.image_height, student.image_width),
+    )
+
+
+def _provenance(content: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:
+    return {
+        "distillation": settings["distill"]["method"],
+        "data": f"{settings['data']['version']}/{settings['data']['train_split']}",
+        "steps": str(content.get("global_step", settings["optim"]["steps"])),
+        "revision": _revision(),
+    }
+
+
 def _revision() -> str:
     """Commit of the source tree; empty where it isn't a git checkout."""
-    source = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=source, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
+    source = Path(__file__).parent.parent
+    if shutil.which("git") is None or not (source / ".git").exists():
+        return ""
+    command = ["git", "-C", str(source), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

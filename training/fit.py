@@ -2,110 +2,147 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from training.checkpoint import CONFIG_KEY, config_text, load_weights, read_checkpoint, read_config, read_weights
+from training.callbacks import LAST, LOSSES, Checkpoints, LossLog, StepBar
+from training.checkpoint import config_text, load_weights, read_checkpoint, read_config, read_weights
 from training.config import TrainConfig
 from training.data.augment import BevAugment, Compose, PhotometricAugment, RangeFilter
-from training.data.nuscenes import NuScenesIndex, load_index
-from training.data.sample import Sample, collate
+from training.data.nuscenes import NuScenesDataset, load_index
+from training.data.sample import Batch, Sample, collate
 from training.data.sampling import SeededDataset, StepBatchSampler
-from training.models import dataset_for, load_teacher
+from training.models import dataset_for, load_teacher, sweeps_of_teacher
 from training.trainer import StudentTraining, TeacherTraining, TrainingModule
 
 _LOG = logging.getLogger(__name__)
-LAST = "last.ckpt"
-LOSSES = "losses.jsonl"
-
-
-class LossLog(pl.Callback):
-    """Appends a JSON line of unweighted losses every so many steps; a resumed run drops those that it writes again."""
-
-    def __init__(self, path: Path, every: int) -> None:
-        self._path, self._every = path, every
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._path.exists():
-            kept = [
-                line for line in self._path.read_text().splitlines() if json.loads(line)["step"] <= trainer.global_step
-            ]
-            self._path.write_text("".join(f"{line}\n" for line in kept))
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.is_global_zero and trainer.global_step % self._every == 0:
-            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            rate = trainer.optimizers[0].param_groups[-1]["lr"]
-            with self._path.open("a") as file:
-                file.write(json.dumps({"step": trainer.global_step, "learning_rate": rate, **values}) + "\n")
-
-
-class ConfigInCheckpoint(pl.Callback):
-    """Writes the resolved configuration into each checkpoint."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        checkpoint[CONFIG_KEY] = self._text
-
-
-class LossBar(TQDMProgressBar):
-    """Progress in steps, with the total loss."""
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        total = trainer.callback_metrics.get("total")
-        return {} if total is None else {"loss": f"{float(total):.3f}"}
 
 
 def fit(config: TrainConfig) -> Path:
-    """Train as configured.
+    """Train as configured; the run's folder appears with its first finished step.
 
     Returns:
         The checkpoint of the last step.
 
     Raises:
-        ValueError: The configuration, the data or a checkpoint does not fit; nothing was written.
+        ValueError: The configuration, the data or a checkpoint does not fit.
+        FloatingPointError: A loss or a prediction is no longer finite.
+        KeyboardInterrupt: The run was interrupted, or told to end; what it saved stays.
     """
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
     pl.seed_everything(config.optim.seed, workers=True, verbose=False)
     output = Path(config.run.output)
     first_step = _first_step(config, output)
     module = build_module(config)
-    index = load_index(config.data)
-    loader = _train_loader(config, index, first_step)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.json").write_text(json.dumps(json.loads(config_text(config)), indent=2) + "\n")
-    if not first_step:
-        (output / LOSSES).unlink(missing_ok=True)
+    data = TrainData(config, first_step)
     if first_step < config.optim.steps:
-        checkpoint = output / LAST if first_step else None
-        _trainer(config, output).fit(module, loader, ckpt_path=checkpoint, weights_only=True)
+        trainer = _trainer(config, output)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=output / LAST if first_step else None, weights_only=True)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C and SIGTERM
+            raise KeyboardInterrupt from error
     return output / LAST
 
 
+def run_train(config: TrainConfig) -> str:
+    """Train; returns the closing text."""
+    checkpoint = fit(config)
+    return f"checkpoint: {checkpoint}\nlosses: {checkpoint.parent / LOSSES}"
+
+
 def build_module(config: TrainConfig) -> TrainingModule:
-    """The Lightning module of a run, with its initial weights."""
+    """The Lightning module of a run, with its initial weights.
+
+    Raises:
+        ValueError: The teacher or the initial weights can't be read or do not fit.
+    """
     module: TrainingModule
     if config.role == "teacher":
         module = TeacherTraining(config)
+    elif config.distill.method == "none":
+        module = StudentTraining(config, None)
     else:
-        needs_teacher = config.distill.method != "none"
-        if needs_teacher and not config.teacher_checkpoint:
-            raise ValueError(f"distill.method {config.distill.method} needs a teacher: set teacher_checkpoint")
-        module = StudentTraining(config, load_teacher(config.teacher_checkpoint) if needs_teacher else None)
+        trained = sweeps_of_teacher(config.teacher_checkpoint)
+        if trained != config.data.num_sweeps:
+            raise ValueError(
+                f"{config.teacher_checkpoint} was trained with {trained} sweeps, but data.num_sweeps is "
+                f"{config.data.num_sweeps}; set it to {trained}"
+            )
+        module = StudentTraining(config, load_teacher(config.teacher_checkpoint)[1])
     if config.run.initial_weights:
         load_weights(module.model, read_weights(config.run.initial_weights), config.run.initial_weights)
     return module
+
+
+def train_dataset(config: TrainConfig) -> NuScenesDataset:
+    """The training split with what the run needs of it, augmented."""
+    is_teacher = config.role == "teacher"
+    return dataset_for(
+        config.data,
+        config.student,
+        load_index(config.data),
+        config.data.train_split,
+        with_images=not is_teacher,
+        with_points=is_teacher or config.distill.method != "none",
+        augment=_augment(config),
+    )
+
+
+class TrainData(pl.LightningDataModule):
+    """The training samples of the steps still to do, as this process of the run takes them.
+
+    Args:
+        config: The run.
+        first_step: Steps that are done already.
+
+    Raises:
+        ValueError: There is no such data, or no such split.
+    """
+
+    def __init__(self, config: TrainConfig, first_step: int) -> None:
+        super().__init__()
+        self._config, self._first_step = config, first_step
+        self._dataset = train_dataset(config)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=True)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        assert self.trainer is not None
+        sampler = StepBatchSampler(
+            range(len(self._dataset)),
+            batch_size=self._config.optim.batch_size,
+            steps=self._config.optim.steps,
+            seed=self._config.optim.seed,
+            first_step=self._first_step,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return DataLoader(
+            SeededDataset(self._dataset),
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self._config.run.num_workers,
+        )
+
+
+def _augment(config: TrainConfig) -> Compose:
+    """What is done to each training sample; boxes and points off the grid go last."""
+    is_teacher = config.role == "teacher"
+    steps: list[Callable[[Sample], Sample]] = []
+    if config.augment.photometric is not None and not is_teacher:
+        steps.append(PhotometricAugment(config.augment.photometric))
+    if config.augment.bev is not None:
+        steps.append(BevAugment(config.augment.bev))
+    grid = config.teacher.grid if is_teacher else config.student.grid
+    return Compose(*steps, RangeFilter(grid, min_lidar_points=config.augment.min_lidar_points))
 
 
 def _first_step(config: TrainConfig, output: Path) -> int:
@@ -113,88 +150,67 @@ def _first_step(config: TrainConfig, output: Path) -> int:
     last = output / LAST
     if not config.run.resume:
         if last.exists():
-            raise ValueError(f"{output} already holds a run; set run.resume to go on, or choose another run.output")
+            raise ValueError(
+                f"{output} already holds a run; set run.resume to true to go on with it, or choose another run.output"
+            )
         return 0
     if not last.exists():
         _LOG.info("nothing to resume in %s: starting from step 0", output)
         return 0
     content = read_checkpoint(last)
-    saved, wanted = read_config(content), json.loads(config_text(config))
-    for part in ("role", "teacher", "student", "criterion", "distill", "optim"):
-        if saved[part] != wanted[part]:
-            raise ValueError(
-                f"{last} was trained with another '{part}' configuration; resume with the one in {output}/config.json"
-            )
+    different = _differences(read_config(content), json.loads(config_text(config)))
+    if different:
+        raise ValueError(
+            f"{last} was trained with another {different[0]}; resume with the configuration in {output}/config.json"
+        )
     return int(content["global_step"])
 
 
-def _train_loader(config: TrainConfig, index: NuScenesIndex, first_step: int) -> DataLoader[Sample]:
-    is_teacher = config.role == "teacher"
-    dataset = dataset_for(
-        config.data,
-        config.student,
-        index,
-        config.data.train_split,
-        with_images=not is_teacher,
-        with_points=is_teacher or config.distill.method != "none",
-        augment=build_augment(config),
-    )
-    sampler = StepBatchSampler(
-        range(len(dataset)),
-        batch_size=config.optim.batch_size,
-        steps=config.optim.steps,
-        seed=config.optim.seed,
-        first_step=first_step,
-        rank=int(os.environ.get("RANK", 0)),
-        world_size=int(os.environ.get("WORLD_SIZE", config.run.devices * config.run.num_nodes)),
-    )
-    workers = config.run.num_workers
-    return DataLoader(SeededDataset(dataset), batch_sampler=sampler, collate_fn=collate, num_workers=workers)
+def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Settings on which the losses of a resumed run depend and that are not the same.
+
+    A setting that is younger than the checkpoint is taken as unchanged, and the data may have moved.
+    """
+    before, now = _flat(saved), _flat(wanted)
+    free = {"data.root", "data.cache_dir", "data.val_split"}
+    return [
+        name
+        for name, value in now.items()
+        if name in before and before[name] != value and name not in free and not name.startswith("run.")
+    ]
 
 
-def build_augment(config: TrainConfig) -> Compose:
-    """What is done to each training sample; boxes and points off the grid go last."""
-    grid = config.teacher.grid if config.role == "teacher" else config.student.grid
-    steps: list[Callable[[Sample], Sample]] = [RangeFilter(grid, min_lidar_points=config.augment.min_lidar_points)]
-    if config.augment.bev is not None:
-        steps.insert(0, BevAugment(config.augment.bev))
-    if config.augment.photometric is not None and config.role == "student":
-        steps.insert(0, PhotometricAugment(config.augment.photometric))
-    return Compose(*steps)
-
-
-def run_train(config: TrainConfig) -> str:
-    """Train; returns the closing text."""
-    return f"checkpoint: {fit(config)}"
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings by `part.name`."""
+    parts = {part: value if isinstance(value, dict) else {"": value} for part, value in config.items()}
+    return {f"{part}.{name}".rstrip("."): value for part, values in parts.items() for name, value in values.items()}
 
 
 def _trainer(config: TrainConfig, output: Path) -> pl.Trainer:
     run, optim = config.run, config.optim
-    callbacks: list[pl.Callback] = [
-        ConfigInCheckpoint(config_text(config)),
-        LossLog(output / LOSSES, run.log_every),
-    ]
+    callbacks: list[pl.Callback] = [LossLog(output, config, every=run.log_every)]
     if optim.ema_decay > 0:
         callbacks.append(EMAWeightAveraging(decay=optim.ema_decay))
-    callbacks.append(
-        ModelCheckpoint(output, filename="last", every_n_train_steps=run.checkpoint_every, enable_version_counter=False)
-    )
-    callbacks.append(
-        ModelCheckpoint(output, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    )
+    callbacks.append(Checkpoints(output / LAST, config, every=run.checkpoint_every))
     if run.progress:
-        callbacks.append(LossBar(refresh_rate=10))
-    return pl.Trainer(
-        accelerator=run.accelerator,
-        devices=run.devices,
-        num_nodes=run.num_nodes,
-        precision=run.precision,
-        max_steps=optim.steps,
-        gradient_clip_val=optim.clip_norm,
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=run.progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=output,
-    )
+        callbacks.append(StepBar())
+    try:
+        return pl.Trainer(
+            accelerator=run.accelerator,
+            devices=run.devices,
+            num_nodes=run.num_nodes,
+            # Not every layer of a distiller takes part in every step.
+            strategy="auto" if run.devices * run.num_nodes == 1 else "ddp_find_unused_parameters_true",
+            precision=run.precision,
+            max_steps=optim.steps,
+            gradient_clip_val=optim.clip_norm,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=output,
+        )
+    except MisconfigurationException as error:
+        raise ValueError(f"run.accelerator {run.accelerator} with {run.devices} devices: {error}") from error

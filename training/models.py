@@ -1,25 +1,22 @@
 """Trained models and their data, read back from checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser
+from torch import nn
 
+from bevdistill_ros.inference.manifest import dataclass_from, plain_from
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
-from training.checkpoint import MODEL_PREFIX, load_weights, read_checkpoint, read_config
+from training.checkpoint import load_weights, read_checkpoint, read_config, weights_in
 from training.data.nuscenes import DataConfig, NuScenesDataset, NuScenesIndex
 from training.data.sample import Sample
 from training.teacher.frozen import FrozenTeacher
 from training.teacher.object_dgcnn import ObjectDgcnn, TeacherConfig
 
-
-def dataclass_from(kind: type, content: dict[str, Any]) -> Any:
-    """A (nested) configuration dataclass from plain dicts, with jsonargparse's type checks."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
-    return parser.instantiate_classes(parser.parse_object({"value": content})).value
+Config = TypeVar("Config", TeacherConfig, StudentConfig)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def dataset_for(
@@ -47,27 +44,42 @@ def dataset_for(
     )
 
 
-def load_teacher(path: Path | str) -> FrozenTeacher:
-    """The teacher of a checkpoint, frozen."""
-    config, model = _load(path, "teacher")
-    return FrozenTeacher(model, channels=config.embed_dim)
+def load_teacher(path: Path | str) -> tuple[TeacherConfig, FrozenTeacher]:
+    """The teacher of a checkpoint, frozen, and its configuration.
+
+    Raises:
+        ValueError: There is no such checkpoint, it is damaged, or it holds no teacher.
+    """
+    config, model = _load(path, "teacher", TeacherConfig, ObjectDgcnn)
+    return config, FrozenTeacher(model, channels=config.embed_dim)
 
 
 def load_student(path: Path | str) -> tuple[StudentConfig, BevFormer]:
-    """The student of a checkpoint, in eval mode, and its configuration."""
-    config, model = _load(path, "student")
+    """The student of a checkpoint, in eval mode, and its configuration.
+
+    Raises:
+        ValueError: There is no such checkpoint, it is damaged, or it holds no student.
+    """
+    config, model = _load(path, "student", StudentConfig, BevFormer)
     return config, model.eval()
 
 
-def _load(path: Path | str, role: str) -> tuple[Any, Any]:
+def sweeps_of_teacher(path: Path | str) -> int:
+    """LiDAR sweeps before the key frame that the teacher of a checkpoint was trained with."""
+    return int(read_config(read_checkpoint(path))["data"]["num_sweeps"])
+
+
+def _load(path: Path | str, role: str, kind: type[Config], build: Callable[[Config], Model]) -> tuple[Config, Model]:
     content = read_checkpoint(path)
     settings = read_config(content)
     if settings["role"] != role:
         raise ValueError(f"{path} holds a {settings['role']}, but a {role} is needed here")
-    kind, build = (TeacherConfig, ObjectDgcnn) if role == "teacher" else (StudentConfig, BevFormer)
-    config = dataclass_from(kind, settings[role])
+    config = config_from(kind, settings[role], f"{role} in {path}")
     model = build(config)
-    state = content["state_dict"]
-    weights = {name.removeprefix(MODEL_PREFIX): value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
-    load_weights(model, weights, path)
+    load_weights(model, weights_in(content), path)
     return config, model
+
+
+def config_from(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
+    """A model's configuration from plain values; settings that are younger than the values take their defaults."""
+    return dataclass_from(kind, {**plain_from(kind()), **content}, where)

@@ -5,8 +5,8 @@ optimiser steps; what a step sees depends on its number alone, so a run that was
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -47,6 +47,7 @@ class Detection(nn.Module):
 class TrainingModule(pl.LightningModule):
     """What teacher and student training share: weighting, optimiser, schedule, and the checks of a step."""
 
+    model: nn.Module  # what is trained and exported
     slow_prefix = "no parameter"  # of those that learn at backbone_factor
 
     def __init__(self, optim: OptimConfig, weights: Mapping[str, float]) -> None:
@@ -57,14 +58,24 @@ class TrainingModule(pl.LightningModule):
         """Unweighted named scalars of a batch."""
         raise NotImplementedError
 
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The one weighted sum."""
+        return torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.losses(batch)
-        total = torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+        step = self.global_step + 1
+        try:
+            losses = self.losses(batch)
+        except FloatingPointError as error:
+            before = {name: value for name, value in self.trainer.callback_metrics.items() if name != "total"}
+            raise FloatingPointError(f"step {step}: {error}; losses of the step before: {_listed(before)}") from error
+        total = self.total(losses)
         if not torch.isfinite(total):
-            terms = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
-            raise FloatingPointError(f"the loss of step {self.global_step} is not finite: {terms}")
+            raise FloatingPointError(
+                f"the loss of step {step} is not finite: {_listed(losses)}; lower the learning rate"
+            )
         scalars = {name: value.detach() for name, value in losses.items()}
-        self.log_dict({**scalars, "total": total.detach()}, prog_bar=False, batch_size=len(batch))
+        self.log_dict({**scalars, "total": total.detach()}, batch_size=len(batch))
         return total
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -82,12 +93,11 @@ class TrainingModule(pl.LightningModule):
             "lr_scheduler": {"scheduler": build_schedule(optimizer, self.optim), "interval": "step"},
         }
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=True)
-
 
 class TeacherTraining(TrainingModule):
     """Trains the LiDAR teacher."""
+
+    model: ObjectDgcnn
 
     def __init__(self, config: TrainConfig) -> None:
         model = ObjectDgcnn(config.teacher)
@@ -105,6 +115,7 @@ class TeacherTraining(TrainingModule):
 class StudentTraining(TrainingModule):
     """Trains the camera student, alone or distilled from a frozen teacher."""
 
+    model: BevFormer
     slow_prefix = "model.backbone."
 
     def __init__(self, config: TrainConfig, teacher: FrozenTeacher | None) -> None:
@@ -122,7 +133,7 @@ class StudentTraining(TrainingModule):
                 student_channels=config.student.embed_dim,
                 teacher_channels=teacher.channels,
             )
-        self._teacher = (teacher,)  # in a tuple, so that it is neither saved nor trained nor averaged with the student
+        self._teacher = (teacher,)  # in a tuple, so that it is neither saved nor trained with the student
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         output = self.student_output(batch)
@@ -144,9 +155,15 @@ class StudentTraining(TrainingModule):
         output: StudentOutput = self.model(batch.cameras, previous)
         return output
 
-    def on_fit_start(self) -> None:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Take the teacher along to another device."""
         if self._teacher[0] is not None:
-            self._teacher[0].to(self.device)
+            self._teacher[0]._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+def _listed(losses: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items()) or "none"
 
 
 def parameter_groups(module: nn.Module, optim: OptimConfig, slow_prefix: str) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Pictures of a frame: the camera ring with boxes drawn on it beside the bird's-eye view."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,19 +11,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import corners_bev
-from bevdistill_ros.core.classes import CLASS_NAMES
+from bevdistill_ros.core.classes import CLASS_COLOURS, CLASS_NAMES, Colour
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.core.wireframe import box_segments
 from training.data.nuscenes import DataConfig
-from training.data.sample import Sample
-from training.evaluate.offline import Detector, load_detector
+from training.data.sample import Sample, collate
+from training.evaluate.offline import load_detector
 
 TRUTH_COLOUR = "#00d060"
-# One colour a class, told apart on grey streets; the order is core.classes.
-CLASS_COLOURS: tuple[str, ...] = (
-    "#ff9f0a", "#bf5af2", "#d4a017", "#0a84ff", "#8e6cff", "#a0a0a0", "#ff375f", "#ff6b9d", "#64d2ff", "#ff6a00",
-)  # fmt: skip
 CAMERA_ROWS: tuple[tuple[str, ...], ...] = (
     ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
     ("CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT"),  # as seen when looking back, so that neighbours lie side by side
@@ -37,41 +34,64 @@ class ShowConfig:
     data: DataConfig = field(default_factory=DataConfig)
     split: str = ""  # empty takes data.val_split
     frames: int = 2  # pictures, spread evenly over the split
-    score_threshold: float = 0.3
-    output: str = "runs/show"
-    device: str = "cpu"
+    score_threshold: float = 0.3  # least score of a detection that is drawn
+    output: str = "runs/show"  # folder of the pictures
+    device: str = "auto"  # auto, cpu, cuda or cuda:<index>; auto is the GPU where there is one
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ValueError(f"frames must be at least 1, but is {self.frames}")
 
 
 def run_show(config: ShowConfig) -> str:
-    """Draw some frames of a split; returns the closing text."""
+    """Draw some frames of a split, each without memory of those before it; returns the closing text."""
     detector = load_detector(config.source, config.device)
     split = config.split or config.data.val_split
-    dataset = detector.dataset(config.data, split, with_images=True, with_points=True)
+    dataset = detector.dataset(config.data, split, for_pictures=True)
     chosen = np.linspace(0, len(dataset) - 1, min(config.frames, len(dataset))).round().astype(int)
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
     paths = []
     for number in chosen:
         sample = dataset[int(number)]
-        path = output / f"{split}_{number:04d}.png"
-        detections = detector.detect_alone(sample).above(config.score_threshold)
-        draw_frame(sample, detections, detector, f"{split}, frame {number}").savefig(path, dpi=100)
-        paths.append(path)
+        detections = detector.detect(collate([sample]))[0].above(config.score_threshold)
+        figure = draw_frame(
+            sample, detections, cameras=dataset.cameras, grid=detector.grid, title=f"{detector.name}: {split}, {number}"
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        paths.append(output / f"{split}_{number:04d}.png")
+        figure.savefig(paths[-1], dpi=100)
     return "pictures:\n" + "\n".join(f"  {path}" for path in paths)
 
 
-def draw_frame(sample: Sample, detections: Detections, detector: Detector, title: str) -> Figure:
-    """Six cameras on the left, the bird's-eye view on the right; ground truth green, detections by class."""
+def draw_frame(sample: Sample, detections: Detections, *, cameras: Sequence[str], grid: BevGrid, title: str) -> Figure:
+    """Cameras on the left, the bird's-eye view on the right; ground truth green, detections by class.
+
+    Args:
+        sample: The frame, with images and points.
+        detections: What is drawn beside its ground truth.
+        cameras: Names of the frame's cameras; those of nuScenes stand where they look, others in the order given.
+        grid: Extent of the bird's-eye view.
+        title: Of the picture.
+    """
     figure = Figure(figsize=(19, 7.2), layout="constrained")
-    figure.suptitle(f"{title}   (green: ground truth; other colours: detections of {detector.name}, number = score)")
-    rows = figure.add_gridspec(2, 4, width_ratios=[1, 1, 1, 1.35])
-    for row, names in enumerate(CAMERA_ROWS):
+    figure.suptitle(f"{title}   (green: ground truth; other colours: detections by class, number = score)")
+    panels = _panels(cameras)
+    places = figure.add_gridspec(len(panels), 4, width_ratios=[1, 1, 1, 1.35])
+    for row, names in enumerate(panels):
         for column, name in enumerate(names):
-            if name in detector.cameras:
-                axes = figure.add_subplot(rows[row, column])
-                draw_camera(axes, sample, detections, detector.cameras.index(name), name)
-    draw_bev(figure.add_subplot(rows[:, 3]), sample, detections, detector.grid)
+            if name in cameras:
+                axes = figure.add_subplot(places[row, column])
+                draw_camera(axes, sample, detections, list(cameras).index(name), name)
+    draw_bev(figure.add_subplot(places[:, 3]), sample, detections, grid)
     return figure
+
+
+def _panels(cameras: Sequence[str]) -> list[Sequence[str]]:
+    """Camera names in rows of three."""
+    known = {name for row in CAMERA_ROWS for name in row}
+    others = [name for name in cameras if name not in known]
+    rows: list[Sequence[str]] = [row for row in CAMERA_ROWS if set(row) & set(cameras)]
+    return rows + [others[start : start + 3] for start in range(0, len(others), 3)]
 
 
 def draw_camera(axes: Axes, sample: Sample, detections: Detections, camera: int, name: str) -> None:
@@ -96,19 +116,21 @@ def draw_bev(axes: Axes, sample: Sample, detections: Detections, grid: BevGrid) 
     _draw_outlines(axes, sample.boxes, [TRUTH_COLOUR] * len(sample.boxes), 1.8)
     _draw_outlines(axes, detections.boxes, _colours(detections), 1.1)
     for box, score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True):
-        colour = CLASS_COLOURS[int(label)]
+        colour = CLASS_COLOURS[CLASS_NAMES[int(label)]]
         axes.text(box[1], box[0], f"{score:.2f}", fontsize=5, color=colour, ha="center", va="center", clip_on=True)
     axes.plot([-0.9, 0.9, 0.9, -0.9, -0.9], [-1, -1, 3.5, 3.5, -1], color="black", linewidth=1)
     axes.set(xlim=(grid.y_max, grid.y_min), ylim=(grid.x_min, grid.x_max), aspect="equal")
     axes.set(xlabel="y, left of the ego [m]", ylabel="x, ahead of the ego [m]", title="bird's-eye view")
     axes.grid(alpha=0.25)
     present = sorted({int(label) for label in detections.labels})
-    handles = [axes.plot([], [], color=CLASS_COLOURS[label], label=CLASS_NAMES[label])[0] for label in present]
+    handles = [
+        axes.plot([], [], color=CLASS_COLOURS[CLASS_NAMES[label]], label=CLASS_NAMES[label])[0] for label in present
+    ]
     if handles:
         axes.legend(handles=handles, fontsize=6, loc="upper right")
 
 
-def _draw_outlines(axes: Axes, boxes: Tensor, colours: list[str], width: float) -> None:
+def _draw_outlines(axes: Axes, boxes: Tensor, colours: Sequence[str | Colour], width: float) -> None:
     """Rectangles with a line from the centre to the middle of the front."""
     for corners, colour in zip(corners_bev(boxes), colours, strict=True):
         closed = np.vstack([corners.numpy(), corners[:1].numpy()])
@@ -117,5 +139,5 @@ def _draw_outlines(axes: Axes, boxes: Tensor, colours: list[str], width: float) 
         axes.plot([centre[1], front[1]], [centre[0], front[0]], color=colour, linewidth=width)
 
 
-def _colours(detections: Detections) -> list[str]:
-    return [CLASS_COLOURS[int(label)] for label in detections.labels]
+def _colours(detections: Detections) -> list[Colour]:
+    return [CLASS_COLOURS[CLASS_NAMES[int(label)]] for label in detections.labels]

@@ -41,6 +41,21 @@ _MOVING_ATTRIBUTES: dict[str, tuple[str, str]] = {  # class: (at rest, in motion
     "pedestrian": ("pedestrian.standing", "pedestrian.moving"),
 }
 
+Colour = tuple[float, float, float]
+
+CLASS_COLOURS: dict[str, Colour] = {  # RGB in [0, 1]; none is green, the colour of ground truth in pictures
+    "car": (0.20, 0.60, 1.00),
+    "truck": (0.10, 0.35, 0.80),
+    "construction_vehicle": (0.90, 0.60, 0.10),
+    "bus": (0.45, 0.25, 0.85),
+    "trailer": (0.30, 0.75, 0.75),
+    "barrier": (0.55, 0.55, 0.55),
+    "motorcycle": (0.85, 0.20, 0.60),
+    "bicycle": (1.00, 0.45, 0.70),
+    "pedestrian": (0.95, 0.25, 0.25),
+    "traffic_cone": (1.00, 0.80, 0.10),
+}
+
 MOTION_THRESHOLD = 0.5  # [m/s] above this speed an object counts as moving
 
 

@@ -6,23 +6,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
-from bevdistill_ros.core.classes import CLASS_NAMES, MOTION_THRESHOLD
+from bevdistill_ros.core.classes import CLASS_COLOURS, CLASS_NAMES, MOTION_THRESHOLD, Colour
 from bevdistill_ros.core.records import Detections
 
-Colour = tuple[float, float, float]
-
-CLASS_COLOURS: dict[str, Colour] = {  # RGB in [0, 1]
-    "car": (0.20, 0.60, 1.00),
-    "truck": (0.10, 0.35, 0.80),
-    "construction_vehicle": (0.90, 0.60, 0.10),
-    "bus": (0.45, 0.25, 0.85),
-    "trailer": (0.30, 0.75, 0.75),
-    "barrier": (0.55, 0.55, 0.55),
-    "motorcycle": (0.85, 0.20, 0.60),
-    "bicycle": (1.00, 0.45, 0.70),
-    "pedestrian": (0.20, 0.80, 0.30),
-    "traffic_cone": (1.00, 0.80, 0.10),
-}
 BOX_OPACITY = 0.45
 ARROW_WIDTH = 0.25  # [m]
 LABEL_HEIGHT = 0.8  # [m]

@@ -4,20 +4,14 @@ import math
 
 import cv2
 import numpy as np
-import torch
 
-from bevdistill_ros.core.boxes import corners_3d, corners_bev
-from bevdistill_ros.core.classes import CLASS_NAMES
-from bevdistill_ros.core.geometry import transform_points
+from bevdistill_ros.core.boxes import corners_bev
+from bevdistill_ros.core.classes import CLASS_COLOURS, CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import CameraFrame, Detections
-from bevdistill_ros.node.markers import CLASS_COLOURS
+from bevdistill_ros.core.wireframe import box_segments
 
-EDGES: tuple[tuple[int, int], ...] = (  # pairs of corners_3d, the front face last
-    *((4, 5), (5, 6), (6, 7), (1, 2), (2, 3), (3, 0), (1, 5), (2, 6)),
-    *((0, 1), (7, 4), (0, 4), (3, 7)),
-)
-NEAR = 0.1  # [m] what is nearer to the camera is cut off
+OFF_PICTURE = 30_000  # [px] OpenCV's lines take 16-bit coordinates
 TICK = 10.0  # [m] between the rings and axis ticks of the view from above
 INK = (230, 230, 230)
 GROUND = (24, 24, 24)
@@ -98,35 +92,16 @@ def _draw_camera(frame: CameraFrame, index: int, detections: Detections, cell: t
     image = frame.images[index].permute(1, 2, 0).numpy()
     picture = cv2.cvtColor(cv2.resize(image, cell, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
     scale = np.array([cell[0] / image.shape[1], cell[1] / image.shape[0]])
-    camera_from_ego = torch.linalg.inv(frame.rig.ego_from_camera[index].double())
-    matrix = frame.rig.intrinsics[index].double()
-    corners = transform_points(camera_from_ego, corners_3d(detections.boxes.double()))
-    for box, label in zip(corners, detections.labels.tolist(), strict=True):
-        for start, end in EDGES:
-            segment = _clip_near(box[start], box[end])
-            if segment is None:
-                continue
-            flat = segment @ matrix.T
-            pixels = ((flat[:, :2] / flat[:, 2:]).numpy() + 0.5) * scale - 0.5
-            if np.abs(pixels).max() < 1e5:
-                first, second = pixels.round().astype(int).tolist()
-                cv2.line(picture, first, second, _colour(label), 1, cv2.LINE_AA)
+    image_from_ego = frame.rig.image_from_ego()[index].double()
+    per_box = box_segments(detections.boxes, image_from_ego, *image.shape[:2])
+    for segments, label in zip(per_box, detections.labels.tolist(), strict=True):
+        ends = ((segments.numpy() + 0.5) * scale - 0.5).clip(-OFF_PICTURE, OFF_PICTURE).round().astype(int)
+        for first, second in ends.tolist():
+            cv2.line(picture, first, second, _colour(label), 1, cv2.LINE_AA)
     text = name if bool(frame.valid[index]) else f"{name}: missing"
     cv2.putText(picture, text, (8, 18), FONT, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.putText(picture, text, (8, 18), FONT, 0.45, INK, 1, cv2.LINE_AA)
     return np.asarray(picture)
-
-
-def _clip_near(start: torch.Tensor, end: torch.Tensor) -> torch.Tensor | None:
-    """The part (2, 3) of a segment in the camera frame that lies before the camera; None where there is none."""
-    if start[2] < NEAR and end[2] < NEAR:
-        return None
-    points = [start, end]
-    for this, other in ((0, 1), (1, 0)):
-        if points[this][2] < NEAR:
-            fraction = (NEAR - points[this][2]) / (points[other][2] - points[this][2])
-            points[this] = points[this] + fraction * (points[other] - points[this])
-    return torch.stack(points)
 
 
 def _colour(label: int) -> tuple[int, int, int]:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from bevdistill_ros.core.classes import CLASS_NAMES
+from bevdistill_ros.core.classes import CLASS_COLOURS, CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.node.markers import CLASS_COLOURS, Lifetime, shapes_of
+from bevdistill_ros.node.markers import Lifetime, shapes_of
 from bevdistill_ros.node.overlay import draw_bev, draw_overlay, encode_jpeg
 
 SECOND = 1_000_000_000

@@ -10,6 +10,7 @@ CAM_FRONT fires 40 ms before the LiDAR stamp, CAM_BACK 30 ms after it; CAM_BACK 
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,107 @@ def tiny(tmp_path: Path) -> TinyDatabase:
     database = TinyDatabase(tmp_path / "tiny")
     database.write()
     return database
+
+
+TINY_RUN: dict[str, Any] = {  # settings of `bevdistill train` for the tiny database
+    "data.version": "v1.0-tiny",
+    "data.train_split": "tiny_train",
+    "data.val_split": "tiny_val",
+    "data.num_sweeps": 1,
+    "teacher": {
+        "grid": {"rows": 8, "cols": 8},
+        "pillar_stride": 1,
+        "point_channels": [8],
+        "stage_channels": [8, 8],
+        "stage_layers": 1,
+        "num_levels": 2,
+        "embed_dim": 16,
+        "num_heads": 2,
+        "num_points": 2,
+        "feedforward_dim": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "num_queries": 12,
+    },
+    "student": {
+        "grid": {"rows": 8, "cols": 8},
+        "cameras": ["CAM_FRONT", "CAM_BACK"],
+        "image_height": 32,
+        "image_width": 64,
+        "backbone": "resnet18",
+        "backbone_width": 4,
+        "backbone_norm": "batch",
+        "frozen_stages": 0,
+        "num_levels": 2,
+        "embed_dim": 16,
+        "num_heads": 2,
+        "feedforward_dim": 16,
+        "encoder_layers": 1,
+        "points_per_height": 1,
+        "decoder_layers": 2,
+        "num_queries": 12,
+    },
+    "optim.steps": 2,
+    "optim.batch_size": 2,
+    "optim.warmup_steps": 2,
+    "optim.learning_rate": 1e-3,
+    "run.num_workers": 0,
+    "run.accelerator": "cpu",
+    "run.threads": 1,
+    "run.log_every": 1,
+    "run.progress": False,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyDatabase:
+    """A tiny database that tests only read; see the top of this file."""
+    database = TinyDatabase(tmp_path_factory.mktemp("world") / "tiny")
+    database.write()
+    return database
+
+
+@pytest.fixture(scope="session")
+def train_arguments(tiny_world: TinyDatabase) -> Callable[..., list[str]]:
+    """Makes the command line of a tiny training run; changes are settings by their keys."""
+
+    def make(output: Path, **changes: Any) -> list[str]:
+        settings = {**TINY_RUN, "data.root": str(tiny_world.root), "run.output": str(output), **changes}
+        return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_run(train_arguments: Callable[..., list[str]]) -> Callable[..., Any]:
+    """Makes the configuration of a tiny training run, see `train_arguments`."""
+    from training.config import TrainConfig
+    from training.settings import settings_from
+
+    return lambda output, **changes: settings_from(TrainConfig, train_arguments(output, **changes))
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(make_run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a teacher that was trained for two steps."""
+    from training.fit import fit
+
+    return fit(make_run(tmp_path_factory.mktemp("teacher") / "run", role="teacher"))
+
+
+@pytest.fixture(scope="session")
+def tiny_student(make_run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a student that was trained for two steps."""
+    from training.fit import fit
+
+    return fit(make_run(tmp_path_factory.mktemp("student") / "run"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bundle of that student."""
+    from training.export import ExportConfig, run_export
+
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    run_export(ExportConfig(checkpoint=str(tiny_student), output=str(folder)))
+    return folder

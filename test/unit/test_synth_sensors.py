@@ -109,7 +109,9 @@ def test_rig_is_the_six_cameras_in_order_and_looks_outwards() -> None:
         assert yaws[f"CAM_{name}"] == pytest.approx(yaw, abs=2)
     assert abs(yaws["CAM_BACK"]) == pytest.approx(180, abs=1)
     for camera in cameras:
-        np.testing.assert_allclose(camera.ego_from_camera[:3, :3].T @ camera.ego_from_camera[:3, :3], np.eye(3), atol=1e-12)
+        np.testing.assert_allclose(
+            camera.ego_from_camera[:3, :3].T @ camera.ego_from_camera[:3, :3], np.eye(3), atol=1e-12
+        )
         assert camera.ego_from_camera[2, 1] < -0.99  # image rows go down
     assert next(camera.delay_us for camera in cameras if camera.name == "CAM_FRONT") == 0
     assert max(abs(camera.delay_us) for camera in cameras) <= 20_000

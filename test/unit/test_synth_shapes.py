@@ -65,7 +65,9 @@ def test_only_the_last_ring_of_a_loft_takes_the_cap() -> None:
 def test_moved_turns_counter_clockwise_then_shifts() -> None:
     mesh = box((0.0, 2.0), (0.0, 1.0), (0.0, 1.0), (0.1, 0.2, 0.3))
     before = mesh.triangles.copy()
-    np.testing.assert_allclose(mesh.moved((10.0, 20.0, 30.0), np.pi / 2).bounds(), [(9, 20, 30), (10, 22, 31)], atol=1e-5)
+    np.testing.assert_allclose(
+        mesh.moved((10.0, 20.0, 30.0), np.pi / 2).bounds(), [(9, 20, 30), (10, 22, 31)], atol=1e-5
+    )
     np.testing.assert_array_equal(mesh.triangles, before)
     twice = merge([mesh, mesh])
     assert len(twice.triangles) == len(twice.colours) == len(twice.materials) == len(twice.texture) == 24

@@ -17,12 +17,17 @@ from nuscenes.utils.geometry_utils import points_in_box, view_points
 from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS
-from training.data.nuscenes import DataConfig, load_index
+from training.data.nuscenes import DataConfig, NuScenesIndex, load_index
 from training.data.tables import open_tables
 from training.evaluate.metrics import evaluate_detections
 from training.synth import writer
 from training.synth.config import SynthConfig
+from training.synth.rays import RayCaster, Surfaces
+from training.synth.recorder import _may_show
+from training.synth.render import camera_rays
+from training.synth.rig import nuscenes_cameras
 from training.synth.tables import ATTRIBUTES, CATEGORIES, token_of
+from training.synth.world import make_world, moving, resting
 from training.synth.writer import write_world
 
 TABLES = {
@@ -58,7 +63,10 @@ def test_tables_and_files_are_complete(root: Path, nusc: NuScenes) -> None:
     assert {path.stem for path in folder.glob("*.json")} == TABLES | {"splits"}
     files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.parts[-3] in ("samples", "sweeps")}
     assert files == {row["filename"] for row in nusc.sample_data}
-    assert json.loads((folder / "splits.json").read_text()) == {"synth_train": ["synth-0000"], "synth_val": ["synth-0001"]}
+    assert json.loads((folder / "splits.json").read_text()) == {
+        "synth_train": ["synth-0000"],
+        "synth_val": ["synth-0001"],
+    }
     for row in nusc.sample_data:
         assert row["filename"].startswith("samples/" if row["is_key_frame"] else "sweeps/")
     assert not list(root.parent.glob(".*"))
@@ -124,17 +132,53 @@ def test_num_lidar_pts_are_the_points_in_the_box(nusc: NuScenes) -> None:
 
 
 def test_boxes_project_onto_their_objects(nusc: NuScenes) -> None:
-    """What is in sight and near differs in colour from the road: here, the projected centre is in the image."""
-    in_view = 0
-    for sample in nusc.sample:
-        for channel in NUSCENES_CAMERAS:
-            path, boxes, intrinsics = nusc.get_sample_data(sample["data"][channel])
-            image = cv2.imread(str(path))
-            assert image.shape == (TINY.image_height, TINY.image_width, 3)
-            for box in boxes:
-                pixel = view_points(box.center[:, None], intrinsics, normalize=True)[:2, 0]
-                in_view += bool((pixel > 0).all() and (pixel < [TINY.image_width, TINY.image_height]).all())
-    assert in_view > 50
+    """The scene is drawn again; its pixel owners are compared with the devkit's projection of the boxes on disk."""
+    solid = (
+        "vehicle.car",
+        "vehicle.bus.rigid",
+        "vehicle.truck",
+        "movable_object.barrier",
+        "movable_object.trafficcone",
+    )
+    world = make_world(np.random.default_rng((TINY.seed, 0)), duration=TINY.duration)
+    actors = {token_of(f"{TINY.seed}/0", "instance", index): index for index in range(len(world.actors))}
+    sample = nusc.get("sample", nusc.scene[0]["first_sample_token"])
+    still = Surfaces(resting(world))
+    hit = total = 0
+    for camera in nuscenes_cameras(width=TINY.image_width, height=TINY.image_height):
+        time = camera.delay_us * 1e-6
+        path, boxes, intrinsics = nusc.get_sample_data(sample["data"][camera.name])
+        assert cv2.imread(str(path)).shape == (TINY.image_height, TINY.image_width, 3)
+        caster = RayCaster(still, Surfaces(moving(world, time, 90.0)))
+        for box in boxes:
+            row = nusc.get("sample_annotation", box.token)
+            pixel = view_points(box.center[:, None], intrinsics, normalize=True)[:2].T
+            inside = (pixel > 0).all() and (pixel < [TINY.image_width - 1, TINY.image_height - 1]).all()
+            if box.name in solid and row["visibility_token"] == "4" and box.center[2] > 1 and inside:
+                hits = caster.cast(*camera_rays(camera, world.ego_pose(time), pixel))
+                hit += caster.owners_of(hits)[0] == actors[row["instance_token"]] + 1
+                total += 1
+    assert total >= 8
+    assert hit >= 0.85 * total
+
+
+def test_what_a_camera_cannot_show_is_not_probed() -> None:
+    """A ball is passed over only if no point of it falls into the image."""
+    rng = np.random.default_rng(0)
+    passed = 0
+    for camera in nuscenes_cameras(width=160, height=90)[:2]:
+        for centre in rng.uniform(-12, 12, (400, 3)):
+            radius = float(rng.uniform(0.2, 4.0))
+            if _may_show(camera, centre, radius):
+                continue
+            passed += 1
+            directions = rng.normal(size=(60, 3))
+            points = centre + radius * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+            points = points[points[:, 2] > 0.01]
+            pixels = points @ camera.intrinsics.T
+            pixels = np.rint(pixels[:, :2] / pixels[:, 2:])
+            assert not ((pixels >= 0) & (pixels < [160, 90])).all(axis=1).any()
+    assert passed > 200
 
 
 def test_annotations_are_seen_and_within_reach(nusc: NuScenes) -> None:
@@ -169,21 +213,27 @@ def test_instances_are_chains_and_give_velocities(nusc: NuScenes) -> None:
     assert moving > 5
 
 
+def scored_boxes(index: NuScenesIndex, sample: int) -> np.ndarray:
+    """Rows of the sample's boxes; the devkit leaves out those without LiDAR points."""
+    rows = np.arange(len(index.boxes))[index.boxes_of(sample)]
+    return rows[index.num_lidar_points[rows] > 0]
+
+
 def test_ground_truth_scores_one(root: Path, tmp_path: Path) -> None:
     nusc = open_tables(root, TINY.version)
     index = load_index(DataConfig(root=root, version=TINY.version, cache_dir=tmp_path / "cache"), nusc)
     truth = {
         index.token(sample): Detections(
             stamp_ns=int(index.stamps_ns[sample]),
-            boxes=torch.tensor(index.boxes[index.boxes_of(sample)]),
-            scores=torch.ones(len(index.labels[index.boxes_of(sample)])),
-            labels=torch.tensor(index.labels[index.boxes_of(sample)]),
+            boxes=torch.tensor(index.boxes[scored_boxes(index, sample)]),
+            scores=torch.ones(len(index.labels[scored_boxes(index, sample)])),
+            labels=torch.tensor(index.labels[scored_boxes(index, sample)]),
         )
         for sample in index.samples_of("synth_val")
     }
     metrics = evaluate_detections(nusc, truth, index.poses_of("synth_val"), "synth_val", tmp_path / "out")
     scored = {name: ap for name, ap in metrics.class_ap.items() if ap > 0}
-    assert len(scored) >= 7
+    assert len(scored) >= 8
     assert scored == {name: pytest.approx(1.0) for name in scored}
 
 

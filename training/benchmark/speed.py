@@ -2,23 +2,23 @@
 
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bevdistill_ros.inference.bundle import load_bundle
-from bevdistill_ros.inference.decode import decode_image
-from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.engine import Engine, device_from
 from bevdistill_ros.inference.frame import frame_from_images
 from training.config import TrainConfig
+from training.data.images import read_image
 from training.data.index import NuScenesIndex
-from training.data.nuscenes import DataConfig, NuScenesDataset, load_index
+from training.data.nuscenes import DataConfig, load_index
 from training.data.sample import collate
-from training.fit import build_augment, build_module
-from training.models import dataset_for
+from training.fit import build_module, train_dataset
+from training.settings import settings_from
 from training.synth.config import SynthConfig
 from training.synth.writer import write_world
 
@@ -27,7 +27,7 @@ from training.synth.writer import write_world
 class SpeedConfig:
     """What `bevdistill bench` measures."""
 
-    bundle: Path | None = None  # whose inference is timed; None leaves inference out
+    bundle: Path | None = None  # whose inference is timed; null leaves inference out
     data: DataConfig = field(
         default_factory=lambda: DataConfig(
             root=Path("data/synth"),
@@ -45,42 +45,45 @@ class SpeedConfig:
     steps: int = 6  # timed training steps
     frames: int = 20  # timed inferences
     warm_up: int = 2  # of each, not counted
+    device: str = "auto"  # auto, cpu, cuda or cuda:<index>; auto is the GPU where there is one
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.frames) < 1 or min(self.generation_frames, self.warm_up) < 0:
+            raise ValueError("steps and frames must be at least 1, generation_frames and warm_up at least 0")
 
 
 Row = tuple[str, str, str]  # what, value, unit
 
 
-def measure(config: SpeedConfig, trainings: tuple[tuple[str, TrainConfig], ...] = ()) -> str:
+def measure(config: SpeedConfig, trainings: Sequence[tuple[str, TrainConfig]] = ()) -> str:
     """Measure and put it in a table.
 
     Args:
         config: What to measure.
-        trainings: Training runs by name, read from `config.configs`.
+        trainings: Training runs by name; their data is that of `config`.
+
+    Raises:
+        ValueError: The data, the bundle, a teacher or the device is not there.
     """
+    device = device_from(config.device)
+    index = load_index(config.data)
+    engine = Engine(load_bundle(config.bundle), device=config.device) if config.bundle is not None else None
     rows: list[Row] = []
     if config.generation_frames:
         rows.append(("data generation, 6 cameras and LiDAR", f"{_generation_rate(config):.2f}", "frames/s"))
-    index = load_index(config.data)
     for name, training in trainings:
-        rate = _training_rate(training, config, index)
+        rate = _training_rate(replace(training, data=config.data), config, device)
         rows.append((f"training {name}, batch {training.optim.batch_size}", f"{rate:.2f}", "samples/s"))
-    if config.bundle is not None:
-        rows += _inference_rows(config, config.bundle, index)
-    width = max(len(row[0]) for row in rows)
-    threads = f"{torch.get_num_threads()} threads, {'GPU' if torch.cuda.is_available() else 'no GPU'}"
-    lines = [
-        f"{'speed on this machine (' + threads + ')':<{width}}",
-        *(f"{a:<{width}}  {b:>14}  {c}" for a, b, c in rows),
-    ]
-    return "\n".join(lines)
+    if engine is not None:
+        rows += _inference_rows(config, engine, index)
+    title = f"speed on this machine ({device}, {torch.get_num_threads()} threads)"
+    width = max(len(text) for text in (title, *(row[0] for row in rows)))
+    return "\n".join([title, *(f"{what:<{width}}  {value:>14}  {unit}" for what, value, unit in rows)])
 
 
 def run_speed(config: SpeedConfig) -> str:
     """Measure with the training configurations of files; returns the table."""
-    from training.cli import settings_of  # noqa: PLC0415 (the command line imports this module)
-
-    settings = tuple((path.stem, settings_of("train", [f"--config={path}"])) for path in config.configs)
-    return measure(config, settings)
+    return measure(config, [(path.stem, settings_from(TrainConfig, [f"--config={path}"])) for path in config.configs])
 
 
 def _generation_rate(config: SpeedConfig) -> float:
@@ -97,80 +100,76 @@ def _generation_rate(config: SpeedConfig) -> float:
         return 2 * world.frames_per_scene / (time.perf_counter() - started)
 
 
-def _training_rate(training: TrainConfig, config: SpeedConfig, index: NuScenesIndex) -> float:
+def _training_rate(training: TrainConfig, config: SpeedConfig, device: torch.device) -> float:
     """Samples a second of forward, losses, backward and optimiser step; data is read beforehand."""
-    dataset = dataset_for(
-        config.data,
-        training.student,
-        index,
-        config.data.train_split,
-        with_images=training.role == "student",
-        with_points=True,
-        augment=build_augment(training),
-    )
+    dataset = train_dataset(training)
     size = training.optim.batch_size
-    batches = [collate([dataset[(start + item) % len(dataset)] for item in range(size)]) for start in (0, size)]
-    module = build_module(training).train()
+    batches = [
+        collate([dataset[(start + item) % len(dataset)] for item in range(size)]).to(device) for start in (0, size)
+    ]
+    module = build_module(training).train().to(device)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
 
     def step(number: int) -> None:
-        losses = module.losses(batches[number % len(batches)])
+        total = module.total(module.losses(batches[number % len(batches)]))
         optimizer.zero_grad()
-        sum(losses.values(), torch.zeros(())).backward()
+        total.backward()
         optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
     return size / float(np.median(_times(step, config.steps, config.warm_up)))
 
 
-def _inference_rows(config: SpeedConfig, bundle: Path, index: NuScenesIndex) -> list[Row]:
-    engine = Engine(load_bundle(bundle))
-    student = engine.config
-    dataset = NuScenesDataset(
-        index,
-        config.data.val_split,
-        cameras=student.cameras,
-        height=student.image_height,
-        width=student.image_width,
-        num_sweeps=0,
-    )
+def _inference_rows(config: SpeedConfig, engine: Engine, index: NuScenesIndex) -> list[Row]:
+    """Time of each stage from the files of a frame to its detections."""
+    samples = index.samples_of(config.data.val_split)
     stages: list[dict[str, float]] = []
 
     def infer(number: int) -> None:
-        sample = int(dataset.samples[number % len(dataset)])
-        started = time.perf_counter()
-        columns = [index.cameras.index(name) for name in student.cameras]
-        sizes = [(int(height), int(width)) for height, width in index.camera_sizes[sample, columns]]
-        contents = [(index.root / index.camera_files[sample, column].decode()).read_bytes() for column in columns]
-        images = [
-            decode_image(content, nominal_width=size[1], width=student.image_width)
-            for content, size in zip(contents, sizes, strict=True)
-        ]
-        decoded = time.perf_counter()
-        frame = frame_from_images(
-            images,
-            stamp_ns=int(index.stamps_ns[sample]),
-            names=student.cameras,
-            intrinsics=index.intrinsics[sample, columns],
-            sizes=sizes,
-            ego_from_camera=index.ego_from_camera[sample, columns],
-            global_from_ego=index.global_from_ego[sample],
-            height=student.image_height,
-            width=student.image_width,
-        )
-        prepared = time.perf_counter()
-        engine.infer(frame)
-        stages.append(
-            {"decode": (decoded - started) * 1e3, "preprocess": (prepared - decoded) * 1e3, **engine.stage_ms}
-        )
+        stages.append(_infer(engine, index, int(samples[number % len(samples)])))
 
     _times(infer, config.frames, config.warm_up)
     counted = stages[config.warm_up :]
     rows = []
     for name in counted[0]:
-        values = np.array([stage[name] for stage in counted])
-        p50, p95 = np.percentile(values, [50, 95])
+        p50, p95 = np.percentile([stage[name] for stage in counted], [50, 95])
         rows.append((f"inference, {name} (p50 / p95)", f"{p50:.1f} / {p95:.1f}", "ms"))
     return rows
+
+
+def _infer(engine: Engine, index: NuScenesIndex, sample: int) -> dict[str, float]:
+    """Detect in the images of a sample; returns the time of each stage [ms]."""
+    student = engine.config
+    columns = [index.cameras.index(name) for name in student.cameras]
+    sizes = [(int(height), int(width)) for height, width in index.camera_sizes[sample, columns]]
+    files = [file.decode() for file in index.camera_files[sample, columns]]
+    started = time.perf_counter()
+    images = [
+        read_image(index.root / file, size, student.image_width) if file else None
+        for file, size in zip(files, sizes, strict=True)
+    ]
+    read = time.perf_counter()
+    frame = frame_from_images(
+        images,
+        stamp_ns=int(index.stamps_ns[sample]),
+        names=student.cameras,
+        intrinsics=index.intrinsics[sample, columns],
+        sizes=sizes,
+        ego_from_camera=index.ego_from_camera[sample, columns],
+        global_from_ego=index.global_from_ego[sample],
+        height=student.image_height,
+        width=student.image_width,
+    )
+    prepared = time.perf_counter()
+    engine.infer(frame)
+    done = time.perf_counter()
+    return {
+        "read and decode": (read - started) * 1e3,
+        "scale and crop": (prepared - read) * 1e3,
+        "engine": (done - prepared) * 1e3,
+        "all": (done - started) * 1e3,
+    }
 
 
 def _times(work: Callable[[int], None], count: int, warm_up: int) -> list[float]:

@@ -47,13 +47,15 @@ class StepBatchSampler(Sampler[list[Draw]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if not indices:
+        if not len(indices):
             raise ValueError("the training split holds no sample; check data.train_split")
         self._indices = np.asarray(indices)
         self._batch_size, self._steps, self._seed = batch_size, steps, seed
         self._first_step, self._rank, self._world_size = first_step, rank, world_size
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
+        """Steps of the whole run: Lightning counts those done before a resumption as fetched."""
         return self._steps
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -67,7 +69,7 @@ class StepBatchSampler(Sampler[list[Draw]]):
         return index, (self._seed * 1_000_003 + position) % 2**31
 
     def _shuffle(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             self._epoch = epoch
             self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._indices))
         return self._order

@@ -1,6 +1,6 @@
 """Detections of a trained model on a split of a data set, and their official score."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,18 +10,19 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
 from bevdistill_ros.inference.bundle import load_bundle
+from bevdistill_ros.inference.engine import device_from
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.model.outputs import BevMemory
 from bevdistill_ros.model.postprocess import detections_from
 from training.checkpoint import read_checkpoint, read_config
 from training.data.nuscenes import DataConfig, NuScenesDataset, load_index
-from training.data.tables import open_tables
 from training.data.sample import Batch, Sample, collate
+from training.data.tables import open_tables
 from training.evaluate.metrics import Metrics, evaluate_detections
-from training.models import dataset_for, load_student, load_teacher
+from training.models import load_student, load_teacher, sweeps_of_teacher
+
+PICTURE_SIZE = (252, 448)  # [px] height and width of the images that a teacher's frames carry for pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,141 +32,187 @@ class EvaluateConfig:
     source: str  # bundle folder, or checkpoint of a teacher or student
     data: DataConfig = field(default_factory=DataConfig)
     split: str = ""  # empty takes data.val_split
-    output: str = "runs/evaluate"
-    device: str = "cpu"
-    batch_size: int = 4
-    num_workers: int = 2
-    progress: bool = True
+    output: str = "runs/evaluate"  # folder for results.json and metrics.json
+    device: str = "auto"  # auto, cpu, cuda or cuda:<index>; auto is the GPU where there is one
+    batch_size: int = 4  # frames at once; a temporal student takes one
+    num_workers: int = 2  # processes that load data
+    progress: bool = True  # show a bar
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.num_workers < 0:
+            raise ValueError(
+                f"batch_size must be at least 1 and num_workers at least 0, but they are {self.batch_size} and "
+                f"{self.num_workers}"
+            )
 
 
 class Detector(Protocol):
     """A trained detector, teacher or student, with what is needed to feed it."""
 
     name: str
-    cameras: tuple[str, ...]
     grid: BevGrid
+    uses_lidar: bool
+    is_temporal: bool  # it must see the frames of a scene one after the other
 
-    def dataset(self, data: DataConfig, split: str, *, with_images: bool, with_points: bool) -> NuScenesDataset:
-        """The split as this detector sees it; what it needs is always read, the rest on request."""
+    def dataset(self, data: DataConfig, split: str, *, for_pictures: bool = False) -> NuScenesDataset:
+        """The split as this detector sees it; for pictures with images and points, whatever it needs itself."""
 
-    def detect(self, batch: Batch) -> list[Detections]:
-        """Detections of each frame of a batch; a temporal student remembers the batch before."""
+    def detect(self, batch: Batch, *, continues: bool = False) -> list[Detections]:
+        """Detections of each frame of a batch, on the CPU.
 
-    def detect_alone(self, sample: Sample) -> Detections:
-        """Detections of one frame, without memory of frames before it."""
+        Args:
+            batch: Frames.
+            continues: Whether the frame follows that of the call before, so that a temporal student may remember it.
+        """
 
 
 class TeacherDetector:
-    """The LiDAR teacher as a detector."""
+    """The LiDAR teacher as a detector; it sees as many sweeps as in training.
+
+    Args:
+        path: Its checkpoint.
+        device: Where it runs.
+    """
 
     name = "teacher"
-    cameras = NUSCENES_CAMERAS
-    # The teacher's frames carry images only for pictures, at this size.
-    _picture = StudentConfig(image_height=256, image_width=448)
+    uses_lidar = True
+    is_temporal = False
 
-    def __init__(self, path: str, device: str) -> None:
-        self._model = load_teacher(path).to(device)
-        self._device = device
-        self.grid = self._model.grid
+    def __init__(self, path: str, device: torch.device) -> None:
+        config, teacher = load_teacher(path)
+        self._teacher, self._device = teacher.to(device), device
+        self._num_sweeps = sweeps_of_teacher(path)
+        self.grid = config.grid
 
-    def dataset(self, data: DataConfig, split: str, *, with_images: bool, with_points: bool) -> NuScenesDataset:
-        return dataset_for(data, self._picture, load_index(data), split, with_images=with_images, with_points=True)
+    def dataset(self, data: DataConfig, split: str, *, for_pictures: bool = False) -> NuScenesDataset:
+        index = load_index(replace(data, num_sweeps=self._num_sweeps))
+        height, width = PICTURE_SIZE
+        return NuScenesDataset(
+            index,
+            split,
+            cameras=index.cameras,
+            height=height,
+            width=width,
+            num_sweeps=self._num_sweeps,
+            with_images=for_pictures,
+        )
 
-    def detect(self, batch: Batch) -> list[Detections]:
-        output = self._model(batch.to(self._device).points)
-        return detections_from(output.predictions, batch.stamps_ns, grid=self.grid)
-
-    def detect_alone(self, sample: Sample) -> Detections:
-        return self.detect(collate([sample]))[0]
+    def detect(self, batch: Batch, *, continues: bool = False) -> list[Detections]:
+        predictions = self._teacher(batch.to(self._device).points).predictions
+        assert predictions is not None
+        return [_on_cpu(found) for found in detections_from(predictions, batch.stamps_ns, grid=self.grid)]
 
 
 class StudentDetector:
-    """The camera student as a detector; a temporal one is fed frame by frame."""
+    """The camera student as a detector.
+
+    Args:
+        model: The student.
+        device: Where it runs.
+    """
 
     name = "student"
+    uses_lidar = False
 
-    def __init__(self, config: StudentConfig, model: BevFormer, device: str) -> None:
-        self._config, self._model, self._device = config, model.to(device).eval(), device
+    def __init__(self, model: BevFormer, device: torch.device) -> None:
+        self._model, self._device = model.to(device).eval(), device
         self._previous: BevMemory | None = None
-        self.cameras, self.grid = config.cameras, config.grid
+        self.grid, self.is_temporal = model.config.grid, model.config.temporal
 
-    def dataset(self, data: DataConfig, split: str, *, with_images: bool, with_points: bool) -> NuScenesDataset:
-        return dataset_for(data, self._config, load_index(data), split, with_images=True, with_points=with_points)
+    def dataset(self, data: DataConfig, split: str, *, for_pictures: bool = False) -> NuScenesDataset:
+        config = self._model.config
+        return NuScenesDataset(
+            load_index(data),
+            split,
+            cameras=config.cameras,
+            height=config.image_height,
+            width=config.image_width,
+            num_sweeps=0,
+            with_points=for_pictures,
+        )
 
-    @torch.inference_mode()
-    def detect(self, batch: Batch) -> list[Detections]:
-        batch = batch.to(self._device)
-        if self._config.temporal and len(batch) != 1:
-            raise ValueError(
-                f"a temporal student sees one frame after the other: batch_size must be 1, but is {len(batch)}"
-            )
-        starts_scene = not batch.history or not bool(batch.history_present[-1, 0])
-        output = self._model(batch.cameras, None if starts_scene else self._previous)
-        if self._config.temporal:
+    @torch.no_grad()
+    def detect(self, batch: Batch, *, continues: bool = False) -> list[Detections]:
+        cameras = batch.cameras.to(self._device)
+        assert not self.is_temporal or len(batch) == 1, "a temporal student sees one frame after the other"
+        output = self._model(cameras, self._previous if continues else None)
+        if self.is_temporal:
             present = torch.ones(1, dtype=torch.bool, device=self._device)
-            pose = batch.cameras.global_from_ego
-            self._previous = BevMemory(bev=output.bev, global_from_ego=pose, present=present)
-        return detections_from(output.predictions, batch.stamps_ns, grid=self.grid)
-
-    def detect_alone(self, sample: Sample) -> Detections:
-        self._previous = None
-        return self.detect(collate([sample]))[0]
+            self._previous = BevMemory(bev=output.bev, global_from_ego=cameras.global_from_ego, present=present)
+        return [_on_cpu(found) for found in detections_from(output.predictions, batch.stamps_ns, grid=self.grid)]
 
 
-def load_detector(source: str, device: str = "cpu") -> Detector:
-    """A detector from a bundle folder, or from a checkpoint of a teacher or a student."""
+def load_detector(source: str, device: str = "auto") -> Detector:
+    """A detector from a bundle folder, or from a checkpoint of a teacher or a student.
+
+    Raises:
+        ValueError: There is none, it is damaged, or there is no such device.
+    """
     if not source:
         raise ValueError("source is empty: give a bundle folder or a checkpoint")
+    place = device_from(device)
     if Path(source).is_dir():
-        bundle = load_bundle(source)
-        return StudentDetector(bundle.manifest.student, bundle.student, device)
+        return StudentDetector(load_bundle(source).student, place)
     if read_config(read_checkpoint(source))["role"] == "teacher":
-        return TeacherDetector(source, device)
-    return StudentDetector(*load_student(source), device)
+        return TeacherDetector(source, place)
+    return StudentDetector(load_student(source)[1], place)
 
 
 def detect_split(
     detector: Detector, dataset: NuScenesDataset, *, batch_size: int, num_workers: int, progress: bool
 ) -> dict[str, Detections]:
-    """Detections of every frame of a split by sample token."""
-    loader: DataLoader[Sample] = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=num_workers)
+    """Detections of every frame of a split by sample token; memory goes from frame to frame inside a scene only."""
+    size = 1 if detector.is_temporal else batch_size
+    loader: DataLoader[Sample] = DataLoader(dataset, size, collate_fn=collate, num_workers=num_workers)
     detections: dict[str, Detections] = {}
-    for batch in tqdm(loader, desc="detect", unit="batch", disable=not progress):
-        found = detector.detect(batch)
-        detections |= dict(zip(batch.tokens, (to_cpu(entry) for entry in found), strict=True))
+    before = -1
+    for batch, first in zip(
+        tqdm(loader, desc="detect", unit="batch", disable=not progress), dataset.samples[::size], strict=True
+    ):
+        continues = detector.is_temporal and before >= 0 and int(dataset.index.previous[first]) == before
+        found = detector.detect(batch, continues=continues)
+        detections |= dict(zip(batch.tokens, found, strict=True))
+        before = int(first)
     return detections
 
 
-def to_cpu(detections: Detections) -> Detections:
-    """The same detections in main memory."""
-    return Detections(
-        stamp_ns=detections.stamp_ns,
-        boxes=detections.boxes.cpu(),
-        scores=detections.scores.cpu(),
-        labels=detections.labels.cpu(),
-    )
-
-
 def evaluate(config: EvaluateConfig) -> Metrics:
-    """Score a model on a split; `<output>` gets the results file and the metrics."""
+    """Score a model on a split; `<output>` gets the results file and the metrics.
+
+    Raises:
+        ValueError: The model or the data can't be read, or the split has nothing to score.
+    """
     detector = load_detector(config.source, config.device)
     split = config.split or config.data.val_split
-    dataset = detector.dataset(config.data, split, with_images=False, with_points=False)
-    is_temporal = isinstance(detector, StudentDetector) and detector._config.temporal
+    dataset = detector.dataset(config.data, split)
+    tables = open_tables(Path(config.data.root), config.data.version)
     detections = detect_split(
         detector,
         dataset,
-        batch_size=1 if is_temporal else config.batch_size,
+        batch_size=config.batch_size,
         num_workers=config.num_workers,
         progress=config.progress,
     )
-    tables = open_tables(Path(config.data.root), config.data.version)
-    poses = dataset.index.poses_of(split)
-    uses_lidar = detector.name == "teacher"
-    return evaluate_detections(tables, detections, poses, split, Path(config.output), uses_lidar=uses_lidar)
+    return evaluate_detections(
+        tables,
+        detections,
+        dataset.index.poses_of(split),
+        split,
+        Path(config.output),
+        uses_lidar=detector.uses_lidar,
+    )
 
 
 def run_evaluate(config: EvaluateConfig) -> str:
     """Score and describe; returns the closing text."""
     metrics = evaluate(config)
     return f"{metrics.table()}\nresults: {config.output}"
+
+
+def _on_cpu(detections: Detections) -> Detections:
+    return Detections(
+        stamp_ns=detections.stamp_ns,
+        boxes=detections.boxes.cpu(),
+        scores=detections.scores.cpu(),
+        labels=detections.labels.cpu(),
+    )

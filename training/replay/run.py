@@ -36,7 +36,7 @@ def run_replay(config: ReplayConfig) -> ReplayReport:
         ValueError: A setting, the bundle, a bag or the data set does not serve.
         ConnectionError: The node does not start or does not answer at all.
     """
-    _check_ros()
+    check_ros()
     if config.output.exists() and any(config.output.iterdir()):
         raise ValueError(f"{config.output} is not empty; choose a new output folder")
     setup = Setup(
@@ -94,7 +94,8 @@ def _write_bags(setup: Setup, nusc: NuScenes | None) -> list[Path]:
     ]
 
 
-def _check_ros() -> None:
+def check_ros() -> None:
+    """Raise ModuleNotFoundError, with the remedy, where there is no ROS 2."""
     missing = [name for name in ("rclpy", "bevdistill_ros.msg") if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(

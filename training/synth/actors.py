@@ -37,26 +37,41 @@ def _vehicle_kinds(prefix: str, attributes: tuple[str, str]) -> dict[str, Kind]:
         "bus": ("vehicle.bus.rigid", vehicles.bus),
         "construction_vehicle": ("vehicle.construction", vehicles.construction_vehicle),
     }
-    return {f"{prefix}{name}": Kind(category=category, build=build, attributes=attributes) for name, (category, build) in shapes.items()}
+    return {
+        f"{prefix}{name}": Kind(category=category, build=build, attributes=attributes)
+        for name, (category, build) in shapes.items()
+    }
 
 
 KINDS: dict[str, Kind] = {
     **_vehicle_kinds("parked_", _PARKED),
     **_vehicle_kinds("", _QUEUED),
-    "parked_bicycle": Kind(category="vehicle.bicycle", build=partial(people.bicycle, rider=False), attributes=_RIDERLESS),
-    "parked_motorcycle": Kind(category="vehicle.motorcycle", build=partial(people.motorcycle, rider=False), attributes=_RIDERLESS),
+    "parked_bicycle": Kind(
+        category="vehicle.bicycle", build=partial(people.bicycle, rider=False), attributes=_RIDERLESS
+    ),
+    "parked_motorcycle": Kind(
+        category="vehicle.motorcycle", build=partial(people.motorcycle, rider=False), attributes=_RIDERLESS
+    ),
     "bicycle": Kind(category="vehicle.bicycle", build=partial(people.bicycle, rider=True), attributes=_RIDDEN),
     "motorcycle": Kind(category="vehicle.motorcycle", build=partial(people.motorcycle, rider=True), attributes=_RIDDEN),
     "standing_adult": Kind(category="human.pedestrian.adult", build=people.pedestrian, attributes=_WALKING),
-    "walking_adult": Kind(category="human.pedestrian.adult", build=partial(people.pedestrian, stride=0.55), attributes=_WALKING),
-    "walking_child": Kind(category="human.pedestrian.child", build=partial(people.pedestrian, stride=0.4, height=1.25), attributes=_WALKING),
+    "walking_adult": Kind(
+        category="human.pedestrian.adult", build=partial(people.pedestrian, stride=0.55), attributes=_WALKING
+    ),
+    "walking_child": Kind(
+        category="human.pedestrian.child",
+        build=partial(people.pedestrian, stride=0.4, height=1.25),
+        attributes=_WALKING,
+    ),
     "sitting_adult": Kind(
         category="human.pedestrian.adult",
         build=people.sitting_person,
         attributes=("pedestrian.sitting_lying_down", "pedestrian.sitting_lying_down"),
     ),
     "worker": Kind(
-        category="human.pedestrian.construction_worker", build=partial(people.pedestrian, worker=True, stride=0.1), attributes=_WALKING
+        category="human.pedestrian.construction_worker",
+        build=partial(people.pedestrian, worker=True, stride=0.1),
+        attributes=_WALKING,
     ),
     "traffic_cone": Kind(category="movable_object.trafficcone", build=furniture.traffic_cone, attributes=_NONE),
     "barrier": Kind(category="movable_object.barrier", build=furniture.barrier, attributes=_NONE),

@@ -37,21 +37,34 @@ class SynthConfig:
     overwrite: bool = False  # replace an existing root
 
     def __post_init__(self) -> None:
-        positive = ("frames_per_scene", "image_width", "image_height", "lidar_columns", "lidar_range", "annotation_range", "num_workers")
+        positive = (
+            "frames_per_scene",
+            "image_width",
+            "image_height",
+            "lidar_columns",
+            "lidar_range",
+            "annotation_range",
+            "num_workers",
+        )
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, but is {getattr(self, name)}")
         if min(self.num_train_scenes, self.num_tune_scenes, self.num_val_scenes) < 0 or self.num_scenes == 0:
-            raise ValueError("give at least one scene by num_train_scenes, num_tune_scenes or num_val_scenes; none may be negative")
+            raise ValueError(
+                "give at least one scene by num_train_scenes, num_tune_scenes or num_val_scenes; none may be negative"
+            )
         if self.image_height > self.image_width * NATIVE_HEIGHT / NATIVE_WIDTH:
             raise ValueError(
-                f"image_height {self.image_height} is more than 9/16 of image_width {self.image_width}; the rig sees no further rows"
+                f"image_height {self.image_height} is more than 9/16 of image_width {self.image_width}; "
+                "the rig sees no further rows"
             )
         for name in ("camera_rate_hz", "lidar_rate_hz"):
             if getattr(self, name) < KEY_FRAME_RATE or getattr(self, name) % KEY_FRAME_RATE:
                 raise ValueError(f"{name} must be a multiple of {KEY_FRAME_RATE}, but is {getattr(self, name)}")
         if not 0 <= self.lidar_dropout < 1 or self.lidar_noise < 0:
-            raise ValueError(f"lidar_dropout {self.lidar_dropout} must be in [0, 1) and lidar_noise {self.lidar_noise} not negative")
+            raise ValueError(
+                f"lidar_dropout {self.lidar_dropout} must be in [0, 1) and lidar_noise {self.lidar_noise} not negative"
+            )
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"jpeg_quality must be in 1...100, but is {self.jpeg_quality}")
         if not 0 <= self.seed < 2**32:
@@ -69,6 +82,10 @@ class SynthConfig:
 
     def splits(self) -> dict[str, list[int]]:
         """Scene indices of each split; train scenes come first, then tune, then val."""
-        counts = {"synth_train": self.num_train_scenes, "synth_tune": self.num_tune_scenes, "synth_val": self.num_val_scenes}
+        counts = {
+            "synth_train": self.num_train_scenes,
+            "synth_tune": self.num_tune_scenes,
+            "synth_val": self.num_val_scenes,
+        }
         indices = iter(range(self.num_scenes))
         return {name: [next(indices) for _ in range(count)] for name, count in counts.items()}

@@ -1,5 +1,7 @@
 """Meshes of cones, barriers and what stands beside a road and is not annotated, on z = 0."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from training.synth.mesh import Colour, Material, Mesh, box, column, limb, loft, merge, quads, rectangle
@@ -13,7 +15,13 @@ _YELLOW: Colour = (0.80, 0.55, 0.04)
 _STEEL: Colour = (0.25, 0.26, 0.27)
 _BARK: Colour = (0.10, 0.07, 0.05)
 _LEAVES: tuple[Colour, ...] = ((0.06, 0.16, 0.04), (0.10, 0.20, 0.05), (0.16, 0.18, 0.05), (0.05, 0.12, 0.05))
-_FACADES: tuple[Colour, ...] = ((0.45, 0.40, 0.35), (0.50, 0.30, 0.22), (0.35, 0.36, 0.38), (0.60, 0.57, 0.50), (0.30, 0.22, 0.18))
+_FACADES: tuple[Colour, ...] = (
+    (0.45, 0.40, 0.35),
+    (0.50, 0.30, 0.22),
+    (0.35, 0.36, 0.38),
+    (0.60, 0.57, 0.50),
+    (0.30, 0.22, 0.18),
+)
 
 
 def traffic_cone(rng: np.random.Generator) -> Mesh:
@@ -23,7 +31,7 @@ def traffic_cone(rng: np.random.Generator) -> Mesh:
     levels = [0.05, *bands, 1.0]
     parts = [box((-foot / 2, foot / 2), (-foot / 2, foot / 2), (0.0, 0.05), tinted(rng, (0.10, 0.06, 0.05)))]
     radius = 0.42 * foot
-    for index, (low, high) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for index, (low, high) in enumerate(pairwise(levels)):
         colour, material = (_WHITE, Material.RETRO) if index % 2 else (tinted(rng, _ORANGE, 0.08), Material.MATTE)
         rings = [(low * height, radius * (1.08 - low)), (high * height, radius * (1.08 - high))]
         parts.append(column((0.0, 0.0, 0.0), rings, 8, colour, material))
@@ -34,7 +42,11 @@ def barrier(rng: np.random.Generator) -> Mesh:
     """A jersey barrier of concrete, or of plastic in red and white; long across its heading, as nuScenes has it."""
     length, thick, height = float(rng.uniform(2.0, 2.7)), float(rng.uniform(0.45, 0.60)), float(rng.uniform(0.85, 1.05))
     style = int(rng.integers(3))
-    colours = {0: [tinted(rng, _CONCRETE)], 1: [_RED, _WHITE, _RED, _WHITE], 2: [_YELLOW, tinted(rng, (0.05, 0.05, 0.05)), _YELLOW]}[style]
+    colours = {
+        0: [tinted(rng, _CONCRETE)],
+        1: [_RED, _WHITE, _RED, _WHITE],
+        2: [_YELLOW, tinted(rng, (0.05, 0.05, 0.05)), _YELLOW],
+    }[style]
     edges = np.linspace(-length / 2, length / 2, len(colours) + 1)
     levels = [(0.0, thick / 2), (0.12, thick / 2), (0.38 * height, 0.24 * thick), (height, 0.17 * thick)]
     parts = []
@@ -52,7 +64,13 @@ def tree(rng: np.random.Generator) -> Mesh:
     balls = []
     for _ in range(2):
         centre = np.array([*rng.normal(0.0, 0.3 * crown, 2), height - crown + rng.normal(0.0, 0.2 * crown)])
-        levels = [(-crown, 0.25 * crown), (-0.5 * crown, 0.85 * crown), (0.2 * crown, crown), (0.8 * crown, 0.6 * crown), (crown, 0.1)]
+        levels = [
+            (-crown, 0.25 * crown),
+            (-0.5 * crown, 0.85 * crown),
+            (0.2 * crown, crown),
+            (0.8 * crown, 0.6 * crown),
+            (crown, 0.1),
+        ]
         balls.append(column(centre, levels, 8, tinted(rng, leaves), Material.FOLIAGE))
     return merge([trunk, *balls])
 

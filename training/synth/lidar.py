@@ -48,7 +48,12 @@ def beam_directions(columns: int) -> np.ndarray:
     azimuth = -np.pi / 2 - 2 * np.pi * np.arange(columns)[:, None] / columns
     level = np.cos(LIDAR_ELEVATIONS)
     return np.stack(
-        [np.cos(azimuth) * level, np.sin(azimuth) * level, np.broadcast_to(np.sin(LIDAR_ELEVATIONS), (columns, len(level)))], axis=-1
+        [
+            np.cos(azimuth) * level,
+            np.sin(azimuth) * level,
+            np.broadcast_to(np.sin(LIDAR_ELEVATIONS), (columns, len(level))),
+        ],
+        axis=-1,
     )
 
 
@@ -64,7 +69,9 @@ def scan(caster: RayCaster, global_from_ego: np.ndarray, model: LidarModel, rng:
     normals = caster.facing_normals(triangles, directions[seen])
     cosine = -np.einsum("ri,ri->r", normals, directions[seen])
     materials = caster.mesh.materials[triangles]
-    reflected = (_CONSTANT[materials] + _SHARE[materials] * caster.mesh.colours[triangles].mean(axis=1)) * np.sqrt(np.clip(cosine, 0, 1))
+    reflected = (_CONSTANT[materials] + _SHARE[materials] * caster.mesh.colours[triangles].mean(axis=1)) * np.sqrt(
+        np.clip(cosine, 0, 1)
+    )
     signal = reflected * np.exp(-np.log(2) * distances / _FAR)
     kept = rng.random(len(seen)) < (1 - model.dropout) * np.clip(signal / _WEAK, 0.0, 1.0)
     measured = (distances + model.noise * rng.standard_normal(len(seen)))[kept]

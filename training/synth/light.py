@@ -29,7 +29,9 @@ def draw_light(rng: np.random.Generator) -> Light:
     horizon = clearness * np.array([0.70, 0.80, 0.92]) + (1 - clearness) * np.array([0.75, 0.76, 0.78])
     level = 1.0 / (0.55 + 0.75 * clearness * np.sin(elevation))
     return Light(
-        sun_direction=np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]),
+        sun_direction=np.array(
+            [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+        ),
         sun=1.5 * clearness * warmth,
         ambient=(0.35 + 0.45 * (1 - clearness)) * (0.5 + 0.5 * zenith / zenith.mean()),
         zenith=zenith,

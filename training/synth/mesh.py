@@ -35,12 +35,14 @@ class Mesh:
     materials: np.ndarray  # (F,) uint8, Material
     texture: np.ndarray  # (F, 3, 2) float32 [m], see Material; zero where unused
 
-    def moved(self, offset: Sequence[float], yaw: float = 0.0) -> "Mesh":
+    def moved(self, offset: Sequence[float] | np.ndarray, yaw: float = 0.0) -> "Mesh":
         """Turned by `yaw` [rad] about z, then shifted by `offset` [m]."""
         cosine, sine = np.cos(yaw), np.sin(yaw)
         rotation = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
         triangles = self.triangles.astype(np.float64) @ rotation.T + np.asarray(offset, dtype=np.float64)
-        return Mesh(triangles=triangles.astype(np.float32), colours=self.colours, materials=self.materials, texture=self.texture)
+        return Mesh(
+            triangles=triangles.astype(np.float32), colours=self.colours, materials=self.materials, texture=self.texture
+        )
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Least and greatest coordinates, each (3,) [m]."""
@@ -66,7 +68,9 @@ def merge(meshes: Sequence[Mesh]) -> Mesh:
     )
 
 
-def quads(corners: np.ndarray, colour: Colour, material: Material = Material.MATTE, texture: np.ndarray | None = None) -> Mesh:
+def quads(
+    corners: np.ndarray, colour: Colour, material: Material = Material.MATTE, texture: np.ndarray | None = None
+) -> Mesh:
     """Quadrilaterals (Q, 4, 3) [m], each two triangles, with texture coordinates (Q, 4, 2) [m]."""
     corners = np.asarray(corners, dtype=np.float64)
     split = np.array([[0, 1, 2], [0, 2, 3]])
@@ -74,8 +78,10 @@ def quads(corners: np.ndarray, colour: Colour, material: Material = Material.MAT
     return _soup(corners[:, split].reshape(-1, 3, 3), colour, material, coordinates[:, split].reshape(-1, 3, 2))
 
 
-def loft(rings: Sequence[np.ndarray], colour: Colour, material: Material = Material.MATTE, *, cap: Colour | None = None) -> Mesh:
-    """Skin over rings (K, N, 3) [m] of equal N, closed at both ends; the last ring's fan may be of another, matte colour."""
+def loft(
+    rings: Sequence[np.ndarray], colour: Colour, material: Material = Material.MATTE, *, cap: Colour | None = None
+) -> Mesh:
+    """Skin over rings (K, N, 3) [m] of equal N, closed at both ends; the last ring's fan may be of another colour."""
     stack = np.asarray(rings, dtype=np.float64)
     following = np.roll(stack, -1, axis=1)
     walls = np.stack([stack[:-1], following[:-1], following[1:], stack[1:]], axis=2).reshape(-1, 4, 3)
@@ -90,22 +96,35 @@ def rectangle(x: tuple[float, float], y: tuple[float, float], z: float) -> np.nd
     return np.array([[x[0], y[0], z], [x[1], y[0], z], [x[1], y[1], z], [x[0], y[1], z]])
 
 
-def box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float], colour: Colour, material: Material = Material.MATTE) -> Mesh:
+def box(
+    x: tuple[float, float],
+    y: tuple[float, float],
+    z: tuple[float, float],
+    colour: Colour,
+    material: Material = Material.MATTE,
+) -> Mesh:
     """Axis-aligned box [m]."""
     return loft([rectangle(x, y, z[0]), rectangle(x, y, z[1])], colour, material)
 
 
-def extrude(profile: Sequence[tuple[float, float]], half_width: float, colour: Colour, material: Material = Material.MATTE) -> Mesh:
+def extrude(
+    profile: Sequence[tuple[float, float]], half_width: float, colour: Colour, material: Material = Material.MATTE
+) -> Mesh:
     """A convex side view of (x, z) points [m], `half_width` to either side of y = 0."""
     points = np.asarray(profile, dtype=np.float64)
     return loft(
-        [np.column_stack([points[:, 0], np.full(len(points), side), points[:, 1]]) for side in (-half_width, half_width)],
+        [
+            np.column_stack([points[:, 0], np.full(len(points), side), points[:, 1]])
+            for side in (-half_width, half_width)
+        ],
         colour,
         material,
     )
 
 
-def limb(start: Sequence[float], end: Sequence[float], thickness: float, colour: Colour, material: Material = Material.MATTE) -> Mesh:
+def limb(
+    start: Sequence[float], end: Sequence[float], thickness: float, colour: Colour, material: Material = Material.MATTE
+) -> Mesh:
     """A square bar of `thickness` [m] between two points [m]."""
     first, last = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
     axis = (last - first) / np.linalg.norm(last - first)
@@ -121,17 +140,27 @@ def wheel(centre: Sequence[float], radius: float, width: float, colour: Colour, 
     angle = (np.arange(8) + 0.5) * (np.pi / 4)
     circle = np.column_stack([np.cos(angle), np.zeros(8), np.sin(angle)])
     side = 1.0 if centre[1] >= 0 else -1.0
-    rings = [np.asarray(centre) + radius * circle + np.array([0.0, offset * width / 2, 0.0]) for offset in (-side, side)]
+    rings = [
+        np.asarray(centre) + radius * circle + np.array([0.0, offset * width / 2, 0.0]) for offset in (-side, side)
+    ]
     middle = np.asarray(centre) + 0.55 * radius * circle + np.array([0.0, side * (width / 2 + 0.005), 0.0])
     return loft([*rings, middle], colour, cap=hub)
 
 
-def column(centre: Sequence[float], levels: Sequence[tuple[float, float]], sides: int, colour: Colour, material: Material = Material.MATTE) -> Mesh:
+def column(
+    centre: Sequence[float] | np.ndarray,
+    levels: Sequence[tuple[float, float]],
+    sides: int,
+    colour: Colour,
+    material: Material = Material.MATTE,
+) -> Mesh:
     """A round body about a vertical axis: (height, radius) pairs [m] above `centre` (x, y, z) [m]."""
     angle = (np.arange(sides) + 0.5) * (2 * np.pi / sides)
     circle = np.column_stack([np.cos(angle), np.sin(angle), np.zeros(sides)])
     return loft(
-        [np.asarray(centre) + radius * circle + np.array([0.0, 0.0, height]) for height, radius in levels], colour, material
+        [np.asarray(centre) + radius * circle + np.array([0.0, 0.0, height]) for height, radius in levels],
+        colour,
+        material,
     )
 
 

@@ -22,10 +22,18 @@ _VEST: Colour = (0.90, 0.35, 0.02)
 _HELMET: Colour = (0.85, 0.65, 0.05)
 _RUBBER: Colour = (0.02, 0.02, 0.02)
 _METAL: Colour = (0.30, 0.30, 0.32)
-_FRAMES: tuple[Colour, ...] = ((0.55, 0.05, 0.05), (0.05, 0.15, 0.45), (0.03, 0.03, 0.03), (0.60, 0.60, 0.60), (0.10, 0.40, 0.15))
+_FRAMES: tuple[Colour, ...] = (
+    (0.55, 0.05, 0.05),
+    (0.05, 0.15, 0.45),
+    (0.03, 0.03, 0.03),
+    (0.60, 0.60, 0.60),
+    (0.10, 0.40, 0.15),
+)
 
 
-def pedestrian(rng: np.random.Generator, *, stride: float = 0.0, height: float | None = None, worker: bool = False) -> Mesh:
+def pedestrian(
+    rng: np.random.Generator, *, stride: float = 0.0, height: float | None = None, worker: bool = False
+) -> Mesh:
     """An upright person.
 
     Args:
@@ -100,7 +108,14 @@ def bicycle(rng: np.random.Generator, *, rider: bool) -> Mesh:
     paint = pick(rng, _FRAMES)
     crank, seat, head = (-0.08, 0.0, 0.30), (-0.22, 0.0, 0.85), (0.36, 0.0, 0.88)
     parts = [_ring(-reach, radius, 0.07), _ring(reach, radius, 0.07)]
-    bars = [(crank, seat), (seat, head), (crank, head), (crank, (-reach, 0.0, radius)), (seat, (-reach, 0.0, radius)), (head, (reach, 0.0, radius))]
+    bars = [
+        (crank, seat),
+        (seat, head),
+        (crank, head),
+        (crank, (-reach, 0.0, radius)),
+        (seat, (-reach, 0.0, radius)),
+        (head, (reach, 0.0, radius)),
+    ]
     parts += [limb(start, end, 0.055, paint, Material.PAINT) for start, end in bars]
     parts += [limb((0.38, -0.28, 1.0), (0.38, 0.28, 1.0), 0.045, _METAL), limb(head, (0.38, 0.0, 1.0), 0.05, _METAL)]
     parts.append(box((-0.36, -0.1), (-0.08, 0.08), (0.88, 0.95), _RUBBER))
@@ -137,7 +152,12 @@ def _side_ring(profile: list[tuple[float, float]], y: float) -> np.ndarray:
 
 
 def _rider(
-    rng: np.random.Generator, *, seat: tuple[float, float], hands: tuple[float, float, float], feet: tuple[float, float, float], lean: float
+    rng: np.random.Generator,
+    *,
+    seat: tuple[float, float],
+    hands: tuple[float, float, float],
+    feet: tuple[float, float, float],
+    lean: float,
 ) -> list[Mesh]:
     """A person astride: seat (x, z), one hand and one foot [m], and how far the shoulders lean forward [m]."""
     shirt, trousers = pick(rng, _SHIRTS), pick(rng, _TROUSERS)

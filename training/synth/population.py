@@ -1,7 +1,7 @@
 """Who is on the road: traffic in lanes, what is parked, work zones and pedestrians.
 
-Everything is laid out in strips across the road that do not overlap, and one after another within a strip; what shares a strip shares
-one motion. So nothing ever touches anything else.
+Everything is laid out in strips along the road that do not overlap, and one after another within a strip; what shares a
+strip shares one motion. So nothing ever touches anything else.
 """
 
 from collections.abc import Sequence
@@ -42,19 +42,29 @@ class _Strip:
     actors: list[Actor] = field(default_factory=list)
 
     def add(self, *kinds: str, aside: float = 0.0, turn: float = 0.0, gap: float = 0.0) -> None:
-        """Append a convoy, its leader first, `aside` [m] of the middle and turned by `turn` [rad] against the traffic."""
-        common = {"start": 0.0, "offset": self.offset + aside, "motion": self.motion, "turn": self.turn + turn, "floor": self.floor}
-        convoy = [make_actor(self.rng, kind, **common) for kind in kinds]
+        """Append a convoy, leader first, `aside` [m] of the middle and turned by `turn` [rad] against the traffic."""
+        convoy = [self._draw(kind, aside, turn) for kind in kinds]
         lengths = [_extent(actor, turn) for actor in convoy]
         total = sum(lengths) + _HITCH * (len(convoy) - 1)
         begin = self.cursor + gap
         if self.keep_free and begin < self.keep_free[1] and begin + total > self.keep_free[0]:
             begin = self.keep_free[1]
         self.cursor = begin + total
-        leads_at_end = np.cos(self.turn) > 0
-        for actor, length in reversed(list(zip(convoy, lengths, strict=True))) if leads_at_end else zip(convoy, lengths, strict=True):
+        leader_first = np.cos(self.turn) < 0  # seen along the road
+        for actor, length in list(zip(convoy, lengths, strict=True))[:: 1 if leader_first else -1]:
             self.actors.append(replace(actor, start=begin + length / 2))
             begin += length + _HITCH
+
+    def _draw(self, kind: str, aside: float, turn: float) -> Actor:
+        return make_actor(
+            self.rng,
+            kind,
+            start=0.0,
+            offset=self.offset + aside,
+            motion=self.motion,
+            turn=self.turn + turn,
+            floor=self.floor,
+        )
 
     def skip(self, low: float, high: float) -> None:
         """Leave a gap of random length [m]."""
@@ -71,7 +81,9 @@ def _extent(actor: Actor, turn: float) -> float:
     return float(abs(np.cos(turn)) * actor.size[0] + abs(np.sin(turn)) * actor.size[1])
 
 
-def populate(rng: np.random.Generator, road: Road, *, ego_motion: Motion, ego_lane: int, duration: float) -> tuple[Actor, ...]:
+def populate(
+    rng: np.random.Generator, road: Road, *, ego_motion: Motion, ego_lane: int, duration: float
+) -> tuple[Actor, ...]:
     """All actors of a scene; the ego vehicle drives in the right-hand lane `ego_lane`, counted outwards."""
     section = road.section
     actors: list[Actor] = []
@@ -145,7 +157,10 @@ def _deal(strip: _Strip, item: str, side: int) -> None:
         case "car" | "truck" | "bus":
             strip.add(f"parked_{item}", aside=aside, turn=strip.rng.normal(0.0, 0.01))
         case "trailer":
-            strip.add(*(("parked_tractor", "parked_trailer") if strip.rng.random() < 0.5 else ("parked_trailer",)), aside=aside)
+            strip.add(
+                *(("parked_tractor", "parked_trailer") if strip.rng.random() < 0.5 else ("parked_trailer",)),
+                aside=aside,
+            )
         case "work":
             _work_zone(strip, side)
         case "cycles":
@@ -154,14 +169,16 @@ def _deal(strip: _Strip, item: str, side: int) -> None:
                 strip.add(kind, turn=side * _QUARTER_TURN + strip.rng.normal(0.0, 0.08), aside=side * 0.4, gap=0.4)
         case "people":
             for _ in range(int(strip.rng.integers(1, 3))):
-                strip.add("standing_adult", turn=strip.rng.uniform(-np.pi, np.pi), aside=strip.rng.uniform(-1.0, 1.0), gap=0.8)
+                strip.add(
+                    "standing_adult", turn=strip.rng.uniform(-np.pi, np.pi), aside=strip.rng.uniform(-1.0, 1.0), gap=0.8
+                )
         case "gap":
             strip.skip(3.0, 8.0)
     strip.skip(0.8, 1.8)
 
 
 def _work_zone(strip: _Strip, side: int) -> None:
-    """A taper of cones, a closed section with barriers and workers, for half of them a machine, and cones at the end."""
+    """A taper of cones, a closed section with barriers and workers, often a machine, and cones at the end."""
     rng = strip.rng
     inner = -side  # towards the travel lanes
     for step in range(3):

@@ -53,14 +53,18 @@ class RayCaster:
         """Nearest hits of rays from origins (R, 3) [m] along directions (R, 3); global frame."""
         origins = np.ascontiguousarray(origins, dtype=np.float32)
         directions = np.ascontiguousarray(directions, dtype=np.float32)
-        offset = 0
-        nearest: Hits | None = None
+        triangles = np.full(len(origins), MISS, dtype=np.int32)
+        distances = np.full(len(origins), np.inf, dtype=np.float32)
+        weights = np.zeros((len(origins), 2), dtype=np.float32)
+        first = 0
         for part in self._parts:
-            hits = _hits(part.scene.run(origins, directions, output=True), offset)
-            nearest = hits if nearest is None else _nearer(nearest, hits)
-            offset += len(part.owners)
-        assert nearest is not None
-        return nearest
+            result = part.scene.run(origins, directions, dists=distances, output=True)
+            hit = np.flatnonzero(result["primID"] != MISS)
+            triangles[hit] = result["primID"][hit] + first
+            distances[hit] = result["tfar"][hit]
+            weights[hit, 0], weights[hit, 1] = result["u"][hit], result["v"][hit]
+            first += len(part.owners)
+        return Hits(triangles=triangles, distances=distances, weights=weights)
 
     def owners_of(self, hits: Hits) -> np.ndarray:
         """Owner (R,) int32 of each hit, as in `Snapshot.owners`; MISS for none."""
@@ -73,30 +77,11 @@ class RayCaster:
 
     def is_lit(self, points: np.ndarray, normals: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """Whether points (R, 3) [m] on surfaces of normals (R, 3) see the light in `direction` (3,): bool (R,)."""
-        facing = normals @ direction.astype(np.float32) > 0
-        lit = np.zeros(len(points), dtype=bool)
-        if facing.any():
-            origins = (points[facing] + _LIFT * normals[facing]).astype(np.float32)
-            towards = np.tile(direction.astype(np.float32), (len(origins), 1))
-            lit[facing] = np.logical_and.reduce(
-                [part.scene.run(origins, towards, query="OCCLUDED") != 0 for part in self._parts]
-            )
+        lit = np.asarray(normals @ direction.astype(np.float32) > 0)
+        for part in self._parts:
+            index = np.flatnonzero(lit)
+            if len(index):
+                origins = (points[index] + _LIFT * normals[index]).astype(np.float32)
+                towards = np.tile(direction.astype(np.float32), (len(origins), 1))
+                lit[index] = part.scene.run(origins, towards, query="OCCLUDED") != 0
         return lit
-
-
-def _hits(result: dict[str, np.ndarray], offset: int) -> Hits:
-    triangles = result["primID"]
-    return Hits(
-        triangles=np.where(triangles == MISS, MISS, triangles + offset).astype(np.int32),
-        distances=result["tfar"],
-        weights=np.column_stack([result["u"], result["v"]]),
-    )
-
-
-def _nearer(first: Hits, second: Hits) -> Hits:
-    closer = (second.triangles != MISS) & ((first.triangles == MISS) | (second.distances < first.distances))
-    return Hits(
-        triangles=np.where(closer, second.triangles, first.triangles),
-        distances=np.where(closer, second.distances, first.distances),
-        weights=np.where(closer[:, None], second.weights, first.weights),
-    )

@@ -185,10 +185,12 @@ class SceneRecorder:
     def _count_visible(self, counts: _Counts, picture: Picture, camera: Camera, pose: np.ndarray, time_us: int) -> None:
         """Look at points all over each actor: does the image show the actor there, or something before it?"""
         camera_from_global = _inverse(pose @ camera.ego_from_camera)
-        for actor in self._world.near(time_us * 1e-6, self._config.annotation_range + 10.0):
-            camera_from_actor = camera_from_global @ self._world.actor_pose(actor, time_us * 1e-6)
-            if camera_from_actor[2, 3] < -np.linalg.norm(self._world.actors[actor].size) / 2:
-                continue  # wholly behind the camera
+        near = self._world.near(time_us * 1e-6, self._config.annotation_range + 10.0)
+        for actor, actor_pose in zip(near, self._world.actor_poses(near, time_us * 1e-6), strict=True):
+            camera_from_actor = camera_from_global @ actor_pose
+            radius = float(np.linalg.norm(self._world.actors[actor].size)) / 2
+            if not _may_show(camera, camera_from_actor[:3, 3], radius):
+                continue
             points, weights = _probe_points(self._world.actors[actor].mesh.triangles, camera_from_actor)
             pixels = points @ camera.intrinsics.T
             pixels = np.rint(pixels[:, :2] / pixels[:, 2:]).astype(np.int64)
@@ -201,8 +203,8 @@ class SceneRecorder:
         for key_frame, seen in enumerate(counts):
             time = key_frame / KEY_FRAME_RATE
             ego = self._world.ego_pose(time)[:2, 3]
-            for index in self._world.near(time, self._config.annotation_range + 10.0):
-                pose = self._world.actor_pose(index, time)
+            near = self._world.near(time, self._config.annotation_range + 10.0)
+            for index, pose in zip(near, self._world.actor_poses(near, time), strict=True):
                 points, visible = seen.points.get(index, 0), seen.visible.get(index, 0)
                 if np.linalg.norm(pose[:2, 3] - ego) > self._config.annotation_range or not (points or visible):
                     continue
@@ -218,6 +220,14 @@ class SceneRecorder:
                     num_lidar_points=points,
                     visible_share=visible / max(seen.probed.get(index, 0.0), 1e-9),
                 )
+
+
+def _may_show(camera: Camera, centre: np.ndarray, radius: float) -> bool:
+    """Whether a ball about `centre` (3,) [m], camera frame, reaches into what the camera sees."""
+    focal, (left, top) = camera.intrinsics[0, 0], camera.intrinsics[:2, 2] + 0.5
+    right, bottom = camera.width - left, camera.height - top
+    inward = np.array([[focal, 0, left], [-focal, 0, right], [0, focal, top], [0, -focal, bottom], [0, 0, 1.0]])
+    return bool((inward @ centre >= -radius * np.linalg.norm(inward, axis=1)).all())
 
 
 def _probe_points(triangles: np.ndarray, camera_from_actor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

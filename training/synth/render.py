@@ -59,8 +59,9 @@ def take_picture(
     hits = caster.cast(origins, directions)
     lengths = np.linalg.norm(directions, axis=1)
     directions = directions / lengths[:, None]
-    seen = np.flatnonzero(hits.triangles != MISS)
-    radiance = sky(directions, light)
+    seen, missed = np.flatnonzero(hits.triangles != MISS), np.flatnonzero(hits.triangles == MISS)
+    radiance = np.empty_like(directions)
+    radiance[missed] = sky(directions[missed], light)
     surface = _surface(caster, hits, seen, directions[seen], lengths[seen])
     points = origins[seen] + surface.distances[:, None] * surface.directions
     lit = caster.is_lit(points, surface.normals, light.sun_direction)

@@ -1,7 +1,7 @@
 """The nuScenes sensor rig, in rounded numbers: six cameras and a 32-beam LiDAR.
 
-Ego frame: origin on the ground below the rear axle, x forward, y left, z up. Camera frames are optical. The LiDAR frame has x to the
-right and y forward.
+Ego frame: origin on the ground below the rear axle, x forward, y left, z up. Camera frames are optical. The LiDAR frame
+has x to the right and y forward.
 """
 
 from dataclasses import dataclass
@@ -30,12 +30,24 @@ class _Mount:
 
 
 _MOUNTS = {
-    "CAM_FRONT_LEFT": _Mount(position=(1.52, 0.495, 1.51), yaw=55.2, pitch=-0.1, focal=1272.6, centre=(826.6, 479.8), delay_us=-7600),
-    "CAM_FRONT": _Mount(position=(1.70, 0.016, 1.51), yaw=0.3, pitch=0.3, focal=1266.4, centre=(816.3, 491.5), delay_us=0),
-    "CAM_FRONT_RIGHT": _Mount(position=(1.55, -0.493, 1.50), yaw=-56.4, pitch=0.8, focal=1260.8, centre=(808.0, 495.3), delay_us=7900),
-    "CAM_BACK_LEFT": _Mount(position=(1.035, 0.485, 1.59), yaw=108.6, pitch=0.9, focal=1256.7, centre=(792.1, 492.8), delay_us=-14900),
-    "CAM_BACK": _Mount(position=(0.028, 0.0035, 1.58), yaw=179.9, pitch=-1.0, focal=809.2, centre=(829.2, 481.8), delay_us=19500),
-    "CAM_BACK_RIGHT": _Mount(position=(1.015, -0.48, 1.56), yaw=-110.8, pitch=0.9, focal=1259.5, centre=(807.3, 501.2), delay_us=15400),
+    "CAM_FRONT_LEFT": _Mount(
+        position=(1.52, 0.495, 1.51), yaw=55.2, pitch=-0.1, focal=1272.6, centre=(826.6, 479.8), delay_us=-7600
+    ),
+    "CAM_FRONT": _Mount(
+        position=(1.70, 0.016, 1.51), yaw=0.3, pitch=0.3, focal=1266.4, centre=(816.3, 491.5), delay_us=0
+    ),
+    "CAM_FRONT_RIGHT": _Mount(
+        position=(1.55, -0.493, 1.50), yaw=-56.4, pitch=0.8, focal=1260.8, centre=(808.0, 495.3), delay_us=7900
+    ),
+    "CAM_BACK_LEFT": _Mount(
+        position=(1.035, 0.485, 1.59), yaw=108.6, pitch=0.9, focal=1256.7, centre=(792.1, 492.8), delay_us=-14900
+    ),
+    "CAM_BACK": _Mount(
+        position=(0.028, 0.0035, 1.58), yaw=179.9, pitch=-1.0, focal=809.2, centre=(829.2, 481.8), delay_us=19500
+    ),
+    "CAM_BACK_RIGHT": _Mount(
+        position=(1.015, -0.48, 1.56), yaw=-110.8, pitch=0.9, focal=1259.5, centre=(807.3, 501.2), delay_us=15400
+    ),
 }
 
 

@@ -1,7 +1,8 @@
 """A gently curved road: its centre line, its cross-section and the mesh of the ground.
 
-Places on the road are (along, offset): metres along the centre line, and metres to its left. Traffic keeps to the right, so lanes along
-the road have negative offsets. From the centre outwards lie travel lanes, a cycle lane, a parking strip, a kerb, a sidewalk, a verge.
+Places on the road are (along, offset): metres along the centre line, and metres to its left. Traffic keeps to the
+right, so lanes along the road have negative offsets. From the centre outwards lie travel lanes, a cycle lane, a parking
+strip, a kerb, a sidewalk, a verge.
 """
 
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Road:
     section: CrossSection
 
     def pose(self, along: np.ndarray | float, offset: np.ndarray | float) -> np.ndarray:
-        """Poses (..., 3) of places on the road: x, y [m] and the road's heading [rad]; along is held within the road's ends."""
+        """Poses (..., 3) of places: x, y [m] and the road's heading [rad]; `along` is held within the road's ends."""
         heading = np.interp(along, self.along, self.heading)
         x = np.interp(along, self.along, self.x) - offset * np.sin(heading)
         y = np.interp(along, self.along, self.y) + offset * np.cos(heading)
@@ -108,7 +109,9 @@ def ground_mesh(road: Road) -> Mesh:
     return merge(strips)
 
 
-def _strip(road: Road, offsets: tuple[float, float], heights: tuple[float, float], colour: Colour, material: Material) -> Mesh:
+def _strip(
+    road: Road, offsets: tuple[float, float], heights: tuple[float, float], colour: Colour, material: Material
+) -> Mesh:
     along = np.arange(road.along[0], road.along[-1] + 1e-6, _ROW)
     edges = [
         np.column_stack([road.pose(along, offset)[:, :2], np.full(len(along), height)])

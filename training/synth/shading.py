@@ -58,7 +58,9 @@ def albedo(surface: Surface, section: CrossSection, noise: np.ndarray) -> np.nda
     return colours
 
 
-def _vary(colours: np.ndarray, mask: np.ndarray, texture: np.ndarray, noise: np.ndarray, *, cell: float, amplitude: float) -> None:
+def _vary(
+    colours: np.ndarray, mask: np.ndarray, texture: np.ndarray, noise: np.ndarray, *, cell: float, amplitude: float
+) -> None:
     """Multiply the colours of masked points by 1 + amplitude * noise, one noise cell per `cell` [m]."""
     index = np.flatnonzero(mask)
     lattice = np.floor(texture[index] / cell).astype(np.int64) % _NOISE_SIZE
@@ -66,7 +68,7 @@ def _vary(colours: np.ndarray, mask: np.ndarray, texture: np.ndarray, noise: np.
 
 
 def _is_marked(texture: np.ndarray, section: CrossSection) -> np.ndarray:
-    """Which places (R, 2) on the road carry paint: a double centre line, dashes between lanes, edges of the cycle lane."""
+    """Which places (R, 2) on the road carry paint: centre lines, dashes between lanes, edges of the cycle lane."""
     along, across = texture[:, 0], np.abs(texture[:, 1])
     marked = np.abs(across - 0.15) < _LINE
     dashed = along % _DASH[1] < _DASH[0]
@@ -118,4 +120,6 @@ def _reflect(radiance: np.ndarray, surface: Surface, lit: np.ndarray, light: Lig
         fresnel = share + (1 - share) * (1 - np.abs(cosine)) ** 5 * 0.5
         upward = np.clip(mirrored[:, 2:3] * 4 + 0.5, 0.15, 1.0)
         glint = np.clip(mirrored @ light.sun_direction.astype(np.float32), 0.0, 1.0) ** 60 * lit[index]
-        radiance[index] += fresnel * upward * (light.horizon + light.zenith) / 2 + 0.5 * share * glint[:, None] * light.sun
+        radiance[index] += (
+            fresnel * upward * (light.horizon + light.zenith) / 2 + 0.5 * share * glint[:, None] * light.sun
+        )

@@ -25,9 +25,21 @@ _CAR_PAINTS: tuple[Colour, ...] = (
     (0.25, 0.12, 0.06),
     (0.12, 0.35, 0.50),
 )
-_TRUCK_PAINTS: tuple[Colour, ...] = ((0.75, 0.75, 0.75), (0.10, 0.20, 0.50), (0.50, 0.06, 0.05), (0.30, 0.32, 0.34), (0.08, 0.30, 0.15))
+_TRUCK_PAINTS: tuple[Colour, ...] = (
+    (0.75, 0.75, 0.75),
+    (0.10, 0.20, 0.50),
+    (0.50, 0.06, 0.05),
+    (0.30, 0.32, 0.34),
+    (0.08, 0.30, 0.15),
+)
 _CARGO_PAINTS: tuple[Colour, ...] = ((0.80, 0.80, 0.78), (0.60, 0.62, 0.65), (0.15, 0.30, 0.55), (0.60, 0.15, 0.10))
-_BUS_PAINTS: tuple[Colour, ...] = ((0.65, 0.10, 0.08), (0.75, 0.72, 0.60), (0.10, 0.40, 0.25), (0.12, 0.25, 0.60), (0.80, 0.45, 0.05))
+_BUS_PAINTS: tuple[Colour, ...] = (
+    (0.65, 0.10, 0.08),
+    (0.75, 0.72, 0.60),
+    (0.10, 0.40, 0.25),
+    (0.12, 0.25, 0.60),
+    (0.80, 0.45, 0.05),
+)
 _MACHINE_PAINTS: tuple[Colour, ...] = ((0.80, 0.50, 0.02), (0.75, 0.58, 0.05), (0.80, 0.35, 0.03))
 
 
@@ -80,8 +92,12 @@ def car(rng: np.random.Generator) -> Mesh:
 def _cabin(length: float, half: float, belt: float, height: float, rear: float, front: float, paint: Colour) -> Mesh:
     slope = 0.10 if rear < -0.4 else 0.14
     lower = rectangle((rear * length, front * length), (-half + 0.03, half - 0.03), belt - 0.01)
-    upper = rectangle(((rear + 0.35 * slope) * length, (front - slope) * length), (-half + 0.2, half - 0.2), height - 0.05)
-    roof = rectangle(((rear + 0.4 * slope) * length, (front - slope - 0.01) * length), (-half + 0.24, half - 0.24), height)
+    upper = rectangle(
+        ((rear + 0.35 * slope) * length, (front - slope) * length), (-half + 0.2, half - 0.2), height - 0.05
+    )
+    roof = rectangle(
+        ((rear + 0.4 * slope) * length, (front - slope - 0.01) * length), (-half + 0.24, half - 0.24), height
+    )
     return merge([loft([lower, upper], _GLASS, Material.GLASS), loft([upper, roof], paint, Material.PAINT)])
 
 
@@ -90,7 +106,12 @@ def _light(x: float, half: float, z: float, extent: float, colour: Colour) -> Me
     span = (min(x, x + inward), max(x, x + inward))
     return merge(
         [
-            box(span, (side * half - (extent if side > 0 else 0), side * half + (0 if side > 0 else extent)), (z - 0.07, z + 0.07), colour)
+            box(
+                span,
+                (side * half - (extent if side > 0 else 0), side * half + (0 if side > 0 else extent)),
+                (z - 0.07, z + 0.07),
+                colour,
+            )
             for side in (-1, 1)
         ]
     )
@@ -98,7 +119,9 @@ def _light(x: float, half: float, z: float, extent: float, colour: Colour) -> Me
 
 def _wheels(axles: tuple[float, ...], half_width: float, radius: float, thickness: float) -> list[Mesh]:
     return [
-        wheel((x, side * (half_width - thickness / 2 - 0.005), radius), radius, thickness, _TYRE, _HUB) for x in axles for side in (-1, 1)
+        wheel((x, side * (half_width - thickness / 2 - 0.005), radius), radius, thickness, _TYRE, _HUB)
+        for x in axles
+        for side in (-1, 1)
     ]
 
 
@@ -113,7 +136,13 @@ def _truck_cab(x: tuple[float, float], width: float, height: float, paint: Colou
         _GLASS,
         Material.GLASS,
     )
-    back = box((x[0], x[0] + 0.25 * (x[1] - x[0])), (-half + 0.01, half - 0.01), (0.5 * height, 0.83 * height), paint, Material.PAINT)
+    back = box(
+        (x[0], x[0] + 0.25 * (x[1] - x[0])),
+        (-half + 0.01, half - 0.01),
+        (0.5 * height, 0.83 * height),
+        paint,
+        Material.PAINT,
+    )
     roof = box((x[0], x[1] - 0.12), (-half + 0.04, half - 0.04), (0.82 * height, height), paint, Material.PAINT)
     bumper = box((x[1] - 0.3, x[1] + 0.06), (-half, half), (0.35, 0.6), _DARK)
     return merge([body, band, back, roof, bumper, _light(x[1] + 0.02, half - 0.1, 0.75, 0.35, _HEADLIGHT)])
@@ -154,7 +183,15 @@ def trailer(rng: np.random.Generator) -> Mesh:
     if rng.random() < 0.65:
         parts.append(box((-length / 2, length / 2), (-half + 0.01, half - 0.01), (1.2, height), cargo, Material.PAINT))
     else:
-        parts.append(box((-0.36 * length, 0.40 * length), (-half + 0.1, half - 0.1), (1.2, rng.uniform(2.4, 3.6)), cargo, Material.PAINT))
+        parts.append(
+            box(
+                (-0.36 * length, 0.40 * length),
+                (-half + 0.1, half - 0.1),
+                (1.2, rng.uniform(2.4, 3.6)),
+                cargo,
+                Material.PAINT,
+            )
+        )
         parts.append(box((length / 2 - 0.15, length / 2), (-half, half), (1.2, 2.3), _DARK))
     parts += _wheels((-0.28 * length, -0.28 * length - 1.15), half, 0.5, 0.35)
     parts += [limb((0.3 * length, side, 0.0), (0.3 * length, side, 1.0), 0.16, _DARK) for side in (-0.7, 0.7)]
@@ -176,7 +213,10 @@ def bus(rng: np.random.Generator) -> Mesh:
     ]
     for x in np.linspace(-nose + 0.08, nose - 0.35, 8):
         parts.append(box((x - 0.06, x + 0.06), (-half, half), (1.25, 2.35), paint, Material.PAINT))
-    parts += [_light(nose + 0.01, half - 0.15, 0.75, 0.4, _HEADLIGHT), _light(-nose - 0.01, half - 0.1, 1.0, 0.25, _TAILLIGHT)]
+    parts += [
+        _light(nose + 0.01, half - 0.15, 0.75, 0.4, _HEADLIGHT),
+        _light(-nose - 0.01, half - 0.1, 1.0, 0.25, _TAILLIGHT),
+    ]
     return merge(parts + _wheels((nose - 2.4, -nose + 2.9), half, 0.48, 0.3))
 
 
@@ -188,7 +228,10 @@ def construction_vehicle(rng: np.random.Generator) -> Mesh:
 def _excavator(rng: np.random.Generator) -> Mesh:
     paint = pick(rng, _MACHINE_PAINTS)
     half, reach, peak = rng.uniform(1.15, 1.35), rng.uniform(3.0, 4.0), rng.uniform(3.0, 3.7)
-    parts = [box((-1.7, 1.7), (side * (half - 0.25) - 0.25, side * (half - 0.25) + 0.25), (0.0, 0.8), _DARK) for side in (-1, 1)]
+    parts = [
+        box((-1.7, 1.7), (side * (half - 0.25) - 0.25, side * (half - 0.25) + 0.25), (0.0, 0.8), _DARK)
+        for side in (-1, 1)
+    ]
     parts += [
         box((-1.9, 1.2), (-half + 0.1, half - 0.1), (0.85, 1.75), paint, Material.PAINT),
         box((-1.9, -1.1), (-half + 0.1, half - 0.1), (1.7, 2.05), paint, Material.PAINT),
@@ -210,10 +253,16 @@ def _wheel_loader(rng: np.random.Generator) -> Mesh:
     parts = [
         box((-2.9, -0.6), (-half + 0.35, half - 0.35), (0.7, 1.9), paint, Material.PAINT),
         box((-0.6, 1.5), (-half + 0.45, half - 0.45), (0.7, 1.35), paint, Material.PAINT),
-        loft([rectangle((-0.8, 0.7), (-0.75, 0.75), 1.4), rectangle((-0.7, 0.4), (-0.65, 0.65), height - 0.12)], _GLASS, Material.GLASS),
+        loft(
+            [rectangle((-0.8, 0.7), (-0.75, 0.75), 1.4), rectangle((-0.7, 0.4), (-0.65, 0.65), height - 0.12)],
+            _GLASS,
+            Material.GLASS,
+        ),
         box((-0.85, 0.55), (-0.72, 0.72), (height - 0.12, height), paint, Material.PAINT),
         column((-1.8, 0.3, 1.9), [(0.0, 0.07), (0.6, 0.07)], 4, _DARK),
     ]
     parts += [limb((1.0, side, 1.3), (2.8, side, 0.45 + lift), 0.26, paint, Material.PAINT) for side in (-0.45, 0.45)]
-    parts.append(extrude([(2.6, lift), (3.6, lift), (3.7, lift + 0.15), (2.9, lift + 1.0), (2.55, lift + 0.9)], half, _DARK))
+    parts.append(
+        extrude([(2.6, lift), (3.6, lift), (3.7, lift + 0.15), (2.9, lift + 1.0), (2.55, lift + 0.9)], half, _DARK)
+    )
     return merge(parts + _wheels((1.15, -1.75), half, 0.72, 0.5))

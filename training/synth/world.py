@@ -1,6 +1,8 @@
 """One scene: a road, what stands beside it, its traffic, and the ego vehicle's drive."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,18 +34,42 @@ class World:
         x, y, heading = self.road.pose(self.ego_motion.distance(time), self.ego_offset)
         return _upright(x, y, 0.0, heading)
 
+    def actor_poses(self, indices: Sequence[int], time: float) -> np.ndarray:
+        """global_from_actor (K, 4, 4) float64 [m] of the centres of actors' boxes at a time [s]."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        offsets, turns, heights = self._layout[:, chosen]
+        x, y, heading = self.road.pose(self._places(time)[chosen], offsets).T
+        return _upright(x, y, heights, heading + turns)
+
     def actor_pose(self, index: int, time: float) -> np.ndarray:
-        """global_from_actor (4, 4) float64 [m] of the centre of an actor's box at a time [s]."""
-        actor = self.actors[index]
-        x, y, heading = self.road.pose(actor.place(time), actor.offset)
-        return _upright(x, y, actor.floor + actor.size[2] / 2, heading + actor.turn)
+        """global_from_actor (4, 4) float64 [m] of one actor."""
+        return self.actor_poses([index], time)[0]
 
     def near(self, time: float, reach: float) -> list[int]:
         """Indices of actors within `reach` [m] of the ego vehicle, along the road and on it, at a time [s]."""
         here = self.ego_motion.distance(time)
         low, high = self.road.along[0], self.road.along[-1]
-        places = [actor.place(time) for actor in self.actors]
-        return [index for index, place in enumerate(places) if abs(place - here) <= reach and low < place < high]
+        places = self._places(time)
+        return np.flatnonzero((np.abs(places - here) <= reach) & (low < places) & (places < high)).tolist()
+
+    def _places(self, time: float) -> np.ndarray:
+        """Places along the road (A,) [m] of all actors at a time [s]."""
+        starts, motions, numbers = self._schedule
+        return starts + np.array([motion.distance(time) for motion in motions])[numbers]
+
+    @cached_property
+    def _schedule(self) -> tuple[np.ndarray, list[Motion], np.ndarray]:
+        """Starts (A,) [m], the different motions, and which of them each actor has (A,)."""
+        motions = {id(actor.motion): actor.motion for actor in self.actors}
+        order = {key: number for number, key in enumerate(motions)}
+        numbers = np.array([order[id(actor.motion)] for actor in self.actors], dtype=np.int64)
+        return np.array([actor.start for actor in self.actors]), list(motions.values()), numbers
+
+    @cached_property
+    def _layout(self) -> np.ndarray:
+        """Offset [m], turn [rad] and height of the box's centre [m] of all actors, (3, A)."""
+        rows = [(actor.offset, actor.turn, actor.floor + actor.size[2] / 2) for actor in self.actors]
+        return np.array(rows, dtype=np.float64).reshape(-1, 3).T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +93,10 @@ def moving(world: World, time: float, reach: float) -> Snapshot:
 
 
 def _snapshot(world: World, indices: list[int], time: float, scenery: list[Mesh]) -> Snapshot:
-    placed = []
-    for index in indices:
-        pose = world.actor_pose(index, time)
-        placed.append(world.actors[index].mesh.moved(pose[:3, 3], np.arctan2(pose[1, 0], pose[0, 0])))
+    placed = [
+        world.actors[index].mesh.moved(pose[:3, 3], np.arctan2(pose[1, 0], pose[0, 0]))
+        for index, pose in zip(indices, world.actor_poses(indices, time), strict=True)
+    ]
     meshes = [*scenery, *placed]
     counts = [len(mesh.colours) for mesh in meshes]
     numbers = [*(_SCENERY for _ in scenery), *(index + 1 for index in indices)]
@@ -103,12 +129,15 @@ def _roadside(rng: np.random.Generator, road: Road) -> list[Mesh]:
                 offset = section.sidewalk_edge + rng.uniform(1.5, 8.0) + depth / 2
                 meshes.append(_planted(road, building(rng, length, depth), place + length / 2, side * offset))
             else:
-                meshes += [_planted(road, tree(rng), place + shift, side * (section.sidewalk_edge + 3.0)) for shift in (3.0, 9.0)]
+                meshes += [
+                    _planted(road, tree(rng), place + shift, side * (section.sidewalk_edge + 3.0))
+                    for shift in (3.0, 9.0)
+                ]
             place += length + rng.uniform(1.0, 10.0)
         place = road.along[0] + 6.0
         while place < road.along[-1] - 3.0:
             build = (tree, lamp_post, sign_post)[int(rng.choice(3, p=[0.4, 0.4, 0.2]))]
-            turn = (0.0 if side < 0 else np.pi) if build is not sign_post else (0.0 if side < 0 else np.pi)
+            turn = 0.0 if side < 0 else np.pi
             meshes.append(_planted(road, build(rng), place, side * (section.kerb + 0.45), turn))
             place += rng.uniform(12.0, 26.0)
     return meshes
@@ -119,8 +148,11 @@ def _planted(road: Road, mesh: Mesh, along: float, offset: float, turn: float = 
     return mesh.moved((x, y, KERB_HEIGHT), heading + turn)
 
 
-def _upright(x: float, y: float, z: float, yaw: float) -> np.ndarray:
-    pose = np.eye(4)
-    pose[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
-    pose[:3, 3] = (x, y, z)
+def _upright(x: np.ndarray, y: np.ndarray, z: np.ndarray | float, yaw: np.ndarray) -> np.ndarray:
+    """Poses (..., 4, 4) of places (...) [m] and headings (...) [rad]."""
+    pose = np.zeros((*np.shape(x), 4, 4))
+    cosine, sine = np.cos(yaw), np.sin(yaw)
+    pose[..., 0, 0], pose[..., 0, 1], pose[..., 1, 0], pose[..., 1, 1] = cosine, -sine, sine, cosine
+    pose[..., 0, 3], pose[..., 1, 3], pose[..., 2, 3] = x, y, z
+    pose[..., 2, 2] = pose[..., 3, 3] = 1.0
     return pose

@@ -1,0 +1,352 @@
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from training.callbacks import LossLog
+from training.checkpoint import read_checkpoint, read_weights
+from training.config import TrainConfig
+from training.data.nuscenes import load_index
+from training.data.sample import collate
+from training.fit import build_module, fit, train_dataset
+from training.models import load_teacher
+from training.trainer import StudentTraining, build_schedule, parameter_groups
+
+MakeRun = Callable[..., TrainConfig]
+
+
+def losses_of(checkpoint: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (checkpoint.parent / "losses.jsonl").read_text().splitlines()]
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Weights, averaged or not, optimiser and losses of two runs are the same to the last bit."""
+    one, two = read_checkpoint(first), read_checkpoint(second)
+    for part in ("state_dict", "current_model_state"):
+        assert (part in one) == (part in two)
+        for name, value in one.get(part, {}).items():
+            assert torch.equal(value, two[part][name]), f"{part} {name}"
+    states = zip(
+        one["optimizer_states"][0]["state"].values(), two["optimizer_states"][0]["state"].values(), strict=True
+    )
+    assert all(torch.equal(a["exp_avg"], b["exp_avg"]) for a, b in states)
+    assert losses_of(first) == losses_of(second)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], Any]) -> None:
+    """Let the runs of this test do something at the end of a step."""
+    original = LossLog.on_train_batch_end
+
+    def patched(self: LossLog, trainer: pl.Trainer, *rest: Any) -> None:
+        original(self, trainer, *rest)
+        if trainer.global_step == step:
+            act()
+
+    monkeypatch.setattr(LossLog, "on_train_batch_end", patched)
+
+
+def raise_oserror() -> None:
+    raise OSError("power cut")
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_run_writes_checkpoint_configuration_and_losses(make_run: MakeRun, tmp_path: Path, role: str) -> None:
+    config = make_run(tmp_path / "run", role=role, **{"optim.steps": 4, "run.log_every": 2, "criterion.heatmap": 1.0})
+    checkpoint = fit(config)
+    assert {path.name for path in checkpoint.parent.iterdir()} == {"last.ckpt", "losses.jsonl", "config.json"}
+    lines = losses_of(checkpoint)
+    assert [line["step"] for line in lines] == [1, 2, 4]
+    assert lines[0].keys() == {"step", "learning_rate", "classification", "box", "heatmap", "total"}
+    # Unweighted terms; the weights are applied in the total.
+    weighted = 2.0 * lines[0]["classification"] + 0.25 * lines[0]["box"] + lines[0]["heatmap"]
+    assert lines[0]["total"] == pytest.approx(weighted, rel=1e-5)
+    assert lines[0]["learning_rate"] == pytest.approx(0.5e-3)  # the first of two warm-up steps
+    assert json.loads((checkpoint.parent / "config.json").read_text())["role"] == role
+    assert read_checkpoint(checkpoint)["global_step"] == 4
+
+
+def test_training_lowers_the_loss(make_run: MakeRun, tmp_path: Path) -> None:
+    lines = losses_of(
+        fit(make_run(tmp_path / "run", role="teacher", **{"optim.steps": 30, "optim.learning_rate": 5e-3}))
+    )
+    assert lines[-1]["total"] < 0.8 * lines[0]["total"]
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_resumed_run_equals_an_uninterrupted_one(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """With averaged weights, dropout, augmentation and a line cut off in the log."""
+    changes: dict[str, Any] = {
+        "role": role,
+        "optim.steps": 6,
+        "optim.ema_decay": 0.5,
+        "augment.bev": {},
+        "augment.photometric": {},
+        "run.checkpoint_every": 2,
+    }
+    whole = fit(make_run(tmp_path / "whole", **changes))
+    with monkeypatch.context() as context:
+        interrupt(context, 5, raise_oserror)
+        with pytest.raises(OSError, match="power cut"):
+            fit(make_run(tmp_path / "cut", **changes))
+    cut = tmp_path / "cut" / "last.ckpt"
+    assert read_checkpoint(cut)["global_step"] == 4
+    with (tmp_path / "cut" / "losses.jsonl").open("a") as file:
+        file.write('{"step": 6, "lea')
+    assert fit(make_run(tmp_path / "cut", **changes, **{"run.resume": True})) == cut
+    assert_same(whole, cut)
+    content = read_checkpoint(cut)
+    averaged, latest = content["state_dict"], content["current_model_state"]
+    assert any(not torch.equal(value, latest[name]) for name, value in averaged.items())
+
+
+def test_run_that_is_told_to_end_saves_and_goes_on(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"role": "teacher", "optim.steps": 5, "optim.ema_decay": 0.5}
+    whole = fit(make_run(tmp_path / "whole", **changes))
+    with monkeypatch.context() as context:
+        interrupt(context, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(KeyboardInterrupt):
+            fit(make_run(tmp_path / "cut", **changes))
+    cut = tmp_path / "cut" / "last.ckpt"
+    assert read_checkpoint(cut)["global_step"] == 3
+    fit(make_run(tmp_path / "cut", **changes, **{"run.resume": True}))
+    assert_same(whole, cut)
+
+
+def test_finished_run_is_not_trained_again(make_run: MakeRun, tmp_path: Path) -> None:
+    checkpoint = fit(make_run(tmp_path / "run", role="teacher"))
+    content = checkpoint.read_bytes()
+    assert fit(make_run(tmp_path / "run", role="teacher", **{"run.resume": True})).read_bytes() == content
+
+
+def test_resuming_where_nothing_is_starts_anew(make_run: MakeRun, tmp_path: Path) -> None:
+    checkpoint = fit(make_run(tmp_path / "run", role="teacher", **{"run.resume": True}))
+    assert read_checkpoint(checkpoint)["global_step"] == 2
+
+
+def test_run_is_not_overwritten(make_run: MakeRun, tiny_teacher: Path) -> None:
+    before = tiny_teacher.read_bytes()
+    with pytest.raises(ValueError, match=r"already holds a run; set run\.resume"):
+        fit(make_run(tiny_teacher.parent, role="teacher"))
+    assert tiny_teacher.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("optim.seed", 7, "optim.seed"),
+        ("teacher.num_queries", 13, "teacher.num_queries"),
+        ("augment.min_lidar_points", 2, "augment.min_lidar_points"),
+        ("data.train_split", "tiny_val", "data.train_split"),
+        ("role", "student", "role"),
+    ],
+)
+def test_run_is_not_resumed_with_other_settings(
+    make_run: MakeRun, tiny_teacher: Path, key: str, value: Any, named: str
+) -> None:
+    changes = {"role": "teacher", "run.resume": True, key: value}
+    with pytest.raises(ValueError, match=f"was trained with another {named}"):
+        fit(make_run(tiny_teacher.parent, **changes))
+
+
+def test_data_may_move_before_a_run_is_resumed(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
+    root = tmp_path / "moved"
+    root.symlink_to(load_index(make_run(tmp_path).data).root)
+    fit(make_run(tiny_teacher.parent, role="teacher", **{"run.resume": True, "data.root": str(root)}))
+
+
+def test_initial_weights_are_taken_over(make_run: MakeRun, tiny_student: Path, tmp_path: Path) -> None:
+    module = build_module(make_run(tmp_path, **{"run.initial_weights": str(tiny_student), "optim.seed": 5}))
+    weights = read_weights(tiny_student)
+    assert all(torch.equal(value, weights[name]) for name, value in module.model.state_dict().items())
+
+
+def test_initial_weights_of_another_architecture_are_refused(
+    make_run: MakeRun, tiny_student: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"is of another architecture: .* have another shape"):
+        fit(make_run(tmp_path / "run", **{"run.initial_weights": str(tiny_student), "student.num_queries": 13}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_teacher_does_not_move_while_a_student_learns_from_it(
+    make_run: MakeRun, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """Parameters and buffers, over distilled steps with an optimiser that would move whatever it is given."""
+    changes = {"distill.method": "bevdistill", "teacher_checkpoint": str(tiny_teacher)}
+    config = make_run(tmp_path / "run", **changes)
+    module = build_module(config)
+    assert isinstance(module, StudentTraining)
+    teacher = module._teacher[0]
+    assert teacher is not None
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    dataset = train_dataset(config)
+    batch = collate([dataset[0], dataset[1]])
+    optimizer = torch.optim.SGD([*module.parameters(), *teacher.parameters()], lr=0.1, weight_decay=0.1)
+    module.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        module.total(module.losses(batch)).backward()
+        optimizer.step()
+    assert before.keys() == teacher.state_dict().keys()
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not any(name.startswith("_teacher") or "teacher.module" in name for name in module.state_dict())
+
+
+def test_distilled_student_holds_no_more_than_the_plain_one(
+    make_run: MakeRun, tiny_teacher: Path, tiny_student: Path, tmp_path: Path
+) -> None:
+    changes = {"distill.method": "bevdistill", "teacher_checkpoint": str(tiny_teacher), "criterion.heatmap": 1.0}
+    checkpoint = fit(make_run(tmp_path / "run", **changes))
+    distilled, plain = read_weights(checkpoint), read_weights(tiny_student)
+    assert {name: value.shape for name, value in distilled.items()} == {n: v.shape for n, v in plain.items()}
+    assert losses_of(checkpoint)[0].keys() >= {"dense", "sparse_mi", "sparse_box", "heatmap"}
+
+
+def test_teacher_of_another_number_of_sweeps_is_refused(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
+    changes = {"distill.method": "fitnet", "teacher_checkpoint": str(tiny_teacher), "data.num_sweeps": 0}
+    with pytest.raises(ValueError, match=r"was trained with 1 sweeps, but data\.num_sweeps is 0"):
+        fit(make_run(tmp_path / "run", **changes))
+
+
+def test_teacher_on_another_grid_is_refused_before_anything_is_written(
+    make_run: MakeRun, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "distill.method": "fitnet",
+        "teacher_checkpoint": str(tiny_teacher),
+        "student.grid": {"rows": 4, "cols": 4},
+    }
+    with pytest.raises(ValueError, match="must share a BEV grid"):
+        fit(make_run(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_student_is_no_teacher(make_run: MakeRun, tiny_student: Path, tmp_path: Path) -> None:
+    changes = {"distill.method": "fitnet", "teacher_checkpoint": str(tiny_student)}
+    with pytest.raises(ValueError, match="holds a student, but a teacher is needed"):
+        fit(make_run(tmp_path / "run", **changes))
+
+
+def test_loss_that_is_not_finite_stops_the_run_with_step_and_terms(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = StudentTraining.losses
+
+    def losses(self: StudentTraining, batch: Any) -> dict[str, torch.Tensor]:
+        terms = original(self, batch)
+        return terms | {"box": terms["box"] * float("nan")} if self.global_step == 1 else terms
+
+    monkeypatch.setattr(StudentTraining, "losses", losses)
+    with pytest.raises(FloatingPointError, match=r"loss of step 2 is not finite: classification [\d.]+, box nan"):
+        fit(make_run(tmp_path / "run", **{"optim.steps": 3}))
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_diverged_prediction_stops_the_run_with_step_and_last_terms(make_run: MakeRun, tmp_path: Path) -> None:
+    """The matcher finds it before there is a loss."""
+    changes = {"optim.steps": 30, "optim.learning_rate": 1e30, "optim.warmup_steps": 0}
+    with pytest.raises(
+        FloatingPointError, match=r"step 2: .* is not finite.*losses of the step before: classification [\d.]+, box"
+    ):
+        fit(make_run(tmp_path / "run", **changes))
+
+
+def test_temporal_student_trains_over_clips(make_run: MakeRun, tmp_path: Path) -> None:
+    changes = {"student.temporal": True, "data.clip_length": 2}
+    lines = losses_of(fit(make_run(tmp_path / "run", **changes)))
+    assert len(lines) == 2
+    with pytest.raises(ValueError, match=r"set data\.clip_length to 2 or more"):
+        make_run(tmp_path / "run", **{"student.temporal": True})
+
+
+def test_history_moves_neither_statistics_nor_mode(make_run: MakeRun, tmp_path: Path) -> None:
+    config = make_run(tmp_path, **{"student.temporal": True, "data.clip_length": 3})
+    dataset = train_dataset(config)
+    batch = collate([dataset[2], dataset[2]])
+    assert len(batch.history) == 2
+    with_history, alone = build_module(config).train(), build_module(config).train()
+    assert isinstance(with_history, StudentTraining)
+    alone.load_state_dict(with_history.state_dict())
+    with_history.student_output(batch)
+    alone.model(batch.cameras)
+    assert all(module.training for module in with_history.modules())
+    buffers = dict(alone.named_buffers())
+    assert all(torch.equal(value, buffers[name]) for name, value in with_history.named_buffers())
+
+
+def test_backbone_learns_slower_and_norms_do_not_decay(make_run: MakeRun, tmp_path: Path) -> None:
+    config = make_run(tmp_path, **{"optim.backbone_factor": 0.1, "optim.weight_decay": 0.2})
+    module = build_module(config)
+    groups = parameter_groups(module, config.optim, module.slow_prefix)
+    found = {id(parameter): group for group in groups for parameter in group["params"]}
+    assert len(found) == sum(1 for parameter in module.parameters() if parameter.requires_grad)
+    for name, parameter in module.named_parameters():
+        group = found[id(parameter)]
+        assert group["lr"] == pytest.approx(1e-4 if name.startswith("model.backbone.") else 1e-3)
+        assert group["weight_decay"] == (0.2 if parameter.ndim > 1 else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        # Half a cosine over the four steps after the warm-up, from 1 to a thousandth.
+        ("cosine", [0.5, 1.0, 1.0, 0.853699, 0.5005, 0.147301]),
+    ],
+)
+def test_learning_rate_follows_the_schedule(
+    make_run: MakeRun, tmp_path: Path, schedule: str, expected: list[float]
+) -> None:
+    optim = make_run(tmp_path, **{"optim.schedule": schedule, "optim.steps": 6, "optim.learning_rate": 1.0}).optim
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = build_schedule(optimizer, optim)
+    rates = []
+    for _ in expected:
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx(expected, abs=1e-5)
+
+
+def test_one_cycle_schedule_lasts_to_the_end(make_run: MakeRun, tmp_path: Path) -> None:
+    rates = [
+        line["learning_rate"]
+        for line in losses_of(
+            fit(make_run(tmp_path / "run", role="teacher", **{"optim.schedule": "one_cycle", "optim.steps": 6}))
+        )
+    ]
+    assert max(rates) == pytest.approx(1e-3, rel=0.01)
+    assert rates[0] < rates[1] > rates[-1]
+
+
+def test_save_that_breaks_off_leaves_the_last_checkpoint(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(self: pl.Trainer, path: Path, *_: Any, **__: Any) -> None:
+        Path(path).write_bytes(b"half a checkpoint")
+        raise OSError("no space left on device")
+
+    config = make_run(tmp_path / "run", role="teacher", **{"optim.steps": 3, "run.checkpoint_every": 1})
+    with monkeypatch.context() as context:
+        interrupt(context, 2, lambda: context.setattr(pl.Trainer, "save_checkpoint", torn))
+        with pytest.raises(OSError, match="no space left"):
+            fit(config)
+    assert read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"] == 1
+
+
+def test_frozen_teacher_of_a_checkpoint_has_its_weights(tiny_teacher: Path) -> None:
+    config, teacher = load_teacher(tiny_teacher)
+    weights = read_weights(tiny_teacher)
+    assert all(torch.equal(value, weights[name]) for name, value in teacher.module.state_dict().items())
+    assert config.num_queries == 12
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())

@@ -1,0 +1,119 @@
+"""What a training run leaves on disk and shows while it runs."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from tqdm import tqdm
+
+from training.checkpoint import CONFIG_KEY, config_text
+from training.config import TrainConfig
+
+LAST = "last.ckpt"
+LOSSES = "losses.jsonl"
+CONFIG = "config.json"
+
+
+class LossLog(pl.Callback):
+    """Writes the configuration, and a JSON line of unweighted losses every so many steps, from the first on.
+
+    A resumed run drops the lines of the steps that it does again.
+
+    Args:
+        folder: Of the run; made when the first step is done, so that a run that can't begin leaves nothing.
+        config: The resolved configuration.
+        every: Steps between two lines.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, *, every: int) -> None:
+        self._folder, self._config, self._every = folder, config, every
+        self._kept: list[str] | None = None
+        self._rate = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        path = self._folder / LOSSES
+        lines = path.read_text().splitlines() if trainer.global_step and path.exists() else []
+        self._kept = [line for line in lines if _step_of(line) <= trainer.global_step]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._rate = trainer.optimizers[0].param_groups[-1]["lr"]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self._kept is not None:
+            self._begin(self._kept)
+            self._kept = None
+        step = trainer.global_step
+        if step == 1 or step % self._every == 0 or step == trainer.max_steps:
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            with (self._folder / LOSSES).open("a") as file:
+                file.write(json.dumps({"step": step, "learning_rate": self._rate, **values}) + "\n")
+
+    def _begin(self, kept: list[str]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / CONFIG).write_text(json.dumps(json.loads(config_text(self._config)), indent=2) + "\n")
+        (self._folder / LOSSES).write_text("".join(f"{line}\n" for line in kept))
+
+
+class Checkpoints(pl.Callback):
+    """Saves the run every so many steps, at its end, and when it is told to end; stands last among the callbacks.
+
+    Args:
+        path: The checkpoint; the one before is replaced when the new one is complete.
+        config: The resolved configuration, which goes into the checkpoint.
+        every: Steps between two saves.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig, *, every: int) -> None:
+        self._path, self._text, self._every = path, config_text(config), every
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[CONFIG_KEY] = self._text
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        # Of several processes only some may have been told; Lightning ends them all, and the last save stands.
+        must_end = trainer.received_sigterm and trainer.world_size == 1
+        if step % self._every == 0 or step == trainer.max_steps or must_end:
+            partial = self._path.with_name(f".{self._path.name}.partial")
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                os.replace(partial, self._path)
+
+
+class StepBar(pl.Callback):
+    """A bar of the steps, with the total loss."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._bar = tqdm(
+            desc="train",
+            unit="step",
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            disable=not trainer.is_global_zero,
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        # The loss is read only when the bar is drawn, as that waits for the GPU.
+        if self._bar.update() or trainer.global_step == trainer.max_steps:
+            self._bar.set_postfix_str(f"loss {float(trainer.callback_metrics['total']):.3f}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "_bar"):
+            self._bar.close()
+
+
+def _step_of(line: str) -> float:
+    """Step of a line; infinite for one that was cut off."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,229 @@
+"""Settings dataclasses on the command line and in YAML: options, help from the fields' comments, one line a mistake."""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import io
+import re
+import textwrap
+import tokenize
+import types
+from argparse import SUPPRESS, Action
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+
+T = TypeVar("T")
+_OWN_OPTIONS = ("help", "config", "print_config")
+
+
+def settings_from(
+    kind: type[T], arguments: Sequence[str], *, program: str = "bevdistill", summary: str | None = None
+) -> T:
+    """Settings from a command line: `--config FILE`, then `--key value` or `--key=value`; the last one counts.
+
+    Args:
+        kind: The settings dataclass; its fields are the keys, those of nested dataclasses with dots.
+        arguments: The words of the command line.
+        program: Shown by `--help`, as is the summary.
+        summary: What the program does.
+
+    Raises:
+        ValueError: A key is unknown, or a value is of the wrong type or does not fit the others; in one line.
+        SystemExit: After `--help` and `--print_config`.
+    """
+    hints = dict(_hints_of(kind))
+    _check_keys(arguments, hints)
+    parser = _Parser(
+        prog=program,
+        usage="%(prog)s [--config FILE] [--KEY VALUE ...]",
+        description=summary,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML with differences from the defaults")
+    parser.add_class_arguments(kind, fail_untyped=True)
+    if {"-h", "--help"} & set(arguments):
+        _describe(parser, kind, hints)
+    try:
+        values = vars(parser.instantiate(parser.parse_args(list(arguments))))
+        return kind(**{name: values[name] for name in _field_names(kind)})
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ValueError(_mistake(str(error), hints)) from error
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A closing question with the known word that is most like a mistaken one; empty where none is like it."""
+    same_end = [name for name in known if name.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    close = difflib.get_close_matches(word, same_end or known, n=1, cutoff=0.3 if same_end else 0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+class _Parser(ArgumentParser):
+    """Raises instead of exiting, so that every mistake is reported in one place."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ArgumentError(None, message)
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=48, width=120)
+
+    def _get_help_string(self, action: Action) -> str:
+        return action.help or ""
+
+
+def _field_names(kind: type) -> list[str]:
+    return [entry.name for entry in dataclasses.fields(kind)]
+
+
+def _nested(hint: Any) -> type | None:
+    """The dataclass that a field holds, be it optional; None for other fields."""
+    found = [entry for entry in (hint, *get_args(hint)) if isinstance(entry, type) and dataclasses.is_dataclass(entry)]
+    return found[0] if found else None
+
+
+def _hints_of(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All keys, with dots, and their types; a dataclass comes before what it holds."""
+    hints = get_type_hints(kind)
+    for name in _field_names(kind):
+        yield prefix + name, hints[name]
+        nested = _nested(hints[name])
+        if nested is not None:
+            yield from _hints_of(nested, f"{prefix}{name}.")
+
+
+def _check_keys(arguments: Sequence[str], hints: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first unknown key of a command line, or of a configuration file that it names."""
+    for place, word in enumerate(arguments):
+        if not word.startswith("--"):
+            continue
+        key, _, text = word[2:].partition("=")
+        value = text if "=" in word else "".join(arguments[place + 1 : place + 2])
+        if key == "config" and value:
+            path = Path(value)
+            _check_mapping(_read_yaml(path), hints, "", f"{path}: ")
+        elif key not in _OWN_OPTIONS:
+            _check_key(key.removesuffix("+"), hints, "")
+            if value.startswith("{"):
+                _check_mapping(_yaml_of(value, f"the value of {key}"), hints, f"{key}.", "")
+
+
+def _check_mapping(content: object, hints: Mapping[str, Any], prefix: str, where: str) -> None:
+    if not isinstance(content, Mapping):
+        if content is None:
+            return
+        raise ValueError(f"{where}{prefix.rstrip('.') or 'the file'} must map settings to values, but is {content!r}")
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        _check_key(key, hints, where)
+        if isinstance(value, Mapping) and _nested(hints.get(key)) is not None:
+            _check_mapping(value, hints, f"{key}.", where)
+
+
+def _check_key(key: str, hints: Mapping[str, Any], where: str) -> None:
+    parents = [key[: place.start()] for place in re.finditer(r"\.", key)]
+    if key not in hints and not any(get_origin(hints.get(parent)) is dict for parent in (key, *parents)):
+        raise ValueError(f"{where}unknown setting '{key}'{nearest(key, list(hints))}")
+
+
+def _read_yaml(path: Path) -> object:
+    if not path.is_file():
+        raise ValueError(f"there is no configuration file {path}")
+    return _yaml_of(path.read_text(encoding="utf-8"), str(path))
+
+
+def _yaml_of(text: str, name: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{name} is no YAML: {error.problem}{place}") from error
+
+
+def _mistake(message: str, hints: Mapping[str, Any]) -> str:
+    """The parser's message about a value as one line that says what is allowed."""
+    line = " ".join(message.split())
+    if missing := re.search(r"arguments are required: (.+)", line):
+        return f"missing settings: {missing[1]}"
+    key = ".".join(re.findall(r'[Kk]ey "([\w.]+)"', line))
+    if key in hints and (value := re.search(r"Got value: ?(.*?)(?: - |$)", line)):
+        return f"{key} must be {_words_for(hints[key])}, but is {value[1] or 'empty'}"
+    if value := re.search(r'key "([\w.]+)": Unable to load config \'(.*?)\'', line):
+        return f"{value[1]} must be a mapping, but is {value[2]}"
+    if own := re.search(r"Errors: - (?:Problem with given class_path '[^']*': )?(.+?) - Expected", line):
+        return own[1]  # the rule of an optional dataclass
+    return re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", line)
+
+
+def _words_for(hint: Any) -> str:
+    """What a value of a type looks like."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_words_for(entry) for entry in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a list like [A, B]"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+    return words.get(hint, "null" if hint is type(None) else "a mapping")
+
+
+def _describe(parser: ArgumentParser, kind: type, hints: Mapping[str, Any]) -> None:
+    """Give every option the comment of its field, its default, and a placeholder for its value."""
+    comments = dict(_comments_of(kind))
+    defaults = parser.get_defaults()
+    for action in parser._actions:
+        hint = hints.get(action.dest)
+        if hint is None:
+            action.help = SUPPRESS if action.dest.endswith(".help") else action.help
+            continue
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            action.help = SUPPRESS
+            continue
+        default = "required" if action.required else f"default: {_shown(defaults.get(action.dest))}"
+        choices = f"{_words_for(hint)}; " if get_origin(hint) is Literal else ""
+        nested = _nested(hint)
+        if nested is not None:
+            choices = f"{{}} or {', '.join(f'{action.dest}.{name}' for name in _field_names(nested))}; "
+        comment = comments.get(action.dest, "")
+        action.help = f"{comment} ({choices}{default})".replace("%", "%%").strip()
+        action.metavar = _placeholder(hint)
+
+
+def _placeholder(hint: Any) -> str:
+    hint = next((entry for entry in get_args(hint) if get_origin(hint) in (Union, types.UnionType)), hint)
+    if get_origin(hint) is tuple:
+        return "[A,B,...]"
+    if get_origin(hint) is dict:
+        return "{KEY:VALUE,...}"
+    return {bool: "BOOL", int: "INT", float: "FLOAT", Path: "PATH", str: "TEXT"}.get(hint, "VALUE")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(str, value))}]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return str(value) or "empty"
+
+
+def _comments_of(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Comments that stand behind the fields, by key."""
+    source = textwrap.dedent(inspect.getsource(kind))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    definition = ast.parse(source).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            yield prefix + node.target.id, " ".join(comments[line] for line in lines if line in comments)
+    hints = get_type_hints(kind)
+    for name in _field_names(kind):
+        nested = _nested(hints[name])
+        if nested is not None:
+            yield from _comments_of(nested, f"{prefix}{name}.")
