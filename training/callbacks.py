@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ class StepBar(pl.Callback):
             unit="step",
             total=trainer.max_steps,
             initial=trainer.global_step,
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
             disable=not trainer.is_global_zero,
         )
 

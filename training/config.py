@@ -26,6 +26,7 @@ class CriterionConfig:
     classification: float = 2.0
     box: float = 0.25
     heatmap: float = 0.0  # of the centre-heatmap auxiliary on the BEV map; 0 leaves the head out
+    detach_heatmap: bool = False  # whether the heatmap trains its own head only, as in Object-DGCNN
     velocity: float = 0.2  # of vx and vy inside the box loss
 
     def __post_init__(self) -> None:

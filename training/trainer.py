@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.outputs import BevMemory, StudentOutput
+from bevdistill_ros.model.outputs import BevMemory, SetPrediction, StudentOutput
+from bevdistill_ros.model.query_selection import QuerySelection
 from training.config import CriterionConfig, OptimConfig, TrainConfig
 from training.criterion.heatmap import HeatmapHead, heatmap_loss
 from training.criterion.matcher import HungarianMatcher
@@ -27,20 +28,31 @@ from training.teacher.object_dgcnn import ObjectDgcnn
 
 
 class Detection(nn.Module):
-    """The detection losses of a BEV detector: set criterion and, where its weight is above 0, the centre heatmap."""
+    """The detection losses of a BEV detector: set criterion and, where its weight is above 0, the centre heatmap.
 
-    def __init__(self, config: CriterionConfig, *, channels: int, grid: BevGrid, detach_heatmap: bool) -> None:
+    Args:
+        config: Weights.
+        channels: Of the BEV map.
+        grid: Of the BEV map.
+        query_selection: heatmap: the model has a heatmap of its own to train; otherwise the heatmap is an auxiliary.
+    """
+
+    def __init__(
+        self, config: CriterionConfig, *, channels: int, grid: BevGrid, query_selection: QuerySelection
+    ) -> None:
         super().__init__()
         matcher = HungarianMatcher(class_weight=config.classification, box_weight=config.box)
         self.criterion = SetCriterion(matcher=matcher, grid=grid, velocity_weight=config.velocity)
-        self.heatmap = HeatmapHead(channels, detach=detach_heatmap) if config.heatmap > 0 else None
+        auxiliary = config.heatmap > 0 and query_selection == "learned"
+        self.heatmap = HeatmapHead(channels, detach=config.detach_heatmap) if auxiliary else None
         self.grid = grid
         self.weights = {"classification": config.classification, "box": config.box, "heatmap": config.heatmap}
 
-    def forward(self, predictions: Any, bev: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, predictions: SetPrediction, bev: Tensor, batch: Batch) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = self.criterion(predictions, batch.boxes, batch.labels)
-        if self.heatmap is not None:
-            losses["heatmap"] = heatmap_loss(self.heatmap(bev), batch.boxes, batch.labels, self.grid)
+        heatmap = predictions.heatmap if self.heatmap is None else self.heatmap(bev)
+        if heatmap is not None:
+            losses["heatmap"] = heatmap_loss(heatmap, batch.boxes, batch.labels, self.grid)
         return losses
 
 
@@ -102,7 +114,10 @@ class TeacherTraining(TrainingModule):
     def __init__(self, config: TrainConfig) -> None:
         model = ObjectDgcnn(config.teacher)
         detection = Detection(
-            config.criterion, channels=config.teacher.embed_dim, grid=config.teacher.grid, detach_heatmap=True
+            config.criterion,
+            channels=config.teacher.embed_dim,
+            grid=config.teacher.grid,
+            query_selection=config.teacher.query_selection,
         )
         super().__init__(config.optim, detection.weights)
         self.model, self.detection = model, detection
@@ -121,7 +136,10 @@ class StudentTraining(TrainingModule):
     def __init__(self, config: TrainConfig, teacher: FrozenTeacher | None) -> None:
         model = BevFormer(config.student)
         detection = Detection(
-            config.criterion, channels=config.student.embed_dim, grid=config.student.grid, detach_heatmap=False
+            config.criterion,
+            channels=config.student.embed_dim,
+            grid=config.student.grid,
+            query_selection=config.student.query_selection,
         )
         super().__init__(config.optim, {**detection.weights, **weights_of(config.distill)})
         self.model, self.detection = model, detection

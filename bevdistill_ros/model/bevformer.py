@@ -110,4 +110,5 @@ def _decoder(config: StudentConfig) -> SetDecoder:
         grid=config.grid,
         feedforward_dim=config.feedforward_dim,
         dropout=config.dropout,
+        query_selection=config.query_selection,
     )

@@ -1,10 +1,11 @@
 """Settings of the student; the defaults are the paper's scale with ResNet-50."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.model.query_selection import QuerySelection
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
 BackboneNorm = Literal["frozen", "batch"]
@@ -47,6 +48,7 @@ class StudentConfig:
     decoder_layers: int = 6
     decoder_points: int = 4  # BEV samples per head of the decoder's cross-attention
     num_queries: int = 900
+    query_selection: QuerySelection = "learned"  # or heatmap: start on the peaks of a class heatmap, learns faster
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -70,6 +72,7 @@ class StudentConfig:
             ("first_stride", STAGE_STRIDES),
             ("num_levels", (1, 2, 3, 4)),
             ("frozen_stages", (0, 1, 2, 3, 4)),
+            ("query_selection", get_args(QuerySelection)),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:

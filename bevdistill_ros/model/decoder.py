@@ -19,6 +19,7 @@ from bevdistill_ros.core.classes import NUM_CLASSES
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
 from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.query_selection import HeatmapSelection, QuerySelection, Selection
 
 NUM_WAVES = 16  # sine and cosine pairs of a coordinate's embedding
 PRIOR_PROBABILITY = 0.01  # of a class at a query before training, as in focal loss
@@ -76,6 +77,28 @@ class DecoderLayer(nn.Module):
         return output
 
 
+class LearnedQueries(nn.Module):
+    """Queries whose content and reference points are parameters, the same for every frame.
+
+    Args:
+        embed_dim: Channels.
+        num_queries: Queries.
+        spread: Whether the first reference points cover the grid evenly instead of at random.
+    """
+
+    def __init__(self, embed_dim: int, num_queries: int, spread: bool) -> None:
+        super().__init__()
+        self.content = nn.Parameter(torch.randn(num_queries, embed_dim) * 0.02)
+        unit = spread_points(num_queries) if spread else 0.01 + 0.98 * torch.rand(num_queries, 3)
+        self.reference = nn.Parameter(unit.logit())
+
+    def forward(self, bev: Tensor) -> Selection:
+        """The same queries for each item of a map (B, C, h, w)."""
+        batch = len(bev)
+        content, reference = self.content.expand(batch, -1, -1), self.reference.expand(batch, -1, -1)
+        return Selection(content=content, reference=reference, heatmap=None)
+
+
 class SetDecoder(nn.Module):
     """Queries that look at BEV maps and become boxes.
 
@@ -91,7 +114,8 @@ class SetDecoder(nn.Module):
         feedforward_dim: Hidden channels of the feed-forward blocks.
         dropout: Dropout probability.
         query_interaction: Makes the interaction of one layer, see `QueryAttention`; None for multi-head attention.
-        spread_references: Whether the first reference points cover the grid evenly instead of at random.
+        query_selection: Where queries start: learned, or on the peaks of a heatmap of the first map.
+        spread_references: Whether learned reference points at first cover the grid evenly instead of at random.
     """
 
     def __init__(
@@ -108,13 +132,16 @@ class SetDecoder(nn.Module):
         feedforward_dim: int = 512,
         dropout: float = 0.1,
         query_interaction: Callable[[], nn.Module] | None = None,
+        query_selection: QuerySelection = "learned",
         spread_references: bool = True,
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.content = nn.Parameter(torch.randn(num_queries, embed_dim) * 0.02)
-        unit = spread_points(num_queries) if spread_references else 0.01 + 0.98 * torch.rand(num_queries, 3)
-        self.reference = nn.Parameter(unit.logit())
+        self.selection: nn.Module
+        if query_selection == "heatmap":
+            self.selection = HeatmapSelection(embed_dim, num_classes, num_queries)
+        else:
+            self.selection = LearnedQueries(embed_dim, num_queries, spread_references)
         self.position = nn.Sequential(
             nn.Linear(3 * 2 * NUM_WAVES, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim)
         )
@@ -135,10 +162,9 @@ class SetDecoder(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> SetPrediction:
         """Predict from maps (B, C, h, w), all over the grid's extent, rows along y and columns along x."""
-        batch = levels[0].shape[0]
-        content = self.content.expand(batch, -1, -1)
-        # Kept as logits throughout: near the border, float32 loses what a sigmoid there and back would need.
-        reference = self.reference.expand(batch, -1, -1)
+        selected: Selection = self.selection(levels[0])
+        # References are kept as logits: near the border, float32 loses what a sigmoid there and back would need.
+        content, reference = selected.content, selected.reference
         logits, codes, features = [], [], []
         for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
             place = reference.sigmoid()
@@ -149,7 +175,12 @@ class SetDecoder(nn.Module):
             codes.append(code)
             features.append(content)
             reference = refined.detach()
-        return SetPrediction(logits=torch.stack(logits), codes=torch.stack(codes), features=torch.stack(features))
+        return SetPrediction(
+            logits=torch.stack(logits),
+            codes=torch.stack(codes),
+            features=torch.stack(features),
+            heatmap=selected.heatmap,
+        )
 
     def _code(self, output: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Regression code (B, Q, 10) in metres of raw output (B, Q, 10), and its centre as logits (B, Q, 3)."""

@@ -32,6 +32,7 @@ class SetPrediction:
     logits: Tensor  # (L, B, Q, K), sigmoid gives the class scores
     codes: Tensor  # (L, B, Q, 10), core.boxes regression code, in metres in the ego frame
     features: Tensor  # (L, B, Q, C), the layer before the prediction heads
+    heatmap: Tensor | None = None  # (B, K, rows, cols) logits that chose the queries; None where these are learned
 
     def layer(self, index: int) -> "SetPrediction":
         """One layer, with L = 1."""

@@ -318,15 +318,14 @@ def test_learning_rate_follows_the_schedule(
     assert rates == pytest.approx(expected, abs=1e-5)
 
 
-def test_one_cycle_schedule_lasts_to_the_end(make_run: MakeRun, tmp_path: Path) -> None:
-    rates = [
-        line["learning_rate"]
-        for line in losses_of(
-            fit(make_run(tmp_path / "run", role="teacher", **{"optim.schedule": "one_cycle", "optim.steps": 6}))
-        )
-    ]
-    assert max(rates) == pytest.approx(1e-3, rel=0.01)
-    assert rates[0] < rates[1] > rates[-1]
+def test_one_cycle_schedule_peaks_after_a_fifth_and_lasts_to_the_end(make_run: MakeRun, tmp_path: Path) -> None:
+    changes = {"role": "teacher", "optim.schedule": "one_cycle", "optim.steps": 10}
+    rates = [line["learning_rate"] for line in losses_of(fit(make_run(tmp_path / "run", **changes)))]
+    assert rates[1] == pytest.approx(1e-3)
+    assert max(rates) == rates[1]
+    assert rates[-1] < 1e-6
+    with pytest.raises(ValueError, match=r"needs optim\.steps of at least 6"):
+        make_run(tmp_path / "run", **{**changes, "optim.steps": 5})
 
 
 def test_save_that_breaks_off_leaves_the_last_checkpoint(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.fpn import FeaturePyramid
+from bevdistill_ros.model.query_selection import QuerySelection
 from training.teacher.bev_encoder import BevEncoder
 from training.teacher.dgcnn import GraphInteraction
 from training.teacher.output import TeacherOutput
@@ -52,6 +53,7 @@ class TeacherConfig:
     encoder_layers: int = 2  # 0 leaves the encoder out
     decoder_layers: int = 6
     num_queries: int = 300
+    query_selection: QuerySelection = "learned"  # or heatmap: start on the peaks of a class heatmap, learns faster
     query_interaction: Literal["attention", "dgcnn"] = "attention"  # BEVDistill's, or Object-DGCNN's own dynamic graph
     num_neighbours: int = 16  # of a query in the dynamic graph
 
@@ -176,5 +178,6 @@ def _build_decoder(config: TeacherConfig) -> SetDecoder:
         grid=config.grid,
         feedforward_dim=config.feedforward_dim,
         dropout=config.dropout,
+        query_selection=config.query_selection,
         query_interaction=graph if config.query_interaction == "dgcnn" else None,
     )

@@ -44,7 +44,7 @@ def test_untrained_boxes_sit_on_their_reference_points(grid: BevGrid) -> None:
             assert isinstance(head, nn.Sequential)
             head[-1].weight.zero_()
     found = decoder(maps())
-    centres = grid.denormalize(decoder.reference.sigmoid())
+    centres = grid.denormalize(decoder.selection.reference.sigmoid())
     for layer in range(3):
         torch.testing.assert_close(found.codes[layer, 1][:, [0, 1, 4]], centres, atol=1e-3, rtol=0)
 
@@ -59,7 +59,7 @@ def test_codes_of_the_first_layer_by_hand(grid: BevGrid, shake: Callable[[nn.Mod
     shake(decoder)
     found = decoder(maps())
     raw = decoder.box_heads[0](found.features[0])
-    unit = (decoder.reference + raw[..., [0, 1, 4]]).sigmoid()
+    unit = (decoder.selection.reference + raw[..., [0, 1, 4]]).sigmoid()
     x = grid.x_min + unit[..., 0] * (grid.x_max - grid.x_min)
     y = grid.y_min + unit[..., 1] * (grid.y_max - grid.y_min)
     z = grid.z_min + unit[..., 2] * (grid.z_max - grid.z_min)
@@ -97,7 +97,7 @@ def test_maps_are_read_at_the_reference_point(grid: BevGrid) -> None:
     """A change far from a query's place does not reach it in the first layer's features, one at its place does."""
     decoder = decoder_of(grid, num_layers=1, num_queries=1, num_levels=1)
     with torch.no_grad():
-        decoder.reference.copy_(torch.tensor([[0.875, 0.25, 0.5]]).logit())
+        decoder.selection.reference.copy_(torch.tensor([[0.875, 0.25, 0.5]]).logit())
     blank = torch.zeros(1, 16, 32, 40)
     at_place, elsewhere = blank.clone(), blank.clone()
     at_place[:, :, 5:11, 32:38] = torch.randn(1, 16, 1, 1)  # (x, y) = (0.875, 0.25) is column 34.5, row 7.5
@@ -135,7 +135,7 @@ def test_the_query_interaction_can_be_chosen(grid: BevGrid) -> None:
     # Without interaction, a query's answer does not depend on the other queries.
     found = decoder(maps())
     with torch.no_grad():
-        decoder.content[1:] += torch.randn_like(decoder.content[1:])
+        decoder.selection.content[1:] += torch.randn_like(decoder.selection.content[1:])
     torch.testing.assert_close(decoder(maps()).logits[:, :, 0], found.logits[:, :, 0])
     assert not torch.allclose(decoder(maps()).logits[:, :, 1], found.logits[:, :, 1])
 
@@ -154,7 +154,7 @@ def test_first_references_cover_the_grid_evenly(count: int) -> None:
 
 def test_references_can_start_at_random(grid: BevGrid) -> None:
     decoder = decoder_of(grid, spread_references=False)
-    assert not torch.allclose(decoder.reference.sigmoid(), spread_points(10))
+    assert not torch.allclose(decoder.selection.reference.sigmoid(), spread_points(10))
 
 
 def test_sine_embedding_tells_places_apart() -> None:
