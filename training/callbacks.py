@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
 from tqdm import tqdm
 
 from training.checkpoint import CONFIG_KEY, config_text
@@ -85,6 +87,24 @@ class Checkpoints(pl.Callback):
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
                 os.replace(partial, self._path)
+
+
+class ExponentialAverage(WeightAveraging):
+    """Exponential moving average of the weights, which stand in for the model's in checkpoints and at the end.
+
+    Its memory grows with the run, up to that of `decay`: with a fixed one, the random weights of the start weigh on
+    all short runs.
+
+    Args:
+        decay: Share of the average that a step keeps.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(averaged: Tensor, current: Tensor, num_averaged: Tensor) -> Tensor:
+            kept = min(decay, (1 + int(num_averaged)) / (10 + int(num_averaged)))
+            return kept * averaged + (1 - kept) * current
+
+        super().__init__(avg_fn=average)
 
 
 class StepBar(pl.Callback):

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from training.callbacks import LAST, LOSSES, Checkpoints, LossLog, StepBar
+from training.callbacks import LAST, LOSSES, Checkpoints, ExponentialAverage, LossLog, StepBar
 from training.checkpoint import config_text, load_weights, read_checkpoint, read_config, read_weights
 from training.config import TrainConfig
 from training.data.augment import BevAugment, Compose, PhotometricAugment, RangeFilter
@@ -190,7 +189,7 @@ def _trainer(config: TrainConfig, output: Path) -> pl.Trainer:
     run, optim = config.run, config.optim
     callbacks: list[pl.Callback] = [LossLog(output, config, every=run.log_every)]
     if optim.ema_decay > 0:
-        callbacks.append(EMAWeightAveraging(decay=optim.ema_decay))
+        callbacks.append(ExponentialAverage(optim.ema_decay))
     callbacks.append(Checkpoints(output / LAST, config, every=run.checkpoint_every))
     if run.progress:
         callbacks.append(StepBar())
