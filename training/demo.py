@@ -61,7 +61,7 @@ def run_demo(config: DemoConfig) -> str:
         check_ros()
     _clear(output)
     data = DataConfig(
-        root=output / "world", version="v1.0-synth", train_split="synth_train", val_split="synth_val", num_sweeps=4
+        root=output / "world", version="v1.0-synth", train_split="synth_train", val_split="synth_val", num_sweeps=2
     )
     _stage("1/6 a synthetic world in nuScenes format", lambda: write_world(_world_config(config, data.root)))
     titles = {
