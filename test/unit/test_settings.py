@@ -100,7 +100,7 @@ def test_optional_part_is_switched_on(arguments: list[str]) -> None:
     ],
 )
 def test_mistake_is_told_in_one_line(arguments: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r".+") as error:
         parsed(*arguments)
     assert str(error.value) == message
 
@@ -118,7 +118,7 @@ def test_mistake_is_told_in_one_line(arguments: list[str], message: str) -> None
 def test_mistake_in_a_file_names_the_file(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(text)
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r".+") as error:
         parsed("--config", str(file))
     assert str(error.value).replace(str(file), "").removeprefix(": ") == message
     assert str(file) in str(error.value)
