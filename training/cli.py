@@ -80,9 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(_overview())
         return 0
     if arguments[0] not in COMMANDS:
-        return _fail(
-            f"unknown command '{arguments[0]}'{nearest(arguments[0], list(COMMANDS))}; see bevdistill --help", 2
-        )
+        close = nearest(arguments[0], list(COMMANDS))
+        return _fail(f"unknown command '{arguments[0]}'{close} (bevdistill --help lists the commands)", 2)
     return _run(arguments[0], arguments[1:])
 
 

@@ -114,14 +114,15 @@ def _check_keys(arguments: Sequence[str], hints: Mapping[str, Any]) -> None:
 
 
 def _check_mapping(content: object, hints: Mapping[str, Any], prefix: str, where: str) -> None:
+    if content is None and not prefix:  # an empty file
+        return
     if not isinstance(content, Mapping):
-        if content is None:
-            return
         raise ValueError(f"{where}{prefix.rstrip('.') or 'the file'} must map settings to values, but is {content!r}")
     for name, value in content.items():
         key = f"{prefix}{name}"
         _check_key(key, hints, where)
-        if isinstance(value, Mapping) and _nested(hints.get(key)) is not None:
+        hint = hints.get(key)
+        if _nested(hint) is not None and not (value is None and type(None) in get_args(hint)):
             _check_mapping(value, hints, f"{key}.", where)
 
 

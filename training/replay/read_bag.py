@@ -114,13 +114,11 @@ def rig_of(bag: Bag, layout: TopicLayout, cameras: Sequence[str], *, base_frame:
     Raises:
         BagError: A camera's calibration is missing, or images differ in size.
     """
+    check_calibrated(bag, layout, cameras)
     edges = _static_edges(bag)
     intrinsics, mountings, sizes = [], [], {}
     for camera in cameras:
-        topic = layout.camera_info_topic(camera)
-        if not bag.counts.get(topic):
-            raise BagError(f"{bag.path} has no calibration of {camera}: {topic} is missing or empty")
-        info = next(content for _, content in bag.decoded(topic))
+        info = next(content for _, content in bag.decoded(layout.camera_info_topic(camera)))
         intrinsics.append(np.asarray(info.k).reshape(3, 3))
         mountings.append(_base_from(info.header.frame_id, edges, base_frame, bag.path))
         sizes[camera] = (int(info.height), int(info.width))
@@ -133,6 +131,18 @@ def rig_of(bag: Bag, layout: TopicLayout, cameras: Sequence[str], *, base_frame:
         ego_from_camera=torch.from_numpy(np.stack(mountings)),
         image_size=sizes[cameras[0]],
     )
+
+
+def check_calibrated(bag: Bag, layout: TopicLayout, cameras: Sequence[str]) -> None:
+    """Raise BagError unless the bag holds intrinsics of these cameras, and mountings."""
+    for camera in cameras:
+        topic = layout.camera_info_topic(camera)
+        if not bag.counts.get(topic):
+            raise BagError(f"{bag.path} has no calibration of {camera}: {topic} is missing or empty")
+    if not bag.counts.get(STATIC_TRANSFORM_TOPIC):
+        raise BagError(
+            f"{bag.path} has no {STATIC_TRANSFORM_TOPIC}, so where the cameras sit is not known; give a rig file"
+        )
 
 
 def samples_of(bag: Bag) -> tuple[BagSample, ...]:
@@ -173,10 +183,6 @@ def poses_of(bag: Bag, layout: TopicLayout) -> dict[int, np.ndarray]:
 
 def _static_edges(bag: Bag) -> dict[str, tuple[str, np.ndarray]]:
     """child frame: (parent frame, parent_from_child)."""
-    if not bag.counts.get(STATIC_TRANSFORM_TOPIC):
-        raise BagError(
-            f"{bag.path} has no {STATIC_TRANSFORM_TOPIC}, so where the cameras sit is not known; give a rig file"
-        )
     edges = {}
     for _, content in bag.decoded(STATIC_TRANSFORM_TOPIC):
         for entry in content.transforms:

@@ -19,7 +19,7 @@ from training.data.tables import open_tables, splits_of
 from training.evaluate.metrics import Metrics
 from training.replay.config import ReplayConfig, Replayed, Setup
 from training.replay.layout import layout_named
-from training.replay.read_bag import Bag, read_bag, rig_of
+from training.replay.read_bag import Bag, BagError, check_calibrated, read_bag, rig_of
 from training.replay.report import ReplayReport, drops_by_reason, latencies, write_report
 from training.replay.score import Scored, evaluate, merge, score_bag
 from training.replay.write_bag import SAMPLE_TOPIC, write_bag
@@ -46,8 +46,13 @@ def run_replay(config: ReplayConfig) -> ReplayReport:
         listed = ", ".join(setup.cameras)
         raise ValueError(f"reference_camera is '{config.reference_camera}', but the bundle's cameras are {listed}")
     nusc = open_tables(config.root, config.version) if config.root is not None else None
+    bags = [read_bag(path) for path in config.bags]
+    for bag in bags:
+        _check_playable(setup, bag)
+    scenes = _scenes(config, nusc) if nusc is not None and not bags else ()
     config.output.mkdir(parents=True, exist_ok=True)
-    bags = [read_bag(path) for path in config.bags or _write_bags(setup, nusc)]
+    if nusc is not None and not bags:
+        bags = [read_bag(path) for path in _write_bags(setup, nusc, scenes)]
     replayed = _replay_all(setup, bags)
     scored = merge(
         score_bag(entry.bag, entry.recording, layout=setup.layout, reference_camera=config.reference_camera)
@@ -69,17 +74,36 @@ def run_replay_command(config: ReplayConfig) -> str:
     return f"{report.markdown()}\nresults: {config.output}"
 
 
-def _write_bags(setup: Setup, nusc: NuScenes | None) -> list[Path]:
-    config = setup.config
-    assert nusc is not None
+def _check_playable(setup: Setup, bag: Bag) -> None:
+    """Raise BagError for what the node would wait for in vain."""
+    if not bag.counts.get(setup.reference_topic):
+        raise BagError(
+            f"{bag.path} has no images of {setup.config.reference_camera}, the reference camera: "
+            f"{setup.reference_topic} is missing or empty; it has {', '.join(bag.topics)}"
+        )
+    if "rig_file" not in setup.config.parameters:
+        check_calibrated(bag, setup.layout, setup.cameras)
+    if setup.config.frames == "key" and not bag.counts.get(SAMPLE_TOPIC):
+        raise BagError(f"{bag.path} has no {SAMPLE_TOPIC}, so its key frames are not known; set frames to all")
+
+
+def _scenes(config: ReplayConfig, nusc: NuScenes) -> tuple[str, ...]:
+    """Names of the scenes to write bags of."""
+    present = {scene["name"] for scene in nusc.scene}
+    if config.scenes:
+        missing = [scene for scene in config.scenes if scene not in present]
+        if missing:
+            raise ValueError(f"{config.version} has no scene {', '.join(missing)}; it has {', '.join(sorted(present))}")
+        return config.scenes
     assert config.root is not None
-    scenes = config.scenes
-    if not scenes:
-        splits = splits_of(config.root, config.version)
-        if config.split not in splits:
-            raise ValueError(f"{config.version} has no split '{config.split}'; it has {', '.join(splits)}")
-        present = {scene["name"] for scene in nusc.scene}
-        scenes = tuple(scene for scene in splits[config.split] if scene in present)
+    splits = splits_of(config.root, config.version)
+    if config.split not in splits:
+        raise ValueError(f"{config.version} has no split '{config.split}'; it has {', '.join(splits)}")
+    return tuple(scene for scene in splits[config.split] if scene in present)
+
+
+def _write_bags(setup: Setup, nusc: NuScenes, scenes: Sequence[str]) -> list[Path]:
+    config = setup.config
     return [
         write_bag(
             nusc,

@@ -208,15 +208,15 @@ class TestRefusals:
 
     def test_weights_of_another_model(self, folder: Path) -> None:
         def replace(tensors: dict[str, torch.Tensor]) -> None:
-            del tensors["decoder.content"]
+            del tensors["decoder.selection.content"]
             tensors["distiller.weight"] = torch.zeros(3)
-            tensors["decoder.reference"] = torch.zeros(4, 3)
+            tensors["decoder.selection.reference"] = torch.zeros(4, 3)
 
         change_weights(folder, replace)
         message = refusal(folder)
-        assert "1 missing (decoder.content)" in message
+        assert "1 missing (decoder.selection.content)" in message
         assert "1 too many (distiller.weight)" in message
-        assert "1 of another shape (decoder.reference (4, 3) instead of (20, 3))" in message
+        assert "1 of another shape (decoder.selection.reference (4, 3) instead of (20, 3))" in message
 
 
 def test_settings_survive_json() -> None:
