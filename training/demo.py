@@ -27,9 +27,10 @@ from training.visualize import ShowConfig, run_show
 Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
 _ORIGIN = (
-    "All three models started from the small weights in config/weights, which were trained on other scenes with the\n"
-    "commands in config/weights/README.md, and were trained on here for some steps."
+    "The models started from the small weights in config/weights, which were trained on other scenes by the commands\n"
+    "in config/weights/README.md, and were trained on here for some steps; both students started from the same ones."
 )
+_START = {"teacher": "teacher", "student": "student", "bevdistill": "student"}  # weights that each model starts from
 _CONFIG = Path(__file__).parent.parent / "config"
 _MARK = "demo.txt"  # in the output folder, so that nothing but an earlier demo is ever replaced
 
@@ -127,7 +128,7 @@ def _training(model: str, config: DemoConfig, data: DataConfig) -> TrainConfig:
         "optim.warmup_steps": 5,
         "optim.ema_decay": 0.0,
         "run.output": config.output / model,
-        "run.initial_weights": _CONFIG / "weights" / f"{model}.safetensors",
+        "run.initial_weights": _CONFIG / "weights" / f"{_START[model]}.safetensors",
     }
     if model == "bevdistill":
         settings |= {"distill.method": "bevdistill", "teacher_checkpoint": config.output / "teacher" / LAST}
