@@ -106,6 +106,11 @@ class TrainConfig:
             raise ValueError("a teacher is not distilled: set distill.method to none, or role to student")
         if self.role == "student" and self.distill.method != "none" and not self.teacher_checkpoint:
             raise ValueError(f"distill.method {self.distill.method} needs a teacher: set teacher_checkpoint")
+        model = self.teacher if self.role == "teacher" else self.student
+        if model.query_selection == "heatmap" and self.criterion.heatmap == 0:
+            raise ValueError(
+                f"{self.role}.query_selection heatmap needs a heatmap that is trained: set criterion.heatmap above 0"
+            )
         if self.role == "student" and self.student.temporal and self.data.clip_length < 2:
             raise ValueError(
                 f"student.temporal needs frames to remember: set data.clip_length to 2 or more, it is "
