@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,13 @@ class ExponentialAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: Tensor, current: Tensor, num_averaged: Tensor) -> Tensor:
-            kept = min(decay, (1 + int(num_averaged)) / (10 + int(num_averaged)))
-            return kept * averaged + (1 - kept) * current
+        def average(averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor) -> None:
+            count = int(num_averaged)
+            kept = min(decay, (1 + count) / (10 + count))
+            for mean, value in zip(averaged, current, strict=True):
+                mean.copy_(kept * mean + (1 - kept) * value)
 
-        super().__init__(avg_fn=average)
+        super().__init__(multi_avg_fn=average)
 
 
 class StepBar(pl.Callback):

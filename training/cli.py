@@ -103,7 +103,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         return _fail(_reason(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted" + ("; --run.resume true goes on with the training" if name == "train" else ""), 130)
-    sys.stdout.write(f"{closing}\n")
+    if closing:
+        sys.stdout.write(f"{closing}\n")
     return 0
 
 

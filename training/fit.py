@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
@@ -51,9 +52,11 @@ def fit(config: TrainConfig) -> Path:
 
 
 def run_train(config: TrainConfig) -> str:
-    """Train; returns the closing text."""
+    """Train; returns the closing text, which one process of several tells."""
     checkpoint = fit(config)
-    return f"checkpoint: {checkpoint}\nlosses: {checkpoint.parent / LOSSES}"
+    return (
+        "" if getattr(rank_zero_only, "rank", 0) else f"checkpoint: {checkpoint}\nlosses: {checkpoint.parent / LOSSES}"
+    )
 
 
 def build_module(config: TrainConfig) -> TrainingModule:

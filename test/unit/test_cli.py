@@ -68,7 +68,7 @@ def test_every_command_has_its_function(command: str) -> None:
 
 
 def test_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert_mistake(capsys, ["trian"], "unknown command 'trian'; did you mean 'train'?")
+    assert_mistake(capsys, ["tran"], "unknown command 'tran'; did you mean 'train'?")
     assert_mistake(capsys, ["xyzzy"], "unknown command 'xyzzy' (bevdistill --help lists the commands)")
 
 

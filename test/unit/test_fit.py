@@ -122,6 +122,25 @@ def test_run_that_is_told_to_end_saves_and_goes_on(
     assert_same(whole, cut)
 
 
+def test_memory_of_the_averaged_weights_grows_with_the_run(make_run: MakeRun, tmp_path: Path) -> None:
+    """The first average is the first step's weights; the second keeps 2/11 of it, the third 3/12."""
+    run = {"role": "teacher", "optim.ema_decay": 0.9, "run.checkpoint_every": 1}
+    latest, averaged = [], []
+    for steps in (1, 2, 3):
+        # One schedule for all three: constant after no warm-up.
+        changes = {**run, "optim.steps": steps, "optim.schedule": "constant", "optim.warmup_steps": 0}
+        content = read_checkpoint(fit(make_run(tmp_path / str(steps), **changes)))
+        latest.append(content["current_model_state"]["model.decoder.position.0.weight"])
+        averaged.append(content["state_dict"]["model.decoder.position.0.weight"])
+    expected = latest[0]
+    assert torch.equal(averaged[0], expected)
+    for count in (1, 2):
+        kept = (1 + count) / (10 + count)
+        expected = kept * expected + (1 - kept) * latest[count]
+        assert torch.allclose(averaged[count], expected, atol=1e-7)
+    assert not torch.equal(latest[0], latest[2])
+
+
 def test_finished_run_is_not_trained_again(make_run: MakeRun, tmp_path: Path) -> None:
     checkpoint = fit(make_run(tmp_path / "run", role="teacher"))
     content = checkpoint.read_bytes()
