@@ -79,10 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_overview())
         return 0
-    if arguments[0] not in COMMANDS:
-        close = nearest(arguments[0], list(COMMANDS))
-        return _fail(f"unknown command '{arguments[0]}'{close} (bevdistill --help lists the commands)", 2)
-    return _run(arguments[0], arguments[1:])
+    for words in (2, 1):  # some commands are two words
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return _run(name, arguments[words:])
+    close = nearest(" ".join(arguments[:2]), list(COMMANDS)) or nearest(arguments[0], list(COMMANDS))
+    return _fail(f"unknown command '{arguments[0]}'{close} (bevdistill --help lists the commands)", 2)
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:

@@ -40,7 +40,7 @@ def test_overview_lists_all_commands(capsys: pytest.CaptureFixture[str], argumen
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith(
         f"usage: bevdistill {command} [--config FILE] [--KEY VALUE ...]\n\n{COMMANDS[command].summary}"
@@ -54,10 +54,10 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str], comman
 def test_print_config_shows_a_configuration_that_is_taken(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
 ) -> None:
-    assert main([command, *REQUIRED.get(command, []), "--print_config"]) == 0
+    assert main([*command.split(), *REQUIRED.get(command, []), "--print_config"]) == 0
     shown = capsys.readouterr().out
     (tmp_path / "shown.yaml").write_text(shown)
-    assert main([command, "--config=shown.yaml", "--print_config"]) == 0
+    assert main([*command.split(), "--config=shown.yaml", "--print_config"]) == 0
     assert capsys.readouterr().out == shown
 
 
