@@ -21,6 +21,8 @@ from bevdistill_ros.node.session import Session
 
 NAME = "bevdistill_detector"
 
+LOG_PERIOD_S = 10.0  # between two lines that repeat the diagnostics' errors
+
 
 class DetectorNode(LifecycleNode):
     """Detects objects around the vehicle in synchronised camera images.
@@ -130,7 +132,12 @@ class DetectorNode(LifecycleNode):
         level = Level.ERROR if self._failure else Level.OK if label == "active" else Level.WARN
         items = [Item(name="lifecycle", level=level, message=self._failure or label)]
         if session is not None:
-            items += session.diagnostics(now)
+            found = session.diagnostics(now)
+            items += found
+            # For those who watch the log alone.
+            errors = [f"{item.name}: {item.message}" for item in found if item.level is Level.ERROR]
+            if errors and label == "active":
+                self.get_logger().error("; ".join(errors), throttle_duration_sec=LOG_PERIOD_S)
         hardware = session.model_name if session else ""
         self._diagnostics.publish(
             convert.diagnostics_message(

@@ -188,7 +188,7 @@ class Monitor:
             if not times or now_ns - times[-1] > timeout:
                 silent.append(name)
         if silent:
-            message = f"no images from {', '.join(silent)}"
+            message = f"no images from {', '.join(silent)}; check that they are published, and how topics are remapped"
             return Item(name="cameras", level=Level.ERROR, message=message, values=values)
         blanks = Counter(name for r in reports for name, there in zip(r.cameras, r.present, strict=True) if not there)
         if blanks:
