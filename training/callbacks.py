@@ -2,17 +2,20 @@
 
 import json
 import os
+import resource
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import CONFIG_KEY, config_text
+from training.checkpoint import CONFIG_KEY, config_text, read_checkpoint
 from training.config import TrainConfig
 
 LAST = "last.ckpt"
@@ -22,6 +25,8 @@ CONFIG = "config.json"
 
 class LossLog(pl.Callback):
     """Writes the configuration, and a JSON line of unweighted losses every so many steps, from the first on.
+
+    Some lines also tell the gradient norms of the weighted losses, see `training.balance`.
 
     A resumed run drops the lines of the steps that it does again.
 
@@ -51,8 +56,10 @@ class LossLog(pl.Callback):
             self._begin(self._kept)
             self._kept = None
         step = trainer.global_step
-        if step == 1 or step % self._every == 0 or step == trainer.max_steps:
+        balance: dict[str, float] = getattr(pl_module, "balance", {})
+        if step == 1 or step % self._every == 0 or step == trainer.max_steps or balance:
             values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            values |= {f"gradient/{name}": norm for name, norm in balance.items()}
             with (self._folder / LOSSES).open("a") as file:
                 file.write(json.dumps({"step": step, "learning_rate": self._rate, **values}) + "\n")
 
@@ -108,6 +115,45 @@ class ExponentialAverage(WeightAveraging):
                 mean.copy_(kept * mean + (1 - kept) * value)
 
         super().__init__(multi_avg_fn=average)
+
+
+class Cost(pl.Callback):
+    """Counts what a run costs, through all its resumptions; kept in the checkpoint, see `cost_of`.
+
+    The memory is the largest that was allocated on the GPU, or on a CPU the largest that the process ever held.
+    """
+
+    state_key = "cost"
+
+    def __init__(self) -> None:
+        self._seconds_before, self._peak_before = 0.0, 0
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        seconds = self._seconds_before + time.monotonic() - self._started
+        return {"train_seconds": seconds, "peak_memory_bytes": max(peak, self._peak_before)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before, self._peak_before = state_dict["train_seconds"], state_dict["peak_memory_bytes"]
+
+
+def cost_of(checkpoint: Path) -> dict[str, float]:
+    """`train_seconds` and `peak_memory_bytes` of the run of a checkpoint, so far.
+
+    Raises:
+        ValueError: There is no such checkpoint, or it does not know.
+    """
+    callbacks = read_checkpoint(checkpoint).get("callbacks", {})
+    if Cost.state_key not in callbacks:
+        raise ValueError(f"{checkpoint} does not tell what its training cost; train it anew")
+    return dict(callbacks[Cost.state_key])
 
 
 class StepBar(pl.Callback):

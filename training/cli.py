@@ -64,6 +64,30 @@ COMMANDS: dict[str, Command] = {
         config="SpeedConfig",
         function="run_speed",
     ),
+    "bench deformable": Command(
+        summary="compare our deformable sampling with mmcv's in plain torch: time, memory, numbers",
+        module="training.benchmark.deformable",
+        config="DeformableConfig",
+        function="run_deformable",
+    ),
+    "bench step": Command(
+        summary="one training step of a configuration: parameters, memory, time",
+        module="training.benchmark.step",
+        config="StepConfig",
+        function="run_step",
+    ),
+    "doctor": Command(
+        summary="check everything that the node needs: packages, ROS, GPU, bundle, topics, calibration",
+        module="bevdistill_ros.doctor.command",
+        config="DoctorConfig",
+        function="run_doctor",
+    ),
+    "bench distillation": Command(
+        summary="train all distillation methods from the same start and compare them in a table",
+        module="training.benchmark.distillation",
+        config="DistillationConfig",
+        function="run_distillation",
+    ),
     "demo": Command(
         summary="the whole loop in minutes on a CPU",
         module="training.demo",

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,19 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from training.callbacks import LAST, LOSSES, Checkpoints, ExponentialAverage, LossLog, StepBar
+from bevdistill_ros.model.temporal_attention import remembering_weights
+from training.callbacks import LAST, LOSSES, Checkpoints, Cost, ExponentialAverage, LossLog, StepBar
 from training.checkpoint import config_text, load_weights, read_checkpoint, read_config, read_weights
 from training.config import TrainConfig
 from training.data.augment import BevAugment, Compose, PhotometricAugment, RangeFilter
-from training.data.nuscenes import NuScenesDataset, load_index
+from training.data.nuscenes import NuScenesDataset, class_balanced_indices, load_index
+from training.data.object_bank import ObjectBank, PasteObjects, bank_folder
 from training.data.sample import Batch, Sample, collate
 from training.data.sampling import SeededDataset, StepBatchSampler
-from training.models import dataset_for, load_teacher, sweeps_of_teacher
+from training.models import TrainedTeacher, dataset_for, trained_teacher
+from training.pretrained import load_backbone
+from training.teacher.cache import CachedTeacher, cache_folder
+from training.teacher.frozen import FrozenTeacher
 from training.trainer import StudentTraining, TeacherTraining, TrainingModule
 
 _LOG = logging.getLogger(__name__)
@@ -71,30 +76,61 @@ def build_module(config: TrainConfig) -> TrainingModule:
     elif config.distill.method == "none":
         module = StudentTraining(config, None)
     else:
-        trained = sweeps_of_teacher(config.teacher_checkpoint)
-        if trained != config.data.num_sweeps:
+        with torch.random.fork_rng():  # so that the student starts as it does without a teacher
+            trained = trained_teacher(config.teacher_checkpoint, config.mmdet3d, grid=config.student.grid)
+        if trained.num_sweeps != config.data.num_sweeps:
             raise ValueError(
-                f"{config.teacher_checkpoint} was trained with {trained} sweeps, but data.num_sweeps is "
-                f"{config.data.num_sweeps}; set it to {trained}"
+                f"{config.teacher_checkpoint} was trained with {trained.num_sweeps} sweeps, but data.num_sweeps is "
+                f"{config.data.num_sweeps}; set it to {trained.num_sweeps}"
             )
-        module = StudentTraining(config, load_teacher(config.teacher_checkpoint)[1])
+        module = StudentTraining(config, _remembering(trained, config))
     if config.run.initial_weights:
-        load_weights(module.model, read_weights(config.run.initial_weights), config.run.initial_weights)
+        weights = remembering_weights(read_weights(config.run.initial_weights), module.model)
+        load_weights(module.model, weights, config.run.initial_weights)
+    if isinstance(module, StudentTraining):
+        if config.run.backbone_weights:
+            load_backbone(module.model.backbone, config.run.backbone_weights, caffe=config.run.backbone_caffe)
+        if config.run.recompute_activations:
+            module.model.recompute_activations()
+    if config.run.channels_last:
+        module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return module
+
+
+def _remembering(trained: TrainedTeacher, config: TrainConfig) -> FrozenTeacher:
+    """The teacher, with a memory on disk where the run has one."""
+    if not config.run.teacher_cache:
+        return trained.teacher
+    data = config.data
+    folder = cache_folder(
+        Path(config.run.teacher_cache),
+        Path(config.teacher_checkpoint),
+        *(data.root.resolve(), data.version, data.num_sweeps, config.student.grid, config.mmdet3d),
+    )
+    return CachedTeacher(trained.teacher, folder, trained.grid)
 
 
 def train_dataset(config: TrainConfig) -> NuScenesDataset:
     """The training split with what the run needs of it, augmented."""
     is_teacher = config.role == "teacher"
-    return dataset_for(
-        config.data,
-        config.student,
-        load_index(config.data),
-        config.data.train_split,
-        with_images=not is_teacher,
-        with_points=is_teacher or config.distill.method != "none",
-        augment=_augment(config),
-    )
+    index = load_index(config.data)
+
+    def dataset(augment: Compose | None) -> NuScenesDataset:
+        return dataset_for(
+            config.data,
+            config.student,
+            index,
+            config.data.train_split,
+            with_images=not is_teacher,
+            with_points=is_teacher or config.distill.method != "none",
+            augment=augment,
+        )
+
+    first: list[Callable[[Sample], Sample]] = []
+    if config.augment.paste is not None:
+        bank = ObjectBank.load(bank_folder(config.data), dataset(None))
+        first.append(PasteObjects(bank, config.augment.paste.objects))
+    return dataset(_augment(config, first))
 
 
 class TrainData(pl.LightningDataModule):
@@ -112,6 +148,11 @@ class TrainData(pl.LightningDataModule):
         super().__init__()
         self._config, self._first_step = config, first_step
         self._dataset = train_dataset(config)
+        self._positions: Sequence[int] = range(len(self._dataset))
+        if config.optim.class_balanced:
+            self._positions = class_balanced_indices(
+                self._dataset.index, config.data.train_split, seed=config.optim.seed
+            )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)
@@ -119,7 +160,7 @@ class TrainData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         assert self.trainer is not None
         sampler = StepBatchSampler(
-            range(len(self._dataset)),
+            self._positions,
             batch_size=self._config.optim.batch_size,
             steps=self._config.optim.steps,
             seed=self._config.optim.seed,
@@ -135,16 +176,19 @@ class TrainData(pl.LightningDataModule):
         )
 
 
-def _augment(config: TrainConfig) -> Compose:
-    """What is done to each training sample; boxes and points off the grid go last."""
+def _augment(config: TrainConfig, first: Sequence[Callable[[Sample], Sample]]) -> Compose:
+    """What is done to each training sample after some first changes; boxes and points off the grid go last."""
     is_teacher = config.role == "teacher"
-    steps: list[Callable[[Sample], Sample]] = []
+    steps = list(first)
     if config.augment.photometric is not None and not is_teacher:
         steps.append(PhotometricAugment(config.augment.photometric))
     if config.augment.bev is not None:
         steps.append(BevAugment(config.augment.bev))
     grid = config.teacher.grid if is_teacher else config.student.grid
-    return Compose(*steps, RangeFilter(grid, min_lidar_points=config.augment.min_lidar_points))
+    return Compose(
+        *steps,
+        RangeFilter(grid, min_lidar_points=config.augment.min_lidar_points, all_points=bool(config.mmdet3d.config)),
+    )
 
 
 def _first_step(config: TrainConfig, output: Path) -> int:
@@ -190,7 +234,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 def _trainer(config: TrainConfig, output: Path) -> pl.Trainer:
     run, optim = config.run, config.optim
-    callbacks: list[pl.Callback] = [LossLog(output, config, every=run.log_every)]
+    callbacks: list[pl.Callback] = [LossLog(output, config, every=run.log_every), Cost()]
     if optim.ema_decay > 0:
         callbacks.append(ExponentialAverage(optim.ema_decay))
     callbacks.append(Checkpoints(output / LAST, config, every=run.checkpoint_every))

@@ -1,11 +1,13 @@
 """Trained models and their data, read back from checkpoints."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
+from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.inference.manifest import dataclass_from, plain_from
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
@@ -13,6 +15,8 @@ from training.checkpoint import load_weights, read_checkpoint, read_config, weig
 from training.data.nuscenes import DataConfig, NuScenesDataset, NuScenesIndex
 from training.data.sample import Sample
 from training.teacher.frozen import FrozenTeacher
+from training.teacher.mmdet3d import NO_DETECTION, load_mmdet3d_teacher
+from training.teacher.mmdet3d_config import Mmdet3dConfig
 from training.teacher.object_dgcnn import ObjectDgcnn, TeacherConfig
 
 Config = TypeVar("Config", TeacherConfig, StudentConfig)
@@ -42,6 +46,40 @@ def dataset_for(
         with_points=with_points,
         augment=augment,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedTeacher:
+    """A frozen teacher, ours or mmdet3d's, and what it must be fed."""
+
+    teacher: FrozenTeacher
+    grid: BevGrid  # of its maps
+    num_sweeps: int  # LiDAR sweeps before the key frame that it was trained with
+    least_score: float = 0.0  # what scores lower is no detection
+
+
+def trained_teacher(path: Path | str, mmdet3d: Mmdet3dConfig, *, grid: BevGrid | None = None) -> TrainedTeacher:
+    """The teacher of a checkpoint.
+
+    Args:
+        path: The checkpoint.
+        mmdet3d: Names the configuration of a detector of mmdet3d; without one the teacher is ours.
+        grid: Where the map of a detector of mmdet3d is wanted; ours come on the grid they were trained with.
+
+    Raises:
+        ValueError: There is no such checkpoint, it is damaged, or it holds no such teacher.
+    """
+    if mmdet3d.config:
+        detector = load_mmdet3d_teacher(mmdet3d, path, grid=grid)
+        teacher = FrozenTeacher(detector, channels=detector.channels, needs_mounting=True)
+        return TrainedTeacher(
+            teacher=teacher,
+            grid=detector.grid,
+            num_sweeps=detector.facts.num_sweeps,
+            least_score=NO_DETECTION,
+        )
+    config, teacher = load_teacher(path)
+    return TrainedTeacher(teacher=teacher, grid=config.grid, num_sweeps=sweeps_of_teacher(path))
 
 
 def load_teacher(path: Path | str) -> tuple[TeacherConfig, FrozenTeacher]:

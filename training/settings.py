@@ -46,6 +46,9 @@ def settings_from(
     )
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML with differences from the defaults")
     parser.add_class_arguments(kind, fail_untyped=True)
+    for action in parser._actions:
+        if hints.get(action.dest) is bool:  # the word alone means true
+            action.nargs, action.const = "?", True
     if {"-h", "--help"} & set(arguments):
         _describe(parser, kind, hints)
     try:

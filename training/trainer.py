@@ -4,6 +4,7 @@ The step is: model -> criterion and distiller -> {name: unweighted scalar} -> on
 optimiser steps; what a step sees depends on its number alone, so a run that was stopped goes on exactly.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -16,6 +17,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.outputs import BevMemory, SetPrediction, StudentOutput
 from bevdistill_ros.model.query_selection import QuerySelection
+from training.balance import dominant_terms, gradient_norms
 from training.config import CriterionConfig, OptimConfig, TrainConfig
 from training.criterion.heatmap import HeatmapHead, heatmap_loss
 from training.criterion.matcher import HungarianMatcher
@@ -25,6 +27,8 @@ from training.distill.base import Distiller
 from training.distill.build import build_distiller, weights_of
 from training.teacher.frozen import FrozenTeacher
 from training.teacher.object_dgcnn import ObjectDgcnn
+
+_LOG = logging.getLogger(__name__)
 
 
 class Detection(nn.Module):
@@ -62,13 +66,23 @@ class TrainingModule(pl.LightningModule):
     model: nn.Module  # what is trained and exported
     slow_prefix = "no parameter"  # of those that learn at backbone_factor
 
-    def __init__(self, optim: OptimConfig, weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, config: TrainConfig, model: nn.Module, detection: Detection, weights: Mapping[str, float]
+    ) -> None:
         super().__init__()
-        self.optim, self.weights = optim, dict(weights)
+        self.optim, self.weights = config.optim, {**detection.weights, **weights}
+        self.model, self.detection = model, detection
+        self._balance_every = config.run.balance_every
+        self.balance: dict[str, float] = {}  # gradient norms of the weighted terms at the BEV map, of some steps
+        self._warned: set[str] = set()
+
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Unweighted named scalars of a batch, and the BEV map (B, C, rows, cols) through which they all learn."""
+        raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Unweighted named scalars of a batch."""
-        raise NotImplementedError
+        return self.terms(batch)[0]
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The one weighted sum."""
@@ -77,7 +91,7 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.global_step + 1
         try:
-            losses = self.losses(batch)
+            losses, bev = self.terms(batch)
         except FloatingPointError as error:
             before = {name: value for name, value in self.trainer.callback_metrics.items() if name != "total"}
             raise FloatingPointError(f"step {step}: {error}; losses of the step before: {_listed(before)}") from error
@@ -88,7 +102,18 @@ class TrainingModule(pl.LightningModule):
             )
         scalars = {name: value.detach() for name, value in losses.items()}
         self.log_dict({**scalars, "total": total.detach()}, batch_size=len(batch))
+        is_due = self._balance_every and (step == 1 or step % self._balance_every == 0)
+        self.balance = self._weigh(step, losses, bev) if is_due else {}
         return total
+
+    def _weigh(self, step: int, losses: Mapping[str, Tensor], bev: Tensor) -> dict[str, float]:
+        """Gradient norm of each weighted term; warns once of each that leaves detection no say."""
+        weighted = {name: self.weights[name] * value for name, value in losses.items()}
+        for name, ratio in dominant_terms(weighted, self.detection.weights).items():
+            if name not in self._warned:
+                _LOG.warning("step %d: %s weighs %.0f times the detection loss; lower its weight", step, name, ratio)
+                self._warned.add(name)
+        return gradient_norms(weighted, bev)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the step alone, so that a resumed run repeats it.
@@ -119,12 +144,11 @@ class TeacherTraining(TrainingModule):
             grid=config.teacher.grid,
             query_selection=config.teacher.query_selection,
         )
-        super().__init__(config.optim, detection.weights)
-        self.model, self.detection = model, detection
+        super().__init__(config, model, detection, {})
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         output = self.model(batch.points)
-        return self.detection(output.predictions, output.finest, batch)
+        return self.detection(output.predictions, output.finest, batch), output.finest
 
 
 class StudentTraining(TrainingModule):
@@ -141,8 +165,7 @@ class StudentTraining(TrainingModule):
             grid=config.student.grid,
             query_selection=config.student.query_selection,
         )
-        super().__init__(config.optim, {**detection.weights, **weights_of(config.distill)})
-        self.model, self.detection = model, detection
+        super().__init__(config, model, detection, weights_of(config.distill))
         self.distiller: Distiller | None = None
         if teacher is not None:
             self.distiller = build_distiller(
@@ -153,13 +176,13 @@ class StudentTraining(TrainingModule):
             )
         self._teacher = (teacher,)  # in a tuple, so that it is neither saved nor trained with the student
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         output = self.student_output(batch)
         losses = self.detection(output.predictions, output.bev, batch)
         teacher = self._teacher[0]
         if self.distiller is not None and teacher is not None:
-            losses |= self.distiller(output, teacher(batch.points), batch)
-        return losses
+            losses |= self.distiller(output, teacher.of(batch), batch)
+        return losses, output.bev
 
     def student_output(self, batch: Batch) -> StudentOutput:
         """Run the student over the clip; gradients flow through the last frame only."""

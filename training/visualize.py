@@ -18,6 +18,7 @@ from bevdistill_ros.core.wireframe import box_segments
 from training.data.nuscenes import DataConfig
 from training.data.sample import Sample, collate
 from training.evaluate.offline import load_detector
+from training.teacher.mmdet3d_config import Mmdet3dConfig
 
 TRUTH_COLOUR = "#00d060"
 CAMERA_ROWS: tuple[tuple[str, ...], ...] = (
@@ -31,6 +32,7 @@ class ShowConfig:
     """What `bevdistill show` draws."""
 
     source: str  # bundle folder, or checkpoint of a teacher or student
+    mmdet3d: Mmdet3dConfig = field(default_factory=Mmdet3dConfig)  # where source is a checkpoint of mmdet3d
     data: DataConfig = field(default_factory=DataConfig)
     split: str = ""  # empty takes data.val_split
     frames: int = 2  # pictures, spread evenly over the split
@@ -45,7 +47,7 @@ class ShowConfig:
 
 def run_show(config: ShowConfig) -> str:
     """Draw some frames of a split, each without memory of those before it; returns the closing text."""
-    detector = load_detector(config.source, config.device)
+    detector = load_detector(config.source, config.device, config.mmdet3d)
     split = config.split or config.data.val_split
     dataset = detector.dataset(config.data, split, for_pictures=True)
     chosen = np.linspace(0, len(dataset) - 1, min(config.frames, len(dataset))).round().astype(int)

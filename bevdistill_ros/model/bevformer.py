@@ -1,4 +1,4 @@
-"""The camera student: BEVFormer (arXiv 2203.17270), ResNet -> FPN -> BEV encoder -> set decoder.
+"""The camera student: BEVFormer (arXiv 2203.17270), backbone -> FPN -> BEV encoder -> set decoder.
 
 Shape legend: B batch, N cameras, C channels.
 """
@@ -6,15 +6,14 @@ Shape legend: B batch, N cameras, C channels.
 import torch
 from torch import Tensor, nn
 
+from bevdistill_ros.model.backbone import Backbone
 from bevdistill_ros.model.config import STAGE_STRIDES, StudentConfig
 from bevdistill_ros.model.decoder import SetDecoder
+from bevdistill_ros.model.efficientnet import EfficientNetLite0
 from bevdistill_ros.model.encoder import BevEncoder
 from bevdistill_ros.model.fpn import FeaturePyramid
 from bevdistill_ros.model.outputs import BevMemory, CameraInput, StudentOutput
 from bevdistill_ros.model.resnet import ResNet
-
-IMAGE_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, RGB in 0...255
-IMAGE_STD = (58.395, 57.12, 57.375)
 
 
 class BevFormer(nn.Module):
@@ -29,15 +28,9 @@ class BevFormer(nn.Module):
         self.config = config
         self.image_mean: Tensor
         self.image_std: Tensor
-        self.register_buffer("image_mean", torch.tensor(IMAGE_MEAN).reshape(3, 1, 1), persistent=False)
-        self.register_buffer("image_std", torch.tensor(IMAGE_STD).reshape(3, 1, 1), persistent=False)
-        self.backbone = ResNet(
-            name=config.backbone,
-            width=config.backbone_width,
-            stages=[STAGE_STRIDES.index(stride) + 1 for stride in config.stage_strides],
-            frozen_stages=config.frozen_stages,
-            frozen_norm=config.backbone_norm == "frozen",
-        )
+        self.register_buffer("image_mean", torch.tensor(config.image_mean).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("image_std", torch.tensor(config.image_std).reshape(3, 1, 1), persistent=False)
+        self.backbone = _backbone(config)
         self.pyramid = FeaturePyramid(
             channels_in=self.backbone.channels, channels=config.embed_dim, num_levels=config.num_levels
         )
@@ -67,6 +60,13 @@ class BevFormer(nn.Module):
         bev: Tensor = self.encoder(levels, cameras, previous)
         return bev.float()
 
+    def recompute_activations(self) -> None:
+        """From now on, training keeps no activations inside the blocks of backbone and encoder but computes them twice.
+
+        It takes a fraction of the memory and about a third more time; results are the same.
+        """
+        self.backbone.recompute = self.encoder.recompute = True
+
     def _check(self, cameras: CameraInput) -> None:
         config = self.config
         expected = (len(config.cameras), 3, config.image_height, config.image_width)
@@ -80,6 +80,20 @@ class BevFormer(nn.Module):
         """Images (B, N, 3, H, W) uint8 as (B * N, 3, H, W) of about zero mean and unit spread."""
         pixels = images.flatten(0, 1).to(self.image_mean.dtype)
         return (pixels - self.image_mean) / self.image_std
+
+
+def _backbone(config: StudentConfig) -> Backbone:
+    stages = [STAGE_STRIDES.index(stride) + 1 for stride in config.stage_strides]
+    frozen_norm = config.backbone_norm == "frozen"
+    if config.backbone == "efficientnet_lite0":
+        return EfficientNetLite0(stages=stages, frozen_stages=config.frozen_stages, frozen_norm=frozen_norm)
+    return ResNet(
+        name=config.backbone,
+        width=config.backbone_width,
+        stages=stages,
+        frozen_stages=config.frozen_stages,
+        frozen_norm=frozen_norm,
+    )
 
 
 def _encoder(config: StudentConfig) -> BevEncoder:

@@ -7,11 +7,14 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS
 from bevdistill_ros.model.query_selection import QuerySelection
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0"]
 BackboneNorm = Literal["frozen", "batch"]
-BACKBONES: tuple[str, ...] = ("resnet18", "resnet34", "resnet50", "resnet101")
-BACKBONE_NORMS: tuple[str, ...] = ("frozen", "batch")
-STAGE_STRIDES: tuple[int, ...] = (4, 8, 16, 32)  # [px] of the four stages of a ResNet
+STAGE_STRIDES: tuple[int, ...] = (4, 8, 16, 32)  # [px] of the four stages of a backbone
+STANDARD_WIDTH = 64  # channels of a ResNet's stem
+
+Colour = tuple[float, float, float]
+IMAGE_MEAN: Colour = (123.675, 116.28, 103.53)  # of ImageNet, RGB in 0...255
+IMAGE_STD: Colour = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class StudentConfig:
     image_width: int = 1600  # [px]
 
     backbone: BackboneName = "resnet50"
-    backbone_width: int = 64  # channels of the stem; 64 is the standard ResNet
+    backbone_width: int = STANDARD_WIDTH  # channels of a ResNet's stem; 64 is the standard
     backbone_norm: BackboneNorm = "frozen"  # frozen: statistics and scales of the loaded weights; batch: trained
     frozen_stages: int = 1  # the stem and this many stages are not trained; 0 trains the stem too
     first_stride: int = 8  # [px] of the finest feature level, one of 4, 8, 16, 32
@@ -65,10 +68,20 @@ class StudentConfig:
         """Strides [px] of the feature levels, finest first."""
         return tuple(self.first_stride * 2**level for level in range(self.num_levels))
 
+    @property
+    def image_mean(self) -> Colour:
+        """What the network subtracts from pixels, RGB in 0...255, as the backbone's ImageNet weights expect."""
+        return (127.0, 127.0, 127.0) if self.backbone == "efficientnet_lite0" else IMAGE_MEAN
+
+    @property
+    def image_std(self) -> Colour:
+        """What the network then divides by."""
+        return (128.0, 128.0, 128.0) if self.backbone == "efficientnet_lite0" else IMAGE_STD
+
     def _check_choices(self) -> None:
         choices: tuple[tuple[str, tuple[object, ...]], ...] = (
-            ("backbone", BACKBONES),
-            ("backbone_norm", BACKBONE_NORMS),
+            ("backbone", get_args(BackboneName)),
+            ("backbone_norm", get_args(BackboneNorm)),
             ("first_stride", STAGE_STRIDES),
             ("num_levels", (1, 2, 3, 4)),
             ("frozen_stages", (0, 1, 2, 3, 4)),
@@ -104,6 +117,11 @@ class StudentConfig:
         if self.embed_dim % self.num_heads or self.embed_dim % 4:
             raise ValueError(
                 f"student.embed_dim must be divisible by num_heads ({self.num_heads}) and by 4, but is {self.embed_dim}"
+            )
+        if self.backbone == "efficientnet_lite0" and self.backbone_width != STANDARD_WIDTH:
+            raise ValueError(
+                f"student.backbone_width scales ResNets only, efficientnet_lite0 has one size; leave it at "
+                f"{STANDARD_WIDTH}, it is {self.backbone_width}"
             )
         coarsest = self.stage_strides[-1]
         for name in ("image_height", "image_width"):

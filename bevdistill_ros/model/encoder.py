@@ -17,7 +17,8 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.decoder import FeedForward
 from bevdistill_ros.model.deformable import MultiScaleDeformableAttention, maps_of
 from bevdistill_ros.model.outputs import BevMemory, CameraInput
-from bevdistill_ros.model.spatial_attention import SpatialCrossAttention, VisiblePillars, pillar_points, visible_pillars
+from bevdistill_ros.model.recompute import recomputed
+from bevdistill_ros.model.spatial_attention import RigView, SpatialCrossAttention, VisiblePillars
 from bevdistill_ros.model.temporal_attention import TemporalSelfAttention, ego_motion, warp_bev
 
 
@@ -100,7 +101,9 @@ class BevEncoder(nn.Module):
         temporal: bool,
     ) -> None:
         super().__init__()
-        self.grid, self.image_size, self.num_heights, self.temporal = grid, image_size, num_heights, temporal
+        self.grid, self.temporal = grid, temporal
+        self.recompute = False  # whether training saves memory by computing activations twice
+        self.rig_view = RigView(grid, num_heights, image_size)
         self.queries = nn.Parameter(torch.randn(grid.rows * grid.cols, embed_dim) * 0.02)
         self.row_position = nn.Parameter(line_embedding(grid.rows, embed_dim // 2))
         self.col_position = nn.Parameter(line_embedding(grid.cols, embed_dim // 2))
@@ -145,15 +148,16 @@ class BevEncoder(nn.Module):
         """
         batch, rows, cols = len(cameras.images), self.grid.rows, self.grid.cols
         past = self._past(previous, cameras)
-        points = pillar_points(self.grid, self.num_heights, self.queries.device)
-        visible = visible_pillars(points, cameras.image_from_ego, cameras.valid, self.image_size)
+        visible = self.rig_view.of(cameras.image_from_ego, cameras.valid)
         levels = [level + bias[:, None, None] for level, bias in zip(levels, self.level_embedding, strict=True)]
-        reference = self.grid.normalize(points[:, 0, :2]).expand(batch, -1, -1)
+        centres = self.grid.cell_centres(self.queries.device).flatten(0, 1)
+        reference = self.grid.normalize(centres).expand(batch, -1, -1)
         position = self._position()
         cells = self.queries.expand(batch, -1, -1)
         for layer in self.layers:
             current = maps_of(cells, rows, cols)
-            cells = layer(cells, position, reference, [*past(current), current], visible, levels)
+            inputs = cells, position, reference, [*past(current), current], visible, levels
+            cells = recomputed(layer, *inputs) if self.recompute else layer(*inputs)
         return maps_of(cells, rows, cols)
 
     def _past(self, previous: BevMemory | None, cameras: CameraInput) -> Callable[[Tensor], list[Tensor]]:

@@ -1,11 +1,14 @@
 """Camera images to network input: one function for training, evaluation, export and the node."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+Map = Callable[..., Any]  # the built-in `map`, or that of a pool of threads
 
 
 def preprocess(
@@ -15,6 +18,8 @@ def preprocess(
     *,
     height: int,
     width: int,
+    out: Tensor | None = None,
+    run: Map = map,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Bring camera images to one size, and their intrinsics with them.
 
@@ -28,13 +33,16 @@ def preprocess(
         sizes: Nominal height and width [px] of each camera.
         height: Rows of the network's input [px].
         width: Columns of the network's input [px].
+        out: (N, 3, height, width) uint8 on the CPU to write the images to, whatever it holds; None makes a new one.
+        run: How to go through the cameras; the `map` of a pool of threads takes them at once.
 
     Returns:
         Images (N, 3, height, width) uint8 RGB, black where missing; intrinsics (N, 3, 3) float64 of those images; and
         valid (N,) bool, False for a missing camera.
 
     Raises:
-        ValueError: The counts differ, an image is not (h, w, 3) uint8, or its aspect is not that of its nominal size.
+        ValueError: The counts differ, an image is not (h, w, 3) uint8, its aspect is not that of its nominal size, or
+            `out` is not of the shape.
     """
     count = len(images)
     if tuple(intrinsics.shape) != (count, 3, 3) or len(sizes) != count:
@@ -42,17 +50,35 @@ def preprocess(
             f"{count} images need intrinsics ({count}, 3, 3) and {count} sizes, "
             f"but got {tuple(intrinsics.shape)} and {len(sizes)}"
         )
-    canvas = np.zeros((count, height, width, 3), dtype=np.uint8)
-    scaled = intrinsics.to(torch.float64, copy=True)
-    for index, (image, size) in enumerate(zip(images, sizes, strict=True)):
-        rows = max(round(size[0] * width / size[1]), 1)
-        cropped = max(rows - height, 0)
-        if image is not None:
-            _check_image(image, size, index)
-            canvas[index, : rows - cropped] = _resize(image, rows, width)[cropped:]
-        scaled[index] = _scaled_intrinsics(scaled[index], width / size[1], rows / size[0], cropped)
+    shape = (count, 3, height, width)
+    if out is None:
+        out = torch.empty(shape, dtype=torch.uint8)
+    elif tuple(out.shape) != shape or out.dtype != torch.uint8:
+        raise ValueError(f"out must be uint8 {shape}, but is {out.dtype} {tuple(out.shape)}")
+    list(run(_fit, images, sizes, range(count), out.numpy()))
+    scaled = torch.stack(
+        [_fitted_intrinsics(matrix, size, height, width) for matrix, size in zip(intrinsics, sizes, strict=True)]
+    )
     valid = torch.tensor([image is not None for image in images], dtype=torch.bool)
-    return torch.from_numpy(canvas).permute(0, 3, 1, 2).contiguous(), scaled, valid
+    return out, scaled, valid
+
+
+def _fit(image: np.ndarray | None, size: tuple[int, int], index: int, planes: np.ndarray) -> None:
+    """Write an image of nominal size `size`, or black, to `planes` (3, height, width)."""
+    height, width = planes.shape[1:]
+    rows, cropped = _rows_of(size, height, width)
+    filled = 0
+    if image is not None:
+        _check_image(image, size, index)
+        filled = rows - cropped
+        cv2.split(_resize(image, rows, width)[cropped:], [plane[:filled] for plane in planes])
+    planes[:, filled:] = 0
+
+
+def _rows_of(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Rows of an image once it is `width` wide, and how many of them are cut off at the top."""
+    rows = max(round(size[0] * width / size[1]), 1)
+    return rows, max(rows - height, 0)
 
 
 def _check_image(image: np.ndarray, size: tuple[int, int], index: int) -> None:
@@ -67,19 +93,30 @@ def _check_image(image: np.ndarray, size: tuple[int, int], index: int) -> None:
 
 
 def _resize(image: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """Scale an image: halve it by mean values while it is twice as wide as needed, then go on bilinearly.
+
+    A JPEG decoder that halves does the first half of that; and means over odd shares of pixels would take longer than
+    the decoding.
+    """
+    halvings = max((image.shape[1] // cols).bit_length() - 1, 0)
+    if halvings:
+        half = (-(-image.shape[1] >> halvings), -(-image.shape[0] >> halvings))
+        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
     if image.shape[:2] == (rows, cols):
         return image
-    method = cv2.INTER_AREA if cols < image.shape[1] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (cols, rows), interpolation=method))
+    return np.asarray(cv2.resize(image, (cols, rows), interpolation=cv2.INTER_LINEAR))
 
 
-def _scaled_intrinsics(matrix: Tensor, scale_u: float, scale_v: float, cropped: int) -> Tensor:
-    """Intrinsics (3, 3) after scaling about the image's corner and cutting off `cropped` rows at the top."""
-    change = matrix.new_tensor(
+def _fitted_intrinsics(matrix: Tensor, size: tuple[int, int], height: int, width: int) -> Tensor:
+    """Intrinsics (3, 3) float64 after scaling about the image's corner and cutting off rows at the top."""
+    rows, cropped = _rows_of(size, height, width)
+    scale_u, scale_v = width / size[1], rows / size[0]
+    change = torch.tensor(
         [
             [scale_u, 0.0, 0.5 * scale_u - 0.5],
             [0.0, scale_v, 0.5 * scale_v - 0.5 - cropped],
             [0.0, 0.0, 1.0],
-        ]
+        ],
+        dtype=torch.float64,
     )
-    return change @ matrix
+    return change @ matrix.double()

@@ -3,11 +3,12 @@
 The stride of a bottleneck sits in its 3x3 convolution (ResNet "v1.5"), as in torchvision.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from bevdistill_ros.model.backbone import Backbone
 
 _BLOCKS_PER_STAGE: dict[str, tuple[int, int, int, int]] = {
     "resnet18": (2, 2, 2, 2),
@@ -61,7 +62,7 @@ class Bottleneck(nn.Module):
         return F.relu(self.bn3(self.conv3(x)) + shortcut, inplace=True)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """The trunk of a ResNet, without its classifier and without stages that nobody asks for.
 
     Args:
@@ -73,10 +74,8 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, *, name: str, width: int, stages: Sequence[int], frozen_stages: int, frozen_norm: bool) -> None:
-        super().__init__()
         block = BasicBlock if name in ("resnet18", "resnet34") else Bottleneck
-        self.stages = tuple(stages)
-        self.channels = tuple(width * 2 ** (stage - 1) * block.expansion for stage in stages)
+        super().__init__(stages=stages, channels=[width * 2 ** (stage - 1) * block.expansion for stage in stages])
         self.conv1 = _convolution(3, width, 7, 2)
         self.bn1 = nn.BatchNorm2d(width)
         channels = width
@@ -86,73 +85,17 @@ class ResNet(nn.Module):
             channels = stage_width * block.expansion
             blocks += [block(channels, stage_width, 1) for _ in range(_BLOCKS_PER_STAGE[name][stage - 1] - 1)]
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-        self._fixed = self._fix(frozen_stages, frozen_norm)
-        self.train()
+        self._freeze(frozen_stages, norms=frozen_norm)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of the stages, finest first, of normalised images (B, 3, H, W)."""
+    def stem(self, images: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        outputs = []
-        for stage in range(1, self.stages[-1] + 1):
-            x = self.get_submodule(f"layer{stage}")(x)
-            if stage in self.stages:
-                outputs.append(x)
-        return outputs
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
-    def train(self, mode: bool = True) -> "ResNet":
-        """As for any module, except that what is fixed keeps its statistics."""
-        super().train(mode)
-        for module in self._fixed:
-            module.eval()
-        return self
+    def stem_layers(self) -> Iterable[nn.Module]:
+        return self.conv1, self.bn1
 
-    def _fix(self, frozen_stages: int, frozen_norm: bool) -> tuple[nn.Module, ...]:
-        """Stop the training of what the settings freeze; returns the modules that must stay in evaluation mode."""
-        fixed: list[nn.Module] = []
-        if frozen_stages:
-            fixed += [self.conv1, self.bn1]
-            fixed += [
-                self.get_submodule(f"layer{stage}") for stage in range(1, min(frozen_stages, self.stages[-1]) + 1)
-            ]
-        if frozen_norm:
-            fixed += [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-        for module in fixed:
-            module.requires_grad_(False)
-        return tuple(fixed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadReport:
-    """Which tensors of a module were filled from a file, by name."""
-
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]  # of the module, not in the file; they keep their values
-    misshapen: tuple[str, ...]  # in both, with different shapes; they keep their values
-    unused: tuple[str, ...]  # in the file only
-
-
-def load_matching(module: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
-    """Fill a module with those tensors that fit by name and shape, such as ImageNet weights from torchvision.
-
-    Raises:
-        ValueError: Nothing fits.
-    """
-    own = module.state_dict()
-    shared = [name for name in own if name in state]
-    matched = tuple(name for name in shared if own[name].shape == state[name].shape)
-    if not any(own[name].dim() for name in matched):
-        raise ValueError(
-            f"none of the {len(state)} tensors fits the backbone; expected names such as {next(iter(own))} "
-            f"of shape {tuple(next(iter(own.values())).shape)}"
-        )
-    module.load_state_dict({name: state[name] for name in matched}, strict=False)
-    return LoadReport(
-        matched=matched,
-        missing=tuple(name for name in own if name not in state),
-        misshapen=tuple(name for name in shared if name not in matched),
-        unused=tuple(name for name in state if name not in own),
-    )
+    def stage_blocks(self, stage: int) -> Iterable[nn.Module]:
+        return self.get_submodule(f"layer{stage}").children()
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Conv2d:

@@ -77,6 +77,38 @@ def visible_pillars(
     )
 
 
+class RigView:
+    """Which pillars the cameras of a rig see, found once a rig: another rig, or another missing camera, is a new one.
+
+    Args:
+        grid: The BEV grid.
+        num_heights: Reference points of a pillar.
+        image_size: Height and width of the images [px].
+    """
+
+    def __init__(self, grid: BevGrid, num_heights: int, image_size: tuple[int, int]) -> None:
+        self.grid, self.num_heights, self.image_size = grid, num_heights, image_size
+        self._latest: tuple[Tensor, Tensor, VisiblePillars] | None = None
+
+    def of(self, image_from_ego: Tensor, valid: Tensor) -> VisiblePillars:
+        """What cameras with image_from_ego (B, N, 4, 4), of which valid (B, N) are there, see."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a graph must not remember the rig of its making
+            return self._find(image_from_ego, valid)
+        if self._latest is None or not (_same(self._latest[0], image_from_ego) and _same(self._latest[1], valid)):
+            with torch.inference_mode(False):  # so that what is remembered may serve a training step later
+                image_from_ego, valid = image_from_ego.clone(), valid.clone()
+                self._latest = image_from_ego, valid, self._find(image_from_ego, valid)
+        return self._latest[2]
+
+    def _find(self, image_from_ego: Tensor, valid: Tensor) -> VisiblePillars:
+        points = pillar_points(self.grid, self.num_heights, image_from_ego.device)
+        return visible_pillars(points, image_from_ego, valid, self.image_size)
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.device == second.device and torch.equal(first, second)
+
+
 def _packed(chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Indices (..., V) of the true entries of (..., Q), padded to the largest count, and which are no padding."""
     count = chosen.sum(dim=-1)

@@ -9,7 +9,7 @@ found.
 Shape legend: B batch, Q cells, C channels, G heads, P points; a map is (B, C, rows, cols).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -98,3 +98,31 @@ class TemporalSelfAttention(nn.Module):
         sampled = deformable_sample(values, locations, scores.softmax(dim=-1) / NUM_MAPS)
         output: Tensor = self.output_projection(sampled)
         return output
+
+
+def remembering_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a model without memory as a start for the same model with one.
+
+    Without a past the model then answers as the one without memory does; with one it looks at both maps alike.
+
+    Args:
+        weights: By name; those of a model with memory come back as they are.
+        model: The model with memory.
+    """
+    widened = dict(weights)
+    for prefix, module in model.named_modules():
+        if not isinstance(module, TemporalSelfAttention):
+            continue
+        heads, maps, _ = module.shape
+        for layer in ("sampling_offsets", "attention_weights"):
+            weight, bias = (weights.get(f"{prefix}.{layer}.{part}") for part in ("weight", "bias"))
+            wanted: Tensor = getattr(module, layer).weight
+            if weight is None or bias is None or weight.shape != (wanted.shape[0] // maps, wanted.shape[1] // 2):
+                continue
+            both = torch.cat([torch.zeros_like(weight), weight], dim=1)  # the first half of the input is the past
+            for part, value in (("weight", both), ("bias", bias)):
+                by_head = value.reshape(heads, 1, -1, *value.shape[1:])
+                widened[f"{prefix}.{layer}.{part}"] = by_head.expand(-1, maps, *by_head.shape[2:]).reshape(
+                    -1, *value.shape[1:]
+                )
+    return widened

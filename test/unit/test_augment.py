@@ -69,6 +69,7 @@ def sample() -> Sample:
         cameras=frame_at(103.0, 0.2),
         history=(frame_at(100.0, 0.1),),
         points=points,
+        ego_from_lidar=torch.eye(4, dtype=torch.float64),
         boxes=boxes,
         labels=torch.tensor([0, 8]),
         num_lidar_points=torch.tensor([5, 0]),
@@ -212,6 +213,11 @@ class TestRangeFilter:
         assert 0 < len(kept) < len(sample.points)
         assert float(kept[:, :2].min()) >= 0
         assert float(kept[:, :2].max()) < 10
+
+    def test_points_off_the_grid_stay_for_a_detector_with_another_range(self, sample: Sample) -> None:
+        kept = RangeFilter(BevGrid(x_min=0, x_max=10, y_min=0, y_max=10), all_points=True)(sample)
+        assert torch.equal(kept.points, sample.points)
+        assert not len(kept.boxes)
 
 
 class TestPhotometric:

@@ -3,6 +3,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from training.checkpoint import read_checkpoint, read_weights
 from training.config import TrainConfig
 from training.data.nuscenes import load_index
 from training.data.sample import collate
-from training.fit import build_module, fit, train_dataset
+from training.fit import TrainData, build_module, fit, train_dataset
 from training.models import load_teacher
 from training.trainer import StudentTraining, build_schedule, parameter_groups
 
@@ -62,7 +63,9 @@ def test_run_writes_checkpoint_configuration_and_losses(make_run: MakeRun, tmp_p
     assert {path.name for path in checkpoint.parent.iterdir()} == {"last.ckpt", "losses.jsonl", "config.json"}
     lines = losses_of(checkpoint)
     assert [line["step"] for line in lines] == [1, 2, 4]
-    assert lines[0].keys() == {"step", "learning_rate", "classification", "box", "heatmap", "total"}
+    names = {"classification", "box", "heatmap"}
+    assert lines[1].keys() == {"step", "learning_rate", "total"} | names
+    assert lines[0].keys() - lines[1].keys() == {f"gradient/{name}" for name in names}
     # Unweighted terms; the weights are applied in the total.
     weighted = 2.0 * lines[0]["classification"] + 0.25 * lines[0]["box"] + lines[0]["heatmap"]
     assert lines[0]["total"] == pytest.approx(weighted, rel=1e-5)
@@ -259,13 +262,13 @@ def test_student_is_no_teacher(make_run: MakeRun, tiny_student: Path, tmp_path: 
 def test_loss_that_is_not_finite_stops_the_run_with_step_and_terms(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = StudentTraining.losses
+    original = StudentTraining.terms
 
-    def losses(self: StudentTraining, batch: Any) -> dict[str, torch.Tensor]:
-        terms = original(self, batch)
-        return terms | {"box": terms["box"] * float("nan")} if self.global_step == 1 else terms
+    def terms(self: StudentTraining, batch: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        losses, bev = original(self, batch)
+        return (losses | {"box": losses["box"] * float("nan")} if self.global_step == 1 else losses), bev
 
-    monkeypatch.setattr(StudentTraining, "losses", losses)
+    monkeypatch.setattr(StudentTraining, "terms", terms)
     with pytest.raises(FloatingPointError, match=r"loss of step 2 is not finite: classification [\d.]+, box nan"):
         fit(make_run(tmp_path / "run", **{"optim.steps": 3}))
     assert not (tmp_path / "run" / "last.ckpt").exists()
@@ -368,3 +371,36 @@ def test_frozen_teacher_of_a_checkpoint_has_its_weights(tiny_teacher: Path) -> N
     assert all(torch.equal(value, weights[name]) for name, value in teacher.module.state_dict().items())
     assert config.num_queries == 12
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(("balanced", "pedestrians"), [(False, 3), (True, 4)])
+def test_class_balanced_draws(make_run: MakeRun, tmp_path: Path, balanced: bool, pedestrians: int) -> None:
+    """One of four samples holds a pedestrian, the others a car and a barrier: a quarter of the draws, or a third."""
+    changes = {"role": "teacher", "data.train_split": "tiny_val", "optim.steps": 1, "optim.batch_size": 12}
+    data = TrainData(make_run(tmp_path / "run", **changes, **{"optim.class_balanced": balanced}), 0)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+    (batch,) = list(data.train_dataloader().batch_sampler)  # type: ignore[arg-type]
+    assert [index for index, _ in batch].count(3) == pedestrians
+
+
+def test_options_of_a_student_reach_it(make_run: MakeRun, tmp_path: Path) -> None:
+    source = build_module(make_run(tmp_path, **{"optim.seed": 3})).model.backbone.state_dict()
+    torch.save({f"img_backbone.{name}": value for name, value in source.items()}, tmp_path / "detector.pth")
+    changes = {"run.backbone_weights": str(tmp_path / "detector.pth"), "run.recompute_activations": True}
+    student = build_module(make_run(tmp_path, **changes, **{"run.channels_last": True})).model
+    assert student.backbone.recompute
+    assert student.encoder.recompute
+    assert student.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(value, source[name]) for name, value in student.backbone.state_dict().items())
+    with pytest.raises(ValueError, match="holds a backbone already"):
+        make_run(tmp_path, **changes, **{"run.initial_weights": "x.ckpt"})
+    with pytest.raises(ValueError, match="a teacher has no image backbone"):
+        make_run(tmp_path, role="teacher", **changes)
+
+
+def test_a_run_with_everything_that_saves_memory(make_run: MakeRun, tmp_path: Path) -> None:
+    changes = {"run.recompute_activations": True, "run.channels_last": True, "run.precision": "bf16-mixed"}
+    plain, saving = (
+        losses_of(fit(make_run(tmp_path / name, **settings))) for name, settings in (("a", {}), ("b", changes))
+    )
+    assert saving[-1]["total"] == pytest.approx(plain[-1]["total"], rel=0.05)

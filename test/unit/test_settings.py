@@ -60,6 +60,12 @@ def test_types_are_those_of_the_fields(tmp_path: Path) -> None:
     assert isinstance(found.part.width, float)
 
 
+def test_flag_alone_means_true() -> None:
+    assert parsed("--flag").flag
+    assert parsed("--flag", "--part.low=3") == Whole(name="thing", flag=True, part=Part(low=3))
+    assert not parsed("--flag=true", "--flag=false").flag
+
+
 def test_last_word_counts(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("part: {low: 3}\n")
@@ -141,7 +147,7 @@ def test_help_tells_comment_default_and_choices(capsys: pytest.CaptureFixture[st
         "--part.width FLOAT [m] across (default: 1.5)",
         "--extra VALUE off without it ({} or extra.width, extra.low, extra.high; default: null)",
         "--sizes [A,B,...] of the layers (default: [1, 2])",
-        "--flag BOOL (default: false)",
+        "--flag [BOOL] (default: false)",
         "--cache PATH null keeps nothing (default: null)",
     ):
         assert line in lines

@@ -128,17 +128,18 @@ class RangeFilter:
     Args:
         grid: Boxes whose centres lie off it in x or y are left out.
         min_lidar_points: Boxes that hold fewer LiDAR points are left out.
+        all_points: Whether points off the grid stay, for a LiDAR detector with a range of its own.
     """
 
-    def __init__(self, grid: BevGrid, *, min_lidar_points: int = 1) -> None:
-        self.grid, self.min_lidar_points = grid, min_lidar_points
+    def __init__(self, grid: BevGrid, *, min_lidar_points: int = 1, all_points: bool = False) -> None:
+        self.grid, self.min_lidar_points, self.all_points = grid, min_lidar_points, all_points
 
     def __call__(self, sample: Sample) -> Sample:
         normalised = self.grid.normalize(sample.boxes[:, :2])
         kept = ((normalised >= 0) & (normalised < 1)).all(dim=1) & (sample.num_lidar_points >= self.min_lidar_points)
         return replace(
             sample,
-            points=points_on_grid(sample.points, self.grid),
+            points=sample.points if self.all_points else points_on_grid(sample.points, self.grid),
             boxes=sample.boxes[kept],
             labels=sample.labels[kept],
             num_lidar_points=sample.num_lidar_points[kept],

@@ -1,12 +1,14 @@
 """The index on disk: plain npz arrays, found by what the tables look like."""
 
+import fcntl
 import hashlib
 import logging
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,21 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         _log.warning(
             "The index could not be cached at %s (%s); set data.cache_dir to a folder that can be written.", path, error
         )
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process after the other make what belongs at a path, so that those that waited find it made.
+
+    Where the folder or its file system has no locks, all of them make it.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = os.open(path.parent, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
 
 
 def _default_folder(root: Path) -> Path:

@@ -16,7 +16,7 @@ from bevdistill_ros.model.outputs import CameraInput
 from bevdistill_ros.model.preprocess import preprocess
 from training.data.images import read_image
 from training.data.index import NuScenesIndex, build_arrays
-from training.data.index_cache import cache_path, read_arrays, write_arrays
+from training.data.index_cache import cache_path, one_at_a_time, read_arrays, write_arrays
 from training.data.points import load_sweeps
 from training.data.sample import Sample
 from training.data.tables import check_version, open_tables, splits_of
@@ -57,10 +57,11 @@ def load_index(config: DataConfig, nusc: NuScenes | None = None) -> NuScenesInde
     check_version(root, version)
     splits = splits_of(root, version)
     path = cache_path(root, version, config.num_sweeps, config.cache_dir)
-    arrays = read_arrays(path, _ARRAY_FIELDS)
-    if arrays is None:
-        arrays = build_arrays(nusc or open_tables(root, version), config.num_sweeps)
-        write_arrays(path, arrays)
+    with one_at_a_time(path):
+        arrays = read_arrays(path, _ARRAY_FIELDS)
+        if arrays is None:
+            arrays = build_arrays(nusc or open_tables(root, version), config.num_sweeps)
+            write_arrays(path, arrays)
     return NuScenesIndex(root=root, version=version, num_sweeps=config.num_sweeps, splits=splits, **arrays)
 
 
@@ -125,6 +126,7 @@ class NuScenesDataset(Dataset[Sample]):
             cameras=self._camera_input(number),
             history=tuple(self._camera_input(earlier) for earlier in self._history_of(number)),
             points=self._points_of(number),
+            ego_from_lidar=torch.tensor(self.index.ego_from_sweep[self.index.sweeps_of(number).start]),
             boxes=torch.tensor(self.index.boxes[boxes]),
             labels=torch.tensor(self.index.labels[boxes]),
             num_lidar_points=torch.tensor(self.index.num_lidar_points[boxes]),

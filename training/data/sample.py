@@ -21,6 +21,7 @@ class Sample:
     cameras: CameraInput  # with batch size 1
     history: tuple[CameraInput, ...]  # earlier frames of the clip, oldest first, each with batch size 1
     points: Tensor  # (P, 5) float32 [x y z intensity lag], m, 0...1, s; ego frame
+    ego_from_lidar: Tensor  # (4, 4) float64 [m], where the LiDAR is mounted, whatever is done to the points
     boxes: Tensor  # (M, 9) float32, core.boxes
     labels: Tensor  # (M,) int64
     num_lidar_points: Tensor  # (M,) int64, of the annotation
@@ -36,6 +37,7 @@ class Batch:
     history: tuple[CameraInput, ...]  # clip length minus one entries, oldest first
     history_present: Tensor  # (len(history), B) bool, False where a clip begins before its scene does
     points: tuple[Tensor, ...]  # B x (P_b, 5)
+    ego_from_lidar: Tensor  # (B, 4, 4) float64 [m]
     boxes: tuple[Tensor, ...]  # B x (M_b, 9)
     labels: tuple[Tensor, ...]  # B x (M_b,)
     num_lidar_points: tuple[Tensor, ...]  # B x (M_b,)
@@ -55,6 +57,7 @@ class Batch:
             history=tuple(frame.to(device, non_blocking) for frame in self.history),
             history_present=self.history_present.to(device, non_blocking=non_blocking),
             points=move(self.points),
+            ego_from_lidar=self.ego_from_lidar.to(device, non_blocking=non_blocking),
             boxes=move(self.boxes),
             labels=move(self.labels),
             num_lidar_points=move(self.num_lidar_points),
@@ -77,6 +80,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         history=tuple(_stack([clip[step] for clip in padded]) for step in range(length)),
         history_present=torch.tensor(present, dtype=torch.bool).reshape(length, len(samples)),
         points=tuple(sample.points for sample in samples),
+        ego_from_lidar=torch.stack([sample.ego_from_lidar for sample in samples]),
         boxes=tuple(sample.boxes for sample in samples),
         labels=tuple(sample.labels for sample in samples),
         num_lidar_points=tuple(sample.num_lidar_points for sample in samples),

@@ -20,7 +20,8 @@ from training.data.nuscenes import DataConfig, NuScenesDataset, load_index
 from training.data.sample import Batch, Sample, collate
 from training.data.tables import open_tables
 from training.evaluate.metrics import Metrics, evaluate_detections
-from training.models import load_student, load_teacher, sweeps_of_teacher
+from training.models import load_student, trained_teacher
+from training.teacher.mmdet3d_config import Mmdet3dConfig
 
 PICTURE_SIZE = (252, 448)  # [px] height and width of the images that a teacher's frames carry for pictures
 
@@ -30,6 +31,7 @@ class EvaluateConfig:
     """What `bevdistill evaluate` scores."""
 
     source: str  # bundle folder, or checkpoint of a teacher or student
+    mmdet3d: Mmdet3dConfig = field(default_factory=Mmdet3dConfig)  # where source is a checkpoint of mmdet3d
     data: DataConfig = field(default_factory=DataConfig)
     split: str = ""  # empty takes data.val_split
     output: str = "runs/evaluate"  # folder for results.json and metrics.json
@@ -72,17 +74,18 @@ class TeacherDetector:
     Args:
         path: Its checkpoint.
         device: Where it runs.
+        mmdet3d: Which detector of mmdet3d it is, if it is one.
     """
 
     name = "teacher"
     uses_lidar = True
     is_temporal = False
 
-    def __init__(self, path: str, device: torch.device) -> None:
-        config, teacher = load_teacher(path)
-        self._teacher, self._device = teacher.to(device), device
-        self._num_sweeps = sweeps_of_teacher(path)
-        self.grid = config.grid
+    def __init__(self, path: str, device: torch.device, mmdet3d: Mmdet3dConfig | None = None) -> None:
+        trained = trained_teacher(path, mmdet3d or Mmdet3dConfig())
+        self._teacher, self._device = trained.teacher.to(device), device
+        self._num_sweeps, self._least_score = trained.num_sweeps, trained.least_score
+        self.grid = trained.grid
 
     def dataset(self, data: DataConfig, split: str, *, for_pictures: bool = False) -> NuScenesDataset:
         index = load_index(replace(data, num_sweeps=self._num_sweeps))
@@ -98,9 +101,11 @@ class TeacherDetector:
         )
 
     def detect(self, batch: Batch, *, continues: bool = False) -> list[Detections]:
-        predictions = self._teacher(batch.to(self._device).points).predictions
+        frames = batch.to(self._device)
+        predictions = self._teacher(frames.points, frames.ego_from_lidar).predictions
         assert predictions is not None
-        return [_on_cpu(found) for found in detections_from(predictions, batch.stamps_ns, grid=self.grid)]
+        found = detections_from(predictions, batch.stamps_ns, grid=self.grid)
+        return [_on_cpu(detections.above(self._least_score)) for detections in found]
 
 
 class StudentDetector:
@@ -142,8 +147,8 @@ class StudentDetector:
         return [_on_cpu(found) for found in detections_from(output.predictions, batch.stamps_ns, grid=self.grid)]
 
 
-def load_detector(source: str, device: str = "auto") -> Detector:
-    """A detector from a bundle folder, or from a checkpoint of a teacher or a student.
+def load_detector(source: str, device: str = "auto", mmdet3d: Mmdet3dConfig | None = None) -> Detector:
+    """A detector from a bundle folder, or from a checkpoint of a teacher, a student or, where it is named, mmdet3d.
 
     Raises:
         ValueError: There is none, it is damaged, or there is no such device.
@@ -153,6 +158,8 @@ def load_detector(source: str, device: str = "auto") -> Detector:
     place = device_from(device)
     if Path(source).is_dir():
         return StudentDetector(load_bundle(source).student, place)
+    if mmdet3d is not None and mmdet3d.config:
+        return TeacherDetector(source, place, mmdet3d)
     if read_config(read_checkpoint(source))["role"] == "teacher":
         return TeacherDetector(source, place)
     return StudentDetector(load_student(source)[1], place)
@@ -182,7 +189,7 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     Raises:
         ValueError: The model or the data can't be read, or the split has nothing to score.
     """
-    detector = load_detector(config.source, config.device)
+    detector = load_detector(config.source, config.device, config.mmdet3d)
     split = config.split or config.data.val_split
     dataset = detector.dataset(config.data, split)
     tables = open_tables(Path(config.data.root), config.data.version)

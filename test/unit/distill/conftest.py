@@ -67,6 +67,7 @@ def batch_of(boxes: list[Tensor], labels: list[Tensor]) -> Batch:
         history=(),
         history_present=torch.zeros(0, count, dtype=torch.bool),
         points=tuple(torch.zeros(0, 5) for _ in boxes),
+        ego_from_lidar=torch.eye(4, dtype=torch.float64).expand(count, 4, 4),
         boxes=tuple(boxes),
         labels=tuple(labels),
         num_lidar_points=tuple(torch.ones(len(item), dtype=torch.int64) for item in boxes),

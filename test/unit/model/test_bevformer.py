@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bevdistill_ros.model.bevformer import IMAGE_MEAN, IMAGE_STD, BevFormer
-from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.config import IMAGE_MEAN, IMAGE_STD, StudentConfig
 from bevdistill_ros.model.outputs import BevMemory, CameraInput, StudentOutput
 
 
@@ -132,6 +132,8 @@ def test_the_images_are_normalised_inside(make_student: Callable[..., BevFormer]
     bright = student._normalised(torch.full((1, 1, 3, 1, 1), 255, dtype=torch.uint8))
     expected = [(255 - mean) / std for mean, std in zip(IMAGE_MEAN, IMAGE_STD, strict=True)]
     assert bright.flatten().tolist() == pytest.approx(expected, abs=1e-5)
+    other = make_student(backbone="efficientnet_lite0", backbone_width=64)
+    assert other._normalised(images[:, :, :, :1, :1] * 0 + 191).unique().tolist() == [0.5]
 
 
 def test_the_state_is_that_of_the_plain_student(make_student: Callable[..., BevFormer]) -> None:

@@ -25,6 +25,7 @@ def test_a_small_student_can_do_without_coarse_levels() -> None:
         ({"dropout": 1.0}, "student.dropout"),
         ({"embed_dim": 100}, "divisible by num_heads"),
         ({"cameras": ("A", "A")}, "different names"),
+        ({"backbone": "efficientnet_lite0", "backbone_width": 16}, "backbone_width scales ResNets only"),
         ({"image_height": 900}, "image_height must be divisible by the stride 32"),
     ],
 )

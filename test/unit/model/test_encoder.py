@@ -1,16 +1,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model import spatial_attention
 from bevdistill_ros.model.deformable import maps_of
 from bevdistill_ros.model.encoder import BevEncoder, line_embedding
 from bevdistill_ros.model.outputs import BevMemory, CameraInput
 from bevdistill_ros.model.spatial_attention import (
+    RigView,
     SpatialCrossAttention,
     VisiblePillars,
     pillar_points,
@@ -145,6 +148,91 @@ class TestSpatialCrossAttention:
         visible = visible_pillars(points, cameras.image_from_ego, torch.zeros(1, 3, dtype=torch.bool), SIZE)
         found = attention(torch.randn(1, len(points), 8), visible, [torch.randn(3, 8, 8, 16)] * 2)
         torch.testing.assert_close(found, attention.output_projection.bias.expand_as(found))
+
+    def test_what_the_cameras_see_is_not_changed(
+        self, attention: SpatialCrossAttention, grid: BevGrid, make_cameras: Callable[..., CameraInput]
+    ) -> None:
+        cameras, points = make_cameras(1), pillar_points(grid, 3)
+        visible = visible_pillars(points, cameras.image_from_ego, cameras.valid, SIZE)
+        before = {name: value.clone() for name, value in vars(visible).items()}
+        attention(torch.randn(1, len(points), 8), visible, [torch.randn(3, 8, 8, 16)] * 2)
+        assert all(torch.equal(value, before[name]) for name, value in vars(visible).items())
+
+
+class TestRigView:
+    @pytest.fixture
+    def counted(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """How often pillars were projected."""
+        calls: list[int] = []
+
+        def find(points: Tensor, image_from_ego: Tensor, *rest: Any) -> VisiblePillars:
+            calls.append(len(image_from_ego))
+            return visible_pillars(points, image_from_ego, *rest)
+
+        monkeypatch.setattr(spatial_attention, "visible_pillars", find)
+        return calls
+
+    def test_a_rig_is_looked_at_once(
+        self, counted: list[int], grid: BevGrid, make_cameras: Callable[..., CameraInput]
+    ) -> None:
+        view, cameras = RigView(grid, 3, SIZE), make_cameras(2)
+        first = view.of(cameras.image_from_ego, cameras.valid)
+        again = view.of(cameras.image_from_ego.clone(), cameras.valid.clone())
+        assert again is first
+        assert counted == [2]
+        expected = visible_pillars(pillar_points(grid, 3), cameras.image_from_ego, cameras.valid, SIZE)
+        assert all(torch.equal(value, vars(expected)[name]) for name, value in vars(first).items())
+
+    @pytest.mark.parametrize("change", ["moved", "missing", "fewer", "in place"])
+    def test_another_rig_is_looked_at_anew(
+        self, change: str, counted: list[int], grid: BevGrid, make_cameras: Callable[..., CameraInput]
+    ) -> None:
+        view, cameras = RigView(grid, 3, SIZE), make_cameras(2)
+        projection, valid = cameras.image_from_ego, cameras.valid
+        view.of(projection, valid)
+        if change == "moved":
+            projection = projection.clone()
+            projection[1, 2, 0, 3] += 1e-3
+        elif change == "missing":
+            valid = valid.clone()
+            valid[0, 1] = False
+        elif change == "fewer":
+            projection, valid = projection[:1], valid[:1]
+        else:
+            projection[0, 0, 0, 3] += 5.0
+        found = view.of(projection, valid)
+        assert len(counted) == 2
+        expected = visible_pillars(pillar_points(grid, 3), projection, valid, SIZE)
+        assert all(torch.equal(value, vars(expected)[name]) for name, value in vars(found).items())
+
+    def test_layers_and_frames_share_it(
+        self,
+        counted: list[int],
+        grid: BevGrid,
+        shake: Callable[[nn.Module], None],
+        make_cameras: Callable[..., CameraInput],
+    ) -> None:
+        encoder = encoder_of(grid, shake, temporal=False)
+        for _ in range(3):
+            encoder(image_levels(1), make_cameras(1), None)
+        assert counted == [1]
+
+    def test_what_inference_found_serves_a_training_step(
+        self, grid: BevGrid, shake: Callable[[nn.Module], None], make_cameras: Callable[..., CameraInput]
+    ) -> None:
+        encoder = encoder_of(grid, shake, temporal=False)
+        with torch.inference_mode():
+            encoder(image_levels(1), make_cameras(1), None)
+        encoder(image_levels(1), make_cameras(1), None).sum().backward()
+
+    def test_only_visible_pairs_are_sampled(
+        self, grid: BevGrid, shake: Callable[[nn.Module], None], make_cameras: Callable[..., CameraInput]
+    ) -> None:
+        """Of all pairs of a camera and a pillar, padding to the camera that sees most is the only excess."""
+        cameras = make_cameras(1)
+        visible = visible_pillars(pillar_points(grid, 3), cameras.image_from_ego, cameras.valid, SIZE)
+        seen = visible.present.sum(-1)
+        assert visible.index.shape[-1] == int(seen.max()) < 0.5 * grid.rows * grid.cols
 
 
 class TestWarp:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bevdistill_ros.model.resnet import ResNet, load_matching
+from bevdistill_ros.model.resnet import ResNet
 
 
 def trunk(name: str = "resnet18", stages: tuple[int, ...] = (1, 2, 3, 4), width: int = 8, **changes: object) -> ResNet:
@@ -69,23 +69,3 @@ def test_batch_norm_trains_unless_frozen() -> None:
     network = trunk(stages=(1,)).train()
     network(torch.randn(2, 3, 32, 32))
     assert int(network.bn1.num_batches_tracked) == 1
-
-
-def test_weights_are_matched_by_name_and_shape() -> None:
-    source, network = trunk(stages=(1, 2)), trunk(stages=(1,))
-    state = source.state_dict() | {"fc.weight": torch.zeros(5, 5)}
-    del state["bn1.bias"]
-    state["layer1.0.conv1.weight"] = torch.zeros(1)
-    kept = network.layer1[0].conv1.weight.clone()  # type: ignore[union-attr, index]
-    report = load_matching(network, state)
-    assert report.missing == ("bn1.bias",)
-    assert report.misshapen == ("layer1.0.conv1.weight",)
-    assert "fc.weight" in report.unused
-    assert any(name.startswith("layer2") for name in report.unused)
-    assert torch.equal(network.conv1.weight, source.conv1.weight)
-    assert torch.equal(network.layer1[0].conv1.weight, kept)  # type: ignore[union-attr, index]
-
-
-def test_weights_of_something_else_are_refused() -> None:
-    with pytest.raises(ValueError, match="none of the 2 tensors fits the backbone"):
-        load_matching(trunk(), {"conv1.weight": torch.zeros(1), "a": torch.zeros(2)})

@@ -1,0 +1,166 @@
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import training.benchmark.distillation as benchmark
+from training.benchmark.distillation import DistillationConfig, run_distillation
+from training.benchmark.distillation_table import Outcome, Table, paired_gains, rows_of
+from training.callbacks import LossLog
+from training.evaluate.metrics import Metrics
+
+Bench = Callable[..., DistillationConfig]
+CHANGING = ("train_seconds", "peak_memory_bytes")
+
+
+@pytest.fixture(scope="module")
+def files(train_arguments: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training configurations of a tiny teacher and a tiny student."""
+    folder = tmp_path_factory.mktemp("configs")
+    for role in ("teacher", "student"):
+        settings: dict[str, Any] = {"role": role}
+        words = train_arguments(folder, **{"criterion.heatmap": 1.0, "optim.steps": 4, "run.checkpoint_every": 2})
+        for word in words:
+            name, value = word.removeprefix("--").split("=", 1)
+            place = settings
+            *parts, last = name.split(".")
+            for part in parts:
+                place = place.setdefault(part, {})
+            place[last] = yaml.safe_load(value)
+        (folder / f"{role}.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture
+def bench(files: Path, tiny_teacher: Path, tmp_path: Path) -> Bench:
+    def make(folder: str, **changes: Any) -> DistillationConfig:
+        settings: dict[str, Any] = {
+            "name": "tiny",
+            "teacher_checkpoint": str(tiny_teacher),
+            "student": files / "student.yaml",
+            "arms": {
+                "none_heatmap": {},
+                "fitnet": {"distill.method": "fitnet"},
+                "bevdistill": {"distill.method": "bevdistill"},
+            },
+            "seeds": (0, 1),
+            "split": "tiny_val",
+            "output": tmp_path / folder,
+            "results": tmp_path / folder / "results",
+            "isolate": False,
+        }
+        return DistillationConfig(**{**settings, **changes})
+
+    return make
+
+
+def results_of(config: DistillationConfig) -> list[dict[str, Any]]:
+    content = json.loads((config.results / "distillation-tiny.json").read_text())
+    return [{name: value for name, value in run.items() if name not in CHANGING} for run in content["runs"]]
+
+
+def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = bench("whole"), bench("cut")
+    closing = run_distillation(whole)
+
+    original, steps = LossLog.on_train_batch_end, []
+
+    def dies(self: LossLog, *rest: Any) -> None:
+        original(self, *rest)
+        steps.append(1)
+        if len(steps) == 4 + 3:  # in the middle of the second run
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(LossLog, "on_train_batch_end", dies)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_distillation(cut)
+    assert len(results_of(cut)) == 1
+    run_distillation(cut)
+    assert len(steps) == 4 * 6 + 1  # one step was done again, no finished run
+    assert results_of(cut) == results_of(whole)
+    assert [(run["method"], run["seed"]) for run in results_of(whole)] == [
+        (method, seed) for method in ("none_heatmap", "fitnet", "bevdistill") for seed in (0, 1)
+    ]
+    assert {"nds", "mean_ap", "tp_errors", "split", "class_ap", "parameters"} <= results_of(whole)[0].keys()
+    for line in ("none_heatmap", "fitnet", "bevdistill", "LiDAR teacher", "latency of the distilled student"):
+        assert line in closing
+    # What is done is not done again.
+    monkeypatch.setattr(benchmark, "fit", lambda *_: pytest.fail("trained again"))
+    assert run_distillation(whole) == closing or "latency" in closing
+    page = (whole.output / "report.html").read_text()
+    pictures = re.findall(r'src="([^"]+)"', page)
+    assert len(pictures) == 3
+    assert all((whole.output / picture).stat().st_size > 5000 for picture in pictures)
+    assert "http" not in page.replace("https", "http").split("<details>")[0]
+
+
+def test_a_finished_run_of_other_settings_is_refused(bench: Bench) -> None:
+    config = bench("runs", arms={"none_heatmap": {}}, seeds=(0,))
+    run_distillation(config)
+    changed = replace(config, settings={"optim.learning_rate": 1e-4})
+    with pytest.raises(ValueError, match=r"none_heatmap/seed0 holds a run of other settings \(optim\)"):
+        run_distillation(changed)
+
+
+def test_mistakes_in_rows_are_named(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="there is no row best, which a baseline names; rows are none_heatmap"):
+        bench("runs", baseline="best")
+    with pytest.raises(
+        ValueError, match=r"row fitnet: unknown setting 'distill\.metod'; did you mean 'distill\.method'"
+    ):
+        run_distillation(bench("runs", arms={"none_heatmap": {}, "fitnet": {"distill.metod": "fitnet"}}))
+
+
+@pytest.mark.slow
+def test_teacher_is_trained_and_runs_are_processes_of_their_own(bench: Bench, files: Path) -> None:
+    config = bench(
+        "runs",
+        teacher=files / "teacher.yaml",
+        teacher_checkpoint="",
+        arms={"none_heatmap": {}, "fitnet": {"distill.method": "fitnet"}},
+        seeds=(0,),
+        jobs=2,
+        isolate=True,
+    )
+    run_distillation(config)
+    assert len(results_of(config)) == 2
+    assert (config.output / "teacher/last.ckpt").is_file()
+
+
+def outcome(method: str, seed: int, nds: float, **changes: Any) -> Outcome:
+    settings: dict[str, Any] = {
+        "split": "val",
+        "mean_ap": nds / 2,
+        "tp_errors": {"trans_err": 0.5},
+        "class_ap": {"car": 0.1},
+        "train_seconds": 100.0,
+        "peak_memory_bytes": 2**30,
+        "parameters": 6,
+        "graph": {"a": [2, 3]},
+    }
+    return Outcome(method=method, seed=seed, nds=nds, **{**settings, **changes})
+
+
+def test_gains_are_paired_by_seed_and_spreads_are_over_seeds() -> None:
+    teacher = Metrics(
+        split="val", num_samples=9, nds=0.4, mean_ap=0.3, tp_errors={"trans_err": 0.4}, class_ap={}, class_tp_errors={}
+    )
+    outcomes = [
+        *(outcome("plain", seed, nds) for seed, nds in ((0, 0.10), (1, 0.20))),
+        *(outcome("better", seed, nds, train_seconds=150.0) for seed, nds in ((0, 0.15), (1, 0.24))),
+        outcome("wider", 0, 0.3, graph={"a": [2, 4]}, parameters=8, peak_memory_bytes=2**30 + 2**20),
+    ]
+    config = {"baseline": "plain", "baselines": {}, "seeds": [0, 1]}
+    table = Table(config=config, machine={}, teacher=teacher, outcomes=outcomes, latency_ratio=None)
+    assert paired_gains(table.of("better"), table.of("plain"), "nds") == pytest.approx([5.0, 4.0])
+    first, plain, better, wider = rows_of(table)
+    assert first[:3] == ("LiDAR teacher", "40.0", "30.0")
+    assert plain[:5] == ("plain", "15.0 ±7.1", "7.5 ±3.5", "", "")
+    assert better[1:5] == ("19.5 ±6.4", "9.8 ±3.2", "+4.5 ±0.7", "+2.2 ±0.4")
+    assert better[-3:] == ("1.50x", "+0 MiB", "same")
+    assert wider[-3:] == ("1.00x", "+1 MiB", "1.33x")

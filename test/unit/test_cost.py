@@ -1,0 +1,36 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.callbacks import Cost, cost_of
+from training.checkpoint import read_checkpoint
+from training.config import TrainConfig
+from training.fit import fit
+
+HOUR = 3600.0
+
+
+def test_cost_adds_up_over_resumptions(make_run: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    run = {"optim.schedule": "constant", "optim.warmup_steps": 0}
+    checkpoint = fit(make_run(tmp_path / "run", **run, **{"optim.steps": 2}))
+    spent = cost_of(checkpoint)
+    assert 0 < spent["train_seconds"] < HOUR
+    assert spent["peak_memory_bytes"] > 1e7
+    # The same run as if its two steps had taken an hour and a terabyte, and had been stopped then.
+    content = read_checkpoint(checkpoint)
+    content["callbacks"][Cost.state_key] = {"train_seconds": HOUR, "peak_memory_bytes": 10**12}
+    content["bevdistill_config"] = content["bevdistill_config"].replace('"steps": 2', '"steps": 3')
+    torch.save(content, checkpoint)
+    whole = cost_of(fit(make_run(tmp_path / "run", **run, **{"optim.steps": 3, "run.resume": True})))
+    assert HOUR < whole["train_seconds"] < 2 * HOUR
+    assert whole["peak_memory_bytes"] == 10**12
+
+
+def test_checkpoint_without_cost_is_told(tmp_path: Path, tiny_teacher: Path) -> None:
+    content = read_checkpoint(tiny_teacher)
+    content["callbacks"] = {}
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match="does not tell what its training cost; train it anew"):
+        cost_of(tmp_path / "old.ckpt")

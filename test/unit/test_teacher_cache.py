@@ -1,0 +1,82 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.checkpoint import read_checkpoint
+from training.config import TrainConfig
+from training.data.sample import collate
+from training.fit import build_module, fit, train_dataset
+from training.models import load_teacher
+from training.teacher.cache import CachedTeacher, cache_folder
+from training.trainer import StudentTraining
+
+MakeRun = Callable[..., TrainConfig]
+
+
+def distilled(tiny_teacher: Path, **changes: object) -> dict[str, object]:
+    return {"distill.method": "bevdistill", "teacher_checkpoint": str(tiny_teacher), **changes}
+
+
+def test_memory_says_what_the_teacher_says(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
+    config, teacher = load_teacher(tiny_teacher)
+    dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
+    batch = collate([dataset[0], dataset[2]])
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    said, first, again = teacher.of(batch), cached.of(batch), cached.of(batch)
+    assert len(list((tmp_path / "memory").iterdir())) == 2
+    for one, two in ((said, first), (first, again)):
+        exact = one is first
+        assert one.encoded is not None
+        assert two.encoded is not None
+        assert one.predictions is not None
+        assert two.predictions is not None
+        for a, b in ((one.finest, two.finest), (one.encoded, two.encoded)):
+            assert torch.allclose(a, b, atol=0 if exact else 2e-3 * float(a.abs().max()))
+        assert torch.allclose(one.predictions.codes, two.predictions.codes, atol=0 if exact else 1e-4)
+        assert torch.allclose(one.predictions.features, two.predictions.features, atol=0 if exact else 1e-4)
+
+
+def test_teacher_is_not_asked_again(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
+    config, teacher = load_teacher(tiny_teacher)
+    dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    cached.of(collate([dataset[0]]))
+    cached.module.register_forward_pre_hook(lambda *_: pytest.fail("asked again"))
+    assert cached.of(collate([dataset[0]])).finest.shape[0] == 1
+
+
+def test_a_run_that_finds_the_memory_learns_the_same(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
+    changes = distilled(tiny_teacher, **{"run.teacher_cache": str(tmp_path / "memory")})
+    one, two = (read_checkpoint(fit(make_run(tmp_path / name, **changes)))["state_dict"] for name in ("one", "two"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_memory_belongs_to_its_teacher_and_data(tiny_teacher: Path, tiny_student: Path, tmp_path: Path) -> None:
+    folders = {
+        cache_folder(tmp_path, checkpoint, *facts)
+        for checkpoint in (tiny_teacher, tiny_student)
+        for facts in (("v1.0-tiny", 1), ("v1.0-tiny", 2))
+    }
+    assert len(folders) == 4
+
+
+def test_memory_is_refused_where_points_are_turned(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"set augment.bev to null"):
+        make_run(
+            tmp_path / "run",
+            **distilled(tiny_teacher, **{"run.teacher_cache": "x", "augment.bev": {"rotation": 0.1}}),
+        )
+
+
+def test_student_starts_the_same_with_and_without_a_teacher(
+    make_run: MakeRun, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    models = []
+    for changes in ({}, distilled(tiny_teacher)):
+        torch.manual_seed(3)
+        module = build_module(make_run(tmp_path / "run", **changes))
+        assert isinstance(module, StudentTraining)
+        models.append(module.model.state_dict())
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())

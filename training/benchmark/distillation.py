@@ -1,0 +1,256 @@
+"""The method table: one teacher, then every method and seed from the same start, scored on the same scenes.
+
+A run that is done is never done again, and one that was stopped goes on where it was, so the benchmark may be killed
+at any time: the table comes out the same.
+"""
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from training.benchmark.distillation_report import write_report
+from training.benchmark.distillation_table import Outcome, Table, table_text
+from training.benchmark.inference_cost import graph_of, latency_ratio
+from training.callbacks import CONFIG, LAST, cost_of
+from training.checkpoint import config_text
+from training.config import TrainConfig
+from training.evaluate.metrics import Metrics
+from training.evaluate.offline import EvaluateConfig, evaluate
+from training.fit import fit
+from training.settings import settings_from
+
+_LOG = logging.getLogger(__name__)
+
+STANDARD_ARMS: dict[str, dict[str, Any]] = {
+    "none": {"criterion.heatmap": 0.0, "student.query_selection": "learned"},
+    "none_heatmap": {},
+    **{
+        method: {"distill.method": method}
+        for method in (
+            *("fitnet", "set2set", "monodistill", "uvtr", "unidistill"),
+            *("bevdistill_dense", "bevdistill_sparse", "bevdistill"),
+        )
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """What `bevdistill bench distillation` trains and compares."""
+
+    name: str = "synth"  # of the data set, for the result file distillation-<name>.json
+    teacher: Path = Path("config/train/teacher_tiny.yaml")  # training configuration; trained once
+    teacher_checkpoint: str = ""  # of a teacher that is trained already
+    student: Path = Path("config/train/student_bench.yaml")  # training configuration of all students
+    settings: dict[str, Any] = field(default_factory=dict)  # of all trainings, over those of the files
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows, settings of each; empty is one a method
+    baseline: str = "none_heatmap"  # row from which gains are counted
+    baselines: dict[str, str] = field(default_factory=dict)  # for rows that have a baseline of their own
+    seeds: tuple[int, ...] = (0, 1, 2)
+    split: str = "synth_val"  # to score; not the one that settings were tuned on
+    output: Path = Path("runs/distillation")  # runs and the report; what is done there is not done again
+    results: Path = Path("results")  # folder of the result file
+    jobs: int = 1  # trainings at once
+    isolate: bool = True  # each training in a process of its own, which its peak memory on a CPU needs
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Settings of each row of the table."""
+        return self.arms or STANDARD_ARMS
+
+    def __post_init__(self) -> None:
+        unknown = {self.baseline, *self.baselines.values(), *self.baselines} - set(self.rows)
+        if unknown:
+            raise ValueError(
+                f"there is no row {', '.join(sorted(unknown))}, which a baseline names; rows are {', '.join(self.rows)}"
+            )
+        if not self.seeds or self.jobs < 1:
+            raise ValueError("seeds must name at least one seed, and jobs must be at least 1")
+
+
+def run_distillation(config: DistillationConfig) -> str:
+    """Train and score what is still missing, write results and report; returns the closing text.
+
+    Raises:
+        ValueError: Settings, data or a run that is there already do not fit.
+        OSError: A training failed; its log is named.
+    """
+    teacher = _teacher(config)
+    trainings = {(arm, seed): _training(config, arm, seed, teacher) for seed in config.seeds for arm in config.rows}
+    teacher_metrics = _teacher_metrics(config, teacher, trainings[next(iter(trainings))])
+    table = Table(
+        config=json.loads(json.dumps(asdict(config), default=str)),
+        machine=_machine(),
+        teacher=teacher_metrics,
+        outcomes=[],
+        latency_ratio=None,
+    )
+    path = config.results / f"distillation-{config.name}.json"
+    for outcome in _outcomes(config, trainings):
+        table.outcomes.append(outcome)
+        table.outcomes.sort(key=lambda entry: (list(config.rows).index(entry.method), entry.seed))
+        table.write(path)
+    distilled = config.output / list(config.rows)[-1] / f"seed{config.seeds[0]}"
+    plain = config.output / config.baseline / f"seed{config.seeds[0]}"
+    table.latency_ratio = latency_ratio(distilled / LAST, plain / LAST)
+    table.write(path)
+    page = write_report(table, config.output, teacher=teacher, split=config.split)
+    return f"{table_text(table)}\n\nresults: {path}\nreport: {page}"
+
+
+def _teacher(config: DistillationConfig) -> Path:
+    """Checkpoint of the teacher, trained where it is not there."""
+    if config.teacher_checkpoint:
+        return Path(config.teacher_checkpoint)
+    output = config.output / "teacher"
+    arguments = [f"--config={config.teacher}", *_words(_shared_settings(config, "teacher"))]
+    training = settings_from(TrainConfig, [*arguments, f"--run.output={output}", "--run.resume=true"])
+    _train(training, isolate=config.isolate, bar=True)
+    return output / LAST
+
+
+def _training(config: DistillationConfig, arm: str, seed: int, teacher: Path) -> TrainConfig:
+    settings = {
+        **_shared_settings(config, "student"),
+        **config.rows[arm],
+        "optim.seed": seed,
+        "run.output": str(_folder(config, arm, seed)),
+        "run.resume": True,
+        "run.progress": False,
+    }
+    if config.rows[arm].get("distill.method", "none") != "none":
+        settings.setdefault("teacher_checkpoint", str(teacher))
+    try:
+        training = settings_from(TrainConfig, [f"--config={config.student}", *_words(settings)])
+    except ValueError as error:
+        raise ValueError(f"row {arm}: {error}") from error
+    if training.role != "student":
+        raise ValueError(f"{config.student} trains a {training.role}; set student to the configuration of a student")
+    return training
+
+
+def _shared_settings(config: DistillationConfig, role: str) -> dict[str, Any]:
+    """Settings of all trainings that this role has: a teacher takes none of the student's, and the other way round."""
+    other = {"teacher": ("student", "distill", "criterion", "optim"), "student": ("teacher",)}[role]
+    return {name: value for name, value in config.settings.items() if name.split(".")[0] not in other}
+
+
+def _words(settings: Mapping[str, Any]) -> list[str]:
+    """Command-line words of settings."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for name, value in settings.items()
+    ]
+
+
+def _folder(config: DistillationConfig, arm: str, seed: int) -> Path:
+    return config.output / arm / f"seed{seed}"
+
+
+def _outcomes(config: DistillationConfig, trainings: Mapping[tuple[str, int], TrainConfig]) -> Iterator[Outcome]:
+    """Outcome of every training as it comes, `jobs` at once."""
+
+    def one(arm: str, seed: int) -> Outcome:
+        return _outcome(config, arm, seed, trainings[arm, seed])
+
+    with ThreadPoolExecutor(config.jobs) as pool, tqdm(total=len(trainings), desc="runs", unit="run") as bar:
+        futures = [pool.submit(one, arm, seed) for arm, seed in trainings]
+        try:
+            for future in as_completed(futures):
+                outcome = future.result()
+                bar.set_postfix_str(f"{outcome.method} seed {outcome.seed}: NDS {outcome.nds:.3f}")
+                bar.update()
+                yield outcome
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _outcome(config: DistillationConfig, arm: str, seed: int, training: TrainConfig) -> Outcome:
+    """Train and score one run, or read what was found before."""
+    folder = _folder(config, arm, seed)
+    _check_same(folder, training)
+    found = folder / f"outcome-{config.split}.json"
+    if not found.exists():
+        _train(training, isolate=config.isolate, bar=False)
+        metrics = evaluate(
+            EvaluateConfig(
+                source=str(folder / LAST),
+                data=training.data,
+                split=config.split,
+                output=str(folder / "evaluation"),
+                num_workers=training.run.num_workers,
+                progress=False,
+            )
+        )
+        graph = graph_of(folder / LAST)
+        outcome = Outcome.of(arm, seed, metrics, cost=cost_of(folder / LAST), graph=graph)
+        found.write_text(outcome.to_json())
+    return Outcome.from_json(found.read_text())
+
+
+def _check_same(folder: Path, training: TrainConfig) -> None:
+    """Refuse a finished run of other settings; that of an unfinished one is the training's own affair."""
+    path = folder / CONFIG
+    if not path.exists():
+        return
+    before, now = json.loads(path.read_text()), json.loads(config_text(training))
+    for content in (before, now):
+        content.pop("run")
+        for place in ("root", "cache_dir", "val_split"):  # may differ, see `training.fit`
+            content["data"].pop(place)
+    if {name: before.get(name) for name in now} != now:
+        changed = ", ".join(name for name in now if before.get(name) != now[name])
+        raise ValueError(
+            f"{folder} holds a run of other settings ({changed}); choose another output, or remove that folder"
+        )
+
+
+def _train(training: TrainConfig, *, isolate: bool, bar: bool) -> None:
+    if not isolate:
+        fit(training)
+        return
+    folder = Path(training.run.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted, log = folder / "wanted.json", folder / "train.log"
+    wanted.write_text(config_text(training))
+    command = [sys.executable, "-m", "training", "train", "--config", str(wanted)]
+    with log.open("a") as file:
+        status = subprocess.run(command, stderr=None if bar else file, stdout=file, check=False).returncode
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        reason = log.read_text().strip().splitlines()[-1:] or [f"status {status}"]
+        raise OSError(f"the training in {folder} failed: {reason[0].removeprefix('bevdistill: ')} (see {log})")
+
+
+def _teacher_metrics(config: DistillationConfig, teacher: Path, training: TrainConfig) -> Metrics:
+    folder = config.output / "teacher_evaluation" / config.split
+    path = folder / "metrics.json"
+    if path.exists():
+        return Metrics.from_json(path.read_text())
+    return evaluate(
+        EvaluateConfig(
+            source=str(teacher),
+            data=training.data,
+            split=config.split,
+            output=str(folder),
+            num_workers=training.run.num_workers,
+            progress=False,
+        )
+    )
+
+
+def _machine() -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -1,0 +1,198 @@
+"""Outcomes of the method table: on disk as JSON, and as the table that the paper prints."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Self
+
+from training.evaluate.metrics import Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One run: a method and a seed."""
+
+    method: str  # the row of the table
+    seed: int
+    split: str
+    nds: float  # 0...1
+    mean_ap: float  # 0...1
+    tp_errors: dict[str, float]
+    class_ap: dict[str, float]
+    train_seconds: float
+    peak_memory_bytes: int
+    parameters: int  # numbers in the exported student
+    graph: dict[str, list[int]]  # names and shapes of its tensors
+
+    @classmethod
+    def of(
+        cls, method: str, seed: int, metrics: Metrics, *, cost: dict[str, float], graph: dict[str, list[int]]
+    ) -> Self:
+        """Put together what is known of a run."""
+        return cls(
+            method=method,
+            seed=seed,
+            split=metrics.split,
+            nds=metrics.nds,
+            mean_ap=metrics.mean_ap,
+            tp_errors=metrics.tp_errors,
+            class_ap=metrics.class_ap,
+            train_seconds=cost["train_seconds"],
+            peak_memory_bytes=int(cost["peak_memory_bytes"]),
+            parameters=sum(_product(shape) for shape in graph.values()),
+            graph=graph,
+        )
+
+    def to_json(self) -> str:
+        """JSON text; inverse of `from_json`."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
+
+@dataclass(kw_only=True)
+class Table:
+    """All outcomes so far, and where they come from."""
+
+    config: dict[str, Any]  # of the benchmark
+    machine: dict[str, Any]
+    teacher: Metrics
+    outcomes: list[Outcome]
+    latency_ratio: float | None  # of a distilled student to its baseline, None before it is measured
+
+    @property
+    def methods(self) -> list[str]:
+        """Rows that have an outcome, in order."""
+        return list(dict.fromkeys(outcome.method for outcome in self.outcomes))
+
+    def of(self, method: str) -> list[Outcome]:
+        """Outcomes of a row."""
+        return [outcome for outcome in self.outcomes if outcome.method == method]
+
+    def baseline_of(self, method: str) -> str:
+        """The row from which a row's gain is counted."""
+        return str(self.config["baselines"].get(method, self.config["baseline"]))
+
+    def has_same_graph(self, method: str) -> bool:
+        """Whether a row's exported student has the same tensors as its baseline's."""
+        graphs = [outcome.graph for row in (method, self.baseline_of(method)) for outcome in self.of(row)]
+        return all(graph == graphs[0] for graph in graphs)
+
+    def write(self, path: Path) -> None:
+        """Write the result file; the one before is replaced when the new one is complete."""
+        runs = []
+        for outcome in self.outcomes:
+            run = asdict(outcome)
+            run.pop("graph")
+            runs.append(run)
+        content = {
+            "config": self.config,
+            "machine": self.machine,
+            "teacher": asdict(self.teacher),
+            "latency_ratio": self.latency_ratio,
+            "runs": runs,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(partial, path)
+
+
+HEADER = (
+    "method",
+    "NDS",
+    "mAP",
+    "gain NDS",
+    "gain mAP",
+    "mATE",
+    "mASE",
+    "mAOE",
+    "mAVE",
+    "mAAE",
+    "train",
+    "memory",
+    "cost",
+)
+
+
+def rows_of(table: Table) -> list[tuple[str, ...]]:
+    """The table's cells: scores in points as mean ± standard deviation over seeds, gains over the matching row.
+
+    Training time is a multiple of the baseline's, peak memory a difference to it, both medians.
+    """
+    teacher = table.teacher
+    errors = (f"{value:.3f}" for value in teacher.tp_errors.values())
+    rows: list[tuple[str, ...]] = [
+        ("LiDAR teacher", *_scores([teacher.nds], [teacher.mean_ap]), "", "", *errors, "", "", "")
+    ]
+    for method in table.methods:
+        runs, base = table.of(method), table.of(table.baseline_of(method))
+        rows.append(
+            (
+                method,
+                *_scores([run.nds for run in runs], [run.mean_ap for run in runs]),
+                *(_gain(runs, base, name) if runs != base else "" for name in ("nds", "mean_ap")),
+                *(f"{mean(run.tp_errors[name] for run in runs):.3f}" for name in runs[0].tp_errors),
+                *_costs(runs, base),
+                "same" if table.has_same_graph(method) else f"{runs[0].parameters / base[0].parameters:.2f}x",
+            )
+        )
+    return rows
+
+
+def table_text(table: Table) -> str:
+    """The table as text."""
+    rows = [HEADER, *rows_of(table)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    ratio = table.latency_ratio
+    note = "" if ratio is None else f"\nlatency of the distilled student over that of its baseline: {ratio:.2f}"
+    seeds = f"{table.teacher.split}, {table.teacher.num_samples} frames, {len(table.config['seeds'])} seeds"
+    return f"{seeds}\n" + "\n".join(lines) + note
+
+
+def paired_gains(runs: Sequence[Outcome], base: Sequence[Outcome], name: str) -> list[float]:
+    """Gains in points seed by seed, which share start and data order."""
+    before = {run.seed: getattr(run, name) for run in base}
+    return [100 * (getattr(run, name) - before[run.seed]) for run in runs if run.seed in before]
+
+
+def _gain(runs: Sequence[Outcome], base: Sequence[Outcome], name: str) -> str:
+    gains = paired_gains(runs, base, name)
+    return _spread(gains, sign="+") if gains else "-"
+
+
+def _scores(nds: Sequence[float], mean_ap: Sequence[float]) -> tuple[str, str]:
+    return _spread([100 * value for value in nds]), _spread([100 * value for value in mean_ap])
+
+
+def _spread(values: Sequence[float], sign: str = "") -> str:
+    text = f"{mean(values):{sign}.1f}"
+    return f"{text} ±{stdev(values):.1f}" if len(values) > 1 else text
+
+
+def _costs(runs: Sequence[Outcome], base: Sequence[Outcome]) -> tuple[str, str]:
+    if not base:
+        return "-", "-"
+    seconds = sorted(run.train_seconds for run in runs)[len(runs) // 2]
+    before = sorted(run.train_seconds for run in base)[len(base) // 2]
+    more = max(run.peak_memory_bytes for run in runs) - max(run.peak_memory_bytes for run in base)
+    return f"{seconds / before:.2f}x", f"{more / 2**20:+.0f} MiB"
+
+
+def _product(shape: Sequence[int]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result
