@@ -1,12 +1,13 @@
 # Every target prepares what it needs; `make setup` is quick once it has run.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-mmdet3d test test-slow test-gpu check format demo clean
+.PHONY: help setup setup-mmdet3d test test-slow test-gpu test-mmdet3d check format demo clean
 
 WITH_ENV := source scripts/env.sh &&
 PYTEST := $(WITH_ENV) python -m pytest
 PYTHON_STAMP := .venv/.packages-installed
 ROS_STAMP := .ros/.messages-built
+MMDET3D_STAMP := .venv/.mmdet3d-installed
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,8 +15,7 @@ help: ## Show this help.
 setup: $(PYTHON_STAMP) $(ROS_STAMP) ## Create .venv, install packages, build the ROS messages.
 	@echo "Ready. In a shell: source scripts/env.sh"
 
-setup-mmdet3d: setup ## Add mmdet3d LiDAR teachers (compiles mmcv, about 12 minutes).
-	@scripts/setup_mmdet3d.sh
+setup-mmdet3d: setup $(MMDET3D_STAMP) ## Add mmdet3d LiDAR teachers (compiles mmcv, about 12 minutes).
 
 test: setup ## Run the fast tests.
 	@$(PYTEST) -n 2 -m "not slow and not gpu and not mmdet3d" $(PYTEST_ARGS)
@@ -25,6 +25,9 @@ test-slow: setup ## Run the slow tests.
 
 test-gpu: setup ## Run the tests that need a GPU.
 	@$(PYTEST) -m gpu $(PYTEST_ARGS)
+
+test-mmdet3d: setup-mmdet3d ## Run the tests that need mmdet3d.
+	@$(PYTEST) -n 2 -m "mmdet3d and not slow and not gpu" $(PYTEST_ARGS)
 
 check: $(PYTHON_STAMP) ## Lint, check format, types, spelling and the import contracts.
 	@$(WITH_ENV) ruff check . && ruff format --check . && mypy && codespell && lint-imports
@@ -41,6 +44,10 @@ clean: ## Remove what was built and cached; .venv stays.
 
 $(PYTHON_STAMP): requirements/torch.txt requirements/base.txt requirements/dev.txt requirements/ros.txt setup.py scripts/setup_python.sh
 	@PYTHON=$(PYTHON) scripts/setup_python.sh
+	@touch $@
+
+$(MMDET3D_STAMP): $(PYTHON_STAMP) requirements/mmdet3d.txt scripts/setup_mmdet3d.sh
+	@scripts/setup_mmdet3d.sh
 	@touch $@
 
 $(ROS_STAMP): $(PYTHON_STAMP) $(wildcard msg/*.msg) CMakeLists.txt package.xml scripts/setup_ros.sh

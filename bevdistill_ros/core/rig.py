@@ -19,6 +19,11 @@ NUSCENES_CAMERAS: tuple[str, ...] = (
 )
 
 
+MAX_CAMERAS = 64
+MAX_NAME = 100  # characters
+MAX_SIDE = 100_000  # [px] of an image
+
+
 @dataclass(frozen=True, kw_only=True)
 class CameraRig:
     """Cameras in a fixed order.
@@ -77,15 +82,57 @@ class CameraRig:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "CameraRig":
-        """Inverse of `to_dict`; a missing or misshapen entry is a ValueError that names it."""
+        """Inverse of `to_dict`; a missing or misshapen entry is a ValueError that names it.
+
+        Shapes are looked at before anything is made of them, as a few lines of YAML can describe millions of numbers.
+        """
         try:
-            cameras = content["cameras"]
-            height, width = content["image_size"]
+            cameras, size = content["cameras"], content["image_size"]
+            if not isinstance(cameras, list) or not 1 <= len(cameras) <= MAX_CAMERAS:
+                raise ValueError(f"rig description needs a list of 1...{MAX_CAMERAS} cameras")
+            names = tuple(_name_of(camera["name"]) for camera in cameras)
+            if len(set(names)) != len(names):
+                raise ValueError(f"rig description names a camera twice: {', '.join(names)}")
             return cls(
-                names=tuple(str(camera["name"]) for camera in cameras),
-                intrinsics=torch.tensor([camera["intrinsics"] for camera in cameras], dtype=torch.float64),
-                ego_from_camera=torch.tensor([camera["ego_from_camera"] for camera in cameras], dtype=torch.float64),
-                image_size=(int(height), int(width)),
+                names=names,
+                intrinsics=_stack([_matrix_of(camera, "intrinsics", 3) for camera in cameras]),
+                ego_from_camera=_stack([_matrix_of(camera, "ego_from_camera", 4) for camera in cameras]),
+                image_size=_size_of(size),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"rig description lacks or misspells {error}; it needs image_size and cameras") from error
+
+
+def _name_of(value: object) -> str:
+    # Containers are never put into a message: out of aliases in YAML they may be endless.
+    if not isinstance(value, str):
+        raise ValueError(f"rig description: a camera's name must be a text, but is of type {type(value).__name__}")
+    if not 1 <= len(value) <= MAX_NAME or not value.isprintable():
+        raise ValueError(f"rig description: a camera's name must be short and printable, but is {value[:MAX_NAME]!r}")
+    return value
+
+
+def _matrix_of(camera: Mapping[str, Any], key: str, size: int) -> list[list[float]]:
+    rows = camera[key]
+    if not isinstance(rows, list) or len(rows) != size or not all(_is_row(row, size) for row in rows):
+        raise ValueError(f"rig description: {key} of {camera['name']} must be {size} lists of {size} numbers")
+    return rows
+
+
+def _is_row(row: object, size: int) -> bool:
+    return isinstance(row, list) and len(row) == size and all(type(value) in (int, float) for value in row)
+
+
+def _size_of(value: object) -> tuple[int, int]:
+    """Height and width [px]."""
+    match value:
+        case [int(height), int(width)] if 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE:
+            return height, width
+    raise ValueError(f"rig description: image_size must be [height, width], both in 1...{MAX_SIDE}")
+
+
+def _stack(matrices: list[list[list[float]]]) -> Tensor:
+    try:
+        return torch.tensor(matrices, dtype=torch.float64)
+    except (OverflowError, RuntimeError) as error:
+        raise ValueError(f"rig description holds a number that is too large: {error}") from error

@@ -1,4 +1,4 @@
-"""Boxes as line segments in images, cut where they pass behind the camera."""
+"""Boxes and lines as segments in images, cut where they pass behind the camera."""
 
 import torch
 from torch import Tensor
@@ -27,9 +27,24 @@ def box_segments(boxes: Tensor, image_from_ego: Tensor, height: int, width: int)
     Returns:
         For each box, segments (S, 2, 2) as (start, end) x (u, v) [px]; S is 0 for a box that the image does not show.
     """
-    homogeneous = transform_points(image_from_ego, corners_3d(boxes.to(image_from_ego.dtype)))
+    corners = corners_3d(boxes.to(image_from_ego.dtype))
     edges = torch.tensor(EDGES)
-    return [_visible_segments(corners[edges], height, width) for corners in homogeneous]
+    return [line_segments(box[edges], image_from_ego, height, width) for box in corners]
+
+
+def line_segments(lines: Tensor, image_from_ego: Tensor, height: int, width: int) -> Tensor:
+    """Straight lines as seen by one camera.
+
+    Args:
+        lines: (S, 2, 3) start and end in the ego frame [m].
+        image_from_ego: (4, 4).
+        height: Of the image [px].
+        width: Of the image [px].
+
+    Returns:
+        (V, 2, 2) as (start, end) x (u, v) [px], of the V lines that the image shows.
+    """
+    return _visible_segments(transform_points(image_from_ego, lines), height, width)
 
 
 def _visible_segments(ends: Tensor, height: int, width: int) -> Tensor:

@@ -14,11 +14,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.safe_file import read_text
 from bevdistill_ros.inference.manifest import Manifest
 from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.config import StudentConfig
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
+MAX_MANIFEST_BYTES = 1_000_000
+MAX_REASON = 400  # characters of a message that may quote the manifest
+MAX_WEIGHTS_BYTES = 4_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ def save_bundle(
     """
     path = Path(path)
     _check_replaceable(path)
-    _check_rig(student, rig)
+    _check_rig(student.config, rig)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         fresh = Path(scratch) / "new"
@@ -81,7 +86,12 @@ def load_bundle(path: Path | str) -> Bundle:
     """
     path = Path(path)
     manifest = _read_manifest(path)
+    try:
+        _check_rig(manifest.student, manifest.rig)
+    except ValueError as error:
+        raise ValueError(f"bundle '{path}' is refused: {error}") from error
     weights = _read_weights(path, manifest)
+    _check_size(manifest, weights, path)
     student = BevFormer(manifest.student)
     _check_tensors(student.state_dict(), weights, path)
     student.load_state_dict(weights)
@@ -91,25 +101,30 @@ def load_bundle(path: Path | str) -> Bundle:
 def _read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise ValueError(f"there is no bundle folder '{path}'; make one with 'bevdistill export'")
+    file = path / MANIFEST_FILE
+    if not file.exists():
+        raise ValueError(f"'{path}' is no bundle: it has no {MANIFEST_FILE}")
+    _check_inside(path, file, "manifest")
     try:
-        content = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"'{path}' is no bundle: it has no {MANIFEST_FILE}") from None
-    except ValueError as error:
+        content = json.loads(read_text(file, what="manifest", max_bytes=MAX_MANIFEST_BYTES))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{MANIFEST_FILE} of bundle '{path}' is not JSON: {error}") from error
     try:
         return Manifest.from_dict(content)
     except ValueError as error:
-        raise ValueError(f"bundle '{path}' is refused: {error}") from error
+        raise ValueError(f"bundle '{path}' is refused: {str(error)[:MAX_REASON]}") from error
 
 
 def _read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
     name = manifest.weights_file
     file = path / name
-    if Path(name).name != name or file.resolve().parent != path.resolve():
+    if Path(name).name != name:
         raise ValueError(f"bundle '{path}' is refused: its weights file '{name}' lies outside its folder")
+    _check_inside(path, file, "weights file")
     if not file.is_file():
         raise ValueError(f"bundle '{path}' is refused: its weights file '{name}' is missing")
+    if file.stat().st_size > MAX_WEIGHTS_BYTES:
+        raise ValueError(f"bundle '{path}' is refused: '{name}' is larger than {MAX_WEIGHTS_BYTES / 1e9:g} GB")
     found = _sha256(file)
     if found != manifest.weights_sha256:
         raise ValueError(
@@ -120,6 +135,22 @@ def _read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
         return load_file(file)
     except SafetensorError as error:
         raise ValueError(f"bundle '{path}' is refused: '{name}' is no safetensors file: {error}") from error
+
+
+def _check_inside(path: Path, file: Path, what: str) -> None:
+    """Refuse a file that a link leads out of the bundle."""
+    if file.resolve().parent != path.resolve():
+        raise ValueError(f"bundle '{path}' is refused: its {what} '{file.name}' lies outside its folder")
+
+
+def _check_size(manifest: Manifest, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a manifest whose student would be far larger than the weights, before memory is taken for it."""
+    least, found = manifest.least_parameters, sum(value.numel() for value in weights.values())
+    if least > found:
+        raise ValueError(
+            f"bundle '{path}' is refused: its manifest describes a model of at least {least / 1e6:.4g} million "
+            f"parameters, but its weights are {found / 1e6:.4g} million"
+        )
 
 
 def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
@@ -144,8 +175,7 @@ def _check_replaceable(path: Path) -> None:
         raise ValueError(f"'{path}' exists and is no bundle; it is left alone, choose another folder")
 
 
-def _check_rig(student: BevFormer, rig: CameraRig) -> None:
-    config = student.config
+def _check_rig(config: StudentConfig, rig: CameraRig) -> None:
     if rig.names != config.cameras or rig.image_size != (config.image_height, config.image_width):
         raise ValueError(
             f"the rig has cameras {', '.join(rig.names)} of {rig.image_size[1]}x{rig.image_size[0]}, the student "

@@ -114,11 +114,14 @@ class Engine:
                 f"the model takes images of {config.image_width}x{config.image_height}, "
                 f"but got {rig.image_size[1]}x{rig.image_size[0]}; see model.preprocess"
             )
-        order = [frame.rig.names.index(name) for name in rig.names]
+        images, valid = frame.images, frame.valid
+        if rig.names != frame.rig.names:  # in the model's order the images need no copy
+            order = [frame.rig.names.index(name) for name in rig.names]
+            images, valid = images[order], valid[order]
         cameras = CameraInput(
-            images=frame.images[order].unsqueeze(0),
+            images=images.unsqueeze(0),
             image_from_ego=rig.image_from_ego().float().unsqueeze(0),
-            valid=frame.valid[order].unsqueeze(0),
+            valid=valid.unsqueeze(0),
             global_from_ego=frame.global_from_ego.double().unsqueeze(0),
         )
         return rig, cameras.to(self.device)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bevdistill_ros.core.records import CameraFrame
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.model.preprocess import preprocess
+from bevdistill_ros.model.preprocess import Map, preprocess
 
 
 def frame_from_images(
@@ -21,6 +22,8 @@ def frame_from_images(
     global_from_ego: np.ndarray,
     height: int,
     width: int,
+    out: Tensor | None = None,
+    run: Map = map,
 ) -> CameraFrame:
     """Preprocess the images of a ring and put them beside their rig.
 
@@ -34,11 +37,15 @@ def frame_from_images(
         global_from_ego: (4, 4) [m] at the reference stamp.
         height: Rows of the network's input [px].
         width: Columns of the network's input [px].
+        out: Takes the images of the frame, which holds them no longer than that; see `preprocess`.
+        run: How to go through the cameras; see `preprocess`.
 
     Raises:
         ValueError: The counts differ, or an image does not fit its calibration.
     """
-    pixels, scaled, valid = preprocess(images, torch.from_numpy(intrinsics), sizes, height=height, width=width)
+    pixels, scaled, valid = preprocess(
+        images, torch.from_numpy(intrinsics), sizes, height=height, width=width, out=out, run=run
+    )
     rig = CameraRig(
         names=tuple(names),
         intrinsics=scaled,

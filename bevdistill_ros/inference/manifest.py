@@ -14,16 +14,27 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.model.bevformer import IMAGE_MEAN, IMAGE_STD
 from bevdistill_ros.model.config import StudentConfig
 
 FORMAT = "bevdistill bundle"
 FORMAT_VERSION = 1
-PREPROCESSING: dict[str, Any] = {  # what model.preprocess and the student do to an image
-    "resize": "to the width; cut rows off the top, add black rows at the bottom",
-    "colour": "rgb",
-    "mean": list(IMAGE_MEAN),
-    "std": list(IMAGE_STD),
+MAX_TEXT = 100  # characters of a name or version; they go into logs and messages
+MAX_PIXELS = 100_000_000  # of all cameras together
+MAX_CELLS = 1_000_000
+LIMITS = {  # far beyond any sensible student, and far below what would fill a vehicle's memory
+    "image_height": 10_000,
+    "image_width": 10_000,
+    "backbone_width": 512,
+    "embed_dim": 4096,
+    "num_heads": 64,
+    "feedforward_dim": 65_536,
+    "encoder_layers": 48,
+    "num_heights": 32,
+    "points_per_height": 32,
+    "bev_points": 32,
+    "decoder_layers": 48,
+    "decoder_points": 32,
+    "num_queries": 20_000,
 }
 KEYS = [
     "format",
@@ -58,6 +69,16 @@ class Manifest:
         """The grid of the student."""
         return self.student.grid
 
+    @property
+    def least_parameters(self) -> int:
+        """A number of parameters that the student has at least, from its largest layers; known without building it."""
+        student = self.student
+        samples = student.num_heads * student.num_levels * student.num_heights * student.points_per_height
+        block = 4 * student.embed_dim + 2 * student.feedforward_dim  # projections and feed-forward of a layer
+        encoder = student.encoder_layers * (block + 3 * samples)
+        decoder = student.decoder_layers * (block + 3 * student.num_heads * student.decoder_points)
+        return student.embed_dim * (encoder + decoder)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
@@ -68,7 +89,7 @@ class Manifest:
             "classes": list(CLASS_NAMES),
             "student": plain_from(self.student),
             "rig": self.rig.to_dict(),
-            "preprocessing": PREPROCESSING,
+            "preprocessing": preprocessing_of(self.student),
             "weights": {"file": self.weights_file, "sha256": self.weights_sha256},
             "provenance": dict(self.provenance),
         }
@@ -90,16 +111,28 @@ class Manifest:
         check_keys(content, KEYS, "manifest")
         check_keys(content["weights"], ["file", "sha256"], "manifest.weights")
         _check_equal("classes", content["classes"], list(CLASS_NAMES))
-        _check_equal("preprocessing", content["preprocessing"], PREPROCESSING)
+        student = dataclass_from(StudentConfig, content["student"], "manifest.student")
+        _check_equal("preprocessing", content["preprocessing"], preprocessing_of(student))
+        _check_limits(student)
         return cls(
-            name=_value(str, content["name"], "manifest.name"),
-            version=_value(str, content["version"], "manifest.version"),
-            student=dataclass_from(StudentConfig, content["student"], "manifest.student"),
+            name=_short_text(content["name"], "manifest.name"),
+            version=_short_text(content["version"], "manifest.version"),
+            student=student,
             rig=CameraRig.from_dict(content["rig"]),
             weights_file=_value(str, content["weights"]["file"], "manifest.weights.file"),
             weights_sha256=_value(str, content["weights"]["sha256"], "manifest.weights.sha256"),
             provenance=content["provenance"],
         )
+
+
+def preprocessing_of(student: StudentConfig) -> dict[str, Any]:
+    """What model.preprocess and the student do to an image."""
+    return {
+        "resize": "to the width; cut rows off the top, add black rows at the bottom",
+        "colour": "rgb",
+        "mean": list(student.image_mean),
+        "std": list(student.image_std),
+    }
 
 
 def plain_from(value: Any) -> Any:
@@ -154,6 +187,26 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and type(value) is hint:
         return value
     raise ValueError(f"{where} must be of type {getattr(hint, '__name__', hint)}, but is {value!r}")
+
+
+def _short_text(value: object, where: str) -> str:
+    """A text that is safe in a log: one short line."""
+    text = _value(str, value, where)
+    if not 1 <= len(text) <= MAX_TEXT or not text.isprintable():
+        raise ValueError(f"{where} must be one line of 1...{MAX_TEXT} characters, but is {text[:MAX_TEXT]!r}")
+    return str(text)
+
+
+def _check_limits(student: StudentConfig) -> None:
+    """Refuse a student that would fill the memory before its weights could be looked at."""
+    for name, limit in LIMITS.items():
+        if getattr(student, name) > limit:
+            raise ValueError(f"manifest.student.{name} must be at most {limit}, but is {getattr(student, name):.4g}")
+    pixels = len(student.cameras) * student.image_height * student.image_width
+    cells = student.grid.rows * student.grid.cols
+    for what, found, limit in (("pixels of all cameras", pixels, MAX_PIXELS), ("cells of the grid", cells, MAX_CELLS)):
+        if found > limit:
+            raise ValueError(f"the {what} must be at most {limit}, but the manifest has {found:.4g}")
 
 
 def _check_equal(name: str, found: object, expected: object) -> None:

@@ -4,7 +4,6 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -13,12 +12,15 @@ import torch
 import yaml
 
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.safe_file import read_text
 
 MODELS: dict[str, tuple[int, ...]] = {  # distortion models and how many coefficients they may have
     "plumb_bob": (4, 5),
     "rational_polynomial": (8, 12, 14),
     "equidistant": (4,),
 }
+NOT_YET = "no camera_info yet"
+MAX_RIG_BYTES = 1_000_000
 AXIS_LIMIT_DEG = 20.0  # a camera that looks further away from its place in training is likely another camera
 
 
@@ -53,6 +55,10 @@ class Calibration:
         if len(self.distortion) not in MODELS[self.model]:
             allowed = " or ".join(map(str, MODELS[self.model]))
             raise ValueError(f"{self.model} needs {allowed} coefficients, but has {len(self.distortion)}")
+
+    def __str__(self) -> str:
+        lens = self.model if self.distortion is not None else "no distortion"
+        return f"{self.size[1]}x{self.size[0]}, focal length {self.matrix[0, 0]:.0f} px, {lens}"
 
     def same_as(self, other: "Calibration | None") -> bool:
         """Whether another calibration holds the same numbers."""
@@ -109,10 +115,17 @@ class CalibrationStore:
             ValueError: It told none, or one that cannot be used.
         """
         with self._condition:
-            entry = self._entries.get(camera, "no camera_info yet")
+            entry = self._entries.get(camera, NOT_YET)
         if isinstance(entry, str):
             raise ValueError(entry)
         return entry
+
+    def described(self, cameras: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Usable calibrations of cameras in words, and why the others are not usable."""
+        with self._condition:
+            entries = {name: self._entries.get(name, NOT_YET) for name in cameras}
+        usable = {name: str(entry) for name, entry in entries.items() if isinstance(entry, Calibration)}
+        return usable, {name: entry for name, entry in entries.items() if isinstance(entry, str)}
 
     def wait_for(self, cameras: Sequence[str], timeout_s: float) -> None:
         """Wait until all these cameras have told a calibration; each is waited for in vain but once."""
@@ -176,10 +189,11 @@ def load_rig(path: str) -> CameraRig:
     Raises:
         ValueError: The file cannot be read or describes no rig.
     """
+    text = read_text(path, what="rig_file", max_bytes=MAX_RIG_BYTES)
     try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"rig_file cannot be read: {error}") from error
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"rig_file {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"rig_file {path} holds no rig; it needs the keys image_size and cameras")
     try:

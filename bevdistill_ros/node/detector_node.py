@@ -16,7 +16,7 @@ from std_srvs.srv import Trigger
 
 from bevdistill_ros.node import convert
 from bevdistill_ros.node import parameters as parameter_rules
-from bevdistill_ros.node.diagnostics import Item, Level
+from bevdistill_ros.node.diagnostics import Item, Level, clock_item
 from bevdistill_ros.node.session import Session
 
 NAME = "bevdistill_detector"
@@ -44,7 +44,9 @@ class DetectorNode(LifecycleNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         period = self.get_parameter("diagnostics.period_s").value
-        self.create_timer(period, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._reporting = self.create_timer(period, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        for name, known in parameter_rules.misspelt(self):
+            self.get_logger().warning(f"parameter {name} is not known and has no effect; did you mean {known}?")
 
     def start(self) -> None:
         """Configure and activate, where the parameter autostart says so."""
@@ -64,7 +66,9 @@ class DetectorNode(LifecycleNode):
         """Load the bundle and make the publishers."""
 
         def configure() -> None:
-            self._session = Session(self, parameter_rules.read(self))
+            parameters = parameter_rules.read(self)
+            self._reporting.timer_period_ns = round(parameters.diagnostics.period_s * 1e9)
+            self._session = Session(self, parameters)
             self.get_logger().info(f"configured: {self._session.description}")
 
         return self._attempt("configure", configure)
@@ -74,8 +78,8 @@ class DetectorNode(LifecycleNode):
 
         def activate() -> None:
             assert self._session is not None
-            super(DetectorNode, self).on_activate(state)
             self._session.start()
+            super(DetectorNode, self).on_activate(state)
 
         return self._attempt("activate", activate)
 
@@ -125,12 +129,16 @@ class DetectorNode(LifecycleNode):
             session.request_reset()
         return response
 
-    def _publish_diagnostics(self) -> None:
+    def _report(self) -> None:
         now = self.get_clock().now().nanoseconds
         session = self._session
         label = self._state_machine.current_state[1]
         level = Level.ERROR if self._failure else Level.OK if label == "active" else Level.WARN
-        items = [Item(name="lifecycle", level=level, message=self._failure or label)]
+        simulated = bool(self.get_parameter("use_sim_time").value)
+        items = [
+            Item(name="lifecycle", level=level, message=self._failure or label),
+            clock_item(simulated=simulated, now_ns=now),
+        ]
         if session is not None:
             found = session.diagnostics(now)
             items += found

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from bevdistill_ros.node.calibration import NOT_YET
 from bevdistill_ros.node.parameters import DiagnosticsParameters
 
 STAGES: tuple[str, ...] = ("transport_age", "wait", "decode", "preprocess", "inference", "postprocess", "publish")
@@ -108,8 +109,17 @@ class Monitor:
             self._faults[subject] = (now_ns, message)
             self._fault_counts[subject] += 1
 
-    def items(self, now_ns: int) -> list[Item]:
-        """Judge the last seconds."""
+    def is_new(self, now_ns: int) -> bool:
+        """Whether the node began so lately that its inputs may still be on their way."""
+        return 0 <= now_ns - self._started_ns <= self._limits.camera_timeout_s * 1e9
+
+    def items(self, now_ns: int, sources: Mapping[str, str] | None = None) -> list[Item]:
+        """Judge the last seconds.
+
+        Args:
+            now_ns: The time [ns].
+            sources: Where each camera's images should come from, in words.
+        """
         with self._lock:
             self._forget_before(now_ns)
             reports = [report for _, report in self._reports]
@@ -118,7 +128,7 @@ class Monitor:
                 self._latency(reports),
                 self._spread(reports),
                 self._drop_ratio(),
-                self._missing_cameras(reports, now_ns),
+                self._missing_cameras(reports, now_ns, sources or {}),
                 self._input_faults(),
                 self._ego_motion(reports),
             ]
@@ -179,17 +189,20 @@ class Monitor:
             name="drops", level=level, message=message, values={"sets dropped": str(self._drops.total()), **values}
         )
 
-    def _missing_cameras(self, reports: list[SetReport], now_ns: int) -> Item:
+    def _missing_cameras(self, reports: list[SetReport], now_ns: int, sources: Mapping[str, str]) -> Item:
         timeout = self._limits.camera_timeout_s * 1e9
         values, silent = {}, []
         for name, times in self._images.items():
             recent = [time for time in times if now_ns - time <= self._window]
             values[name] = f"{len(recent) / self._limits.window_s:.1f} images/s"
+            values[name] += f" from {sources[name]}" if name in sources else ""
             if not times or now_ns - times[-1] > timeout:
                 silent.append(name)
         if silent:
-            message = f"no images from {', '.join(silent)}; check that they are published, and how topics are remapped"
-            return Item(name="cameras", level=Level.ERROR, message=message, values=values)
+            told = ", ".join(f"{name} ({sources[name]})" if name in sources else name for name in silent)
+            message = f"no images from {told}; check that they are published, and how topics are remapped"
+            level = Level.WARN if self.is_new(now_ns) else Level.ERROR
+            return Item(name="cameras", level=level, message=message, values=values)
         blanks = Counter(name for r in reports for name, there in zip(r.cameras, r.present, strict=True) if not there)
         if blanks:
             message = f"sets without {', '.join(blanks)}"
@@ -210,6 +223,35 @@ class Monitor:
             message = f"{unknown} of {len(reports)} sets without a pose: taken as standing still, without memory"
             return Item(name="ego motion", level=Level.WARN, message=message, values=values)
         return Item(name="ego motion", level=Level.OK, message="known", values=values)
+
+
+def calibration_item(
+    usable: Mapping[str, str], unusable: Mapping[str, str], differences: Sequence[str], *, is_new: bool
+) -> Item:
+    """What is known of the cameras.
+
+    Args:
+        usable: Calibrations in words, by camera.
+        unusable: Why a camera has none.
+        differences: How the rig differs from that of training.
+        is_new: Whether calibrations may still be on their way.
+    """
+    values = {**usable, **unusable}
+    if unusable:
+        message = "; ".join(f"{camera}: {reason}" for camera, reason in unusable.items())
+        level = Level.WARN if is_new and set(unusable.values()) == {NOT_YET} else Level.ERROR
+        return Item(name="calibration", level=level, message=message, values=values)
+    if differences:
+        return Item(name="calibration", level=Level.WARN, message="; ".join(differences), values=values)
+    return Item(name="calibration", level=Level.OK, message=f"all {len(usable)} known", values=values)
+
+
+def clock_item(*, simulated: bool, now_ns: int) -> Item:
+    """Whether the clock that everything is measured with runs."""
+    if simulated and now_ns == 0:
+        message = "use_sim_time is set, but nothing publishes /clock; publish it, or unset use_sim_time"
+        return Item(name="clock", level=Level.ERROR, message=message)
+    return Item(name="clock", level=Level.OK, message="/clock" if simulated else "system time")
 
 
 def _above(value: float, warn: float, error: float) -> Level:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 
-from bevdistill_ros.core.geometry import interpolate_poses
+from bevdistill_ros.core.geometry import interpolate_poses, invert_rigid
 
 CLOCK_JUMP_NS = 1_000_000_000  # odometry that falls back by more has had its clock set back
 
@@ -123,7 +124,8 @@ def compensate(
     moved = np.array(ego_from_camera, dtype=np.float64)
     if reference_pose is None:
         return moved, False
-    ego_from_odom = np.linalg.inv(reference_pose)
+    # Not np.linalg.inv: OpenBLAS wakes its threads even for this, and they spin for longer than all else here takes.
+    ego_from_odom = invert_rigid(torch.from_numpy(reference_pose)).numpy()
     for index, pose in enumerate(poses):
         if pose is not None:
             moved[index] = ego_from_odom @ pose @ moved[index]

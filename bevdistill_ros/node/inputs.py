@@ -8,8 +8,9 @@ from typing import Any
 
 from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import QoSCompatibility, QoSProfile, QoSReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -20,12 +21,12 @@ from bevdistill_ros.node.ego_motion import OdometryBuffer
 from bevdistill_ros.node.filters import Subscriber, approximate_time
 from bevdistill_ros.node.parameters import DetectorParameters
 from bevdistill_ros.node.pipeline import ImageSet
-from bevdistill_ros.node.synchronizer import AnchorSynchronizer
+from bevdistill_ros.node.synchronizer import AnchorSynchronizer, DroppedSet
 
 IMAGE_DEPTH = 10
 ODOMETRY_DEPTH = 200  # a queue that is full loses the pose that an image waits for
 EXPIRY_PERIOD_S = 0.02
-NUM_ARRIVALS = 64  # arrivals of reference images that are remembered
+NUM_ARRIVALS = 64  # arrivals of a camera's images that are remembered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class Listeners:
 
     on_set: Callable[[ImageSet], None]
     on_image: Callable[[str], None]  # camera
-    on_drop: Callable[[str], None]  # reason
+    on_drop: Callable[[DroppedSet], None]
     on_clock_jump: Callable[[int], None]  # the new stamp [ns]
     on_fault: Callable[[str, str], None]  # subject, what is wrong
 
@@ -64,8 +65,7 @@ class Inputs:
         self._calibrations = calibrations
         self._odometry = odometry
         self._listeners = listeners
-        self._reference = parameters.cameras.index(parameters.reference_camera)
-        self._arrivals: dict[int, tuple[float, float]] = {}
+        self._arrivals: dict[tuple[str, int], tuple[float, float]] = {}
         self._filters: list[Any] = []
         self._subscriptions: list[Any] = []
         self._timer: Any = None
@@ -96,6 +96,16 @@ class Inputs:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
+    def sources(self) -> dict[str, str]:
+        """Where each camera's images should come from, in words."""
+        found = {}
+        for camera, source in zip(self._parameters.cameras, self._filters, strict=True):
+            publishers = self._node.get_publishers_info_by_topic(source.sub.topic_name)
+            count = f"{len(publishers) or 'no'} publisher{'' if len(publishers) == 1 else 's'}"
+            misfits = {_misfit(publisher, source.sub) for publisher in publishers} - {""}
+            found[camera] = ", ".join([source.sub.topic_name, count, *sorted(misfits)])
+        return found
+
     def _image_filter(self, camera: str) -> Any:
         compressed = self._parameters.transport == "compressed"
         kind, suffix = (CompressedImage, "/compressed") if compressed else (Image, "")
@@ -105,6 +115,7 @@ class Inputs:
             f"~/input/{camera}/image{suffix}",
             qos_profile=_sensor_qos(IMAGE_DEPTH),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=_no_events(),
         )
         # Registered before the synchroniser's own, so that the arrival is known when it emits.
         source.registerCallback(self._on_image, camera)
@@ -113,17 +124,25 @@ class Inputs:
     def _synchronize(self) -> Any:
         sync = self._parameters.sync
         if sync.policy == "approximate_time":
-            return approximate_time(self._filters, queue_size=IMAGE_DEPTH, slop=sync.max_spread_ms / 1e3)
+            return approximate_time(
+                self._filters,
+                queue_size=IMAGE_DEPTH,
+                slop=sync.max_spread_ms / 1e3,
+                stamp_of=convert.stamp_of,
+                on_clock_jump=self._listeners.on_clock_jump,
+            )
         return AnchorSynchronizer(
             self._filters,
             names=self._parameters.cameras,
             reference=self._parameters.reference_camera,
             max_spread_ns=round(sync.max_spread_ms * 1e6),
             max_age_ns=round(sync.max_age_ms * 1e6),
+            camera_timeout_ns=round(self._parameters.diagnostics.camera_timeout_s * 1e9),
             missing_camera=self._parameters.missing_camera,
             stamp_of=convert.stamp_of,
             now_ns=self._now_ns,
             on_drop=self._listeners.on_drop,
+            on_ignored=self._listeners.on_fault,
             on_clock_jump=self._listeners.on_clock_jump,
             queue_size=IMAGE_DEPTH,
         )
@@ -140,26 +159,30 @@ class Inputs:
             callback,
             _sensor_qos(depth),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=_no_events(),
         )
 
     def _on_image(self, message: Any, camera: str) -> None:
         self._listeners.on_image(camera)
-        if camera == self._parameters.reference_camera:
-            stamp = convert.stamp_of(message)
-            self._arrivals[stamp] = (time.monotonic(), age_ms(stamp, self._now_ns()))
-            while len(self._arrivals) > NUM_ARRIVALS:
-                del self._arrivals[next(iter(self._arrivals))]
+        if self._timer.is_canceled():
+            self._timer.reset()
+        stamp = convert.stamp_of(message)
+        self._arrivals[camera, stamp] = (time.monotonic(), age_ms(stamp, self._now_ns()))
+        while len(self._arrivals) > NUM_ARRIVALS * len(self._filters):
+            del self._arrivals[next(iter(self._arrivals))]
 
     def _on_messages(self, *messages: Any) -> None:
         stamps = tuple(None if message is None else convert.stamp_of(message) for message in messages)
-        stamp = stamps[self._reference]
-        assert stamp is not None, "a set has no reference image"
-        received, transport_age = self._arrivals.get(stamp, (time.monotonic(), math.nan))
+        anchor = getattr(self._synchronizer, "anchor", self._parameters.reference_camera)
+        stamp = stamps[self._parameters.cameras.index(anchor)]
+        assert stamp is not None, "a set has no image that anchors it"
+        received, transport_age = self._arrivals.get((anchor, stamp), (time.monotonic(), math.nan))
         images = ImageSet(
             stamp_ns=stamp, messages=messages, stamps_ns=stamps, received=received, transport_age_ms=transport_age
         )
         if images.spread_ms > self._parameters.sync.max_spread_ms:
-            self._listeners.on_drop(f"spread of {images.spread_ms:.0f} ms above sync.max_spread_ms")
+            reason = f"spread of {images.spread_ms:.0f} ms above sync.max_spread_ms"
+            self._listeners.on_drop(DroppedSet(reason=reason, stamp_ns=stamp, stamps_ns=stamps))
             return
         self._listeners.on_set(images)
 
@@ -181,8 +204,12 @@ class Inputs:
             self._listeners.on_fault("odometry", str(error))
 
     def _expire(self) -> None:
+        """Let no set wait for ever; without a set that waits the timer rests, as each of its calls wakes the node."""
         if isinstance(self._synchronizer, AnchorSynchronizer):
             self._synchronizer.expire()
+            if self._synchronizer.is_waiting:
+                return
+        self._timer.cancel()
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
@@ -191,3 +218,18 @@ class Inputs:
 def _sensor_qos(depth: int) -> QoSProfile:
     # Best effort matches both kinds of publisher; reliable would never match a best-effort camera.
     return QoSProfile(depth=depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+
+
+def _no_events() -> SubscriptionEventCallbacks:
+    # Each event of each subscription is waited for anew at every message, which would double what waiting costs;
+    # `sources` tells of the misfits that these events are for.
+    return SubscriptionEventCallbacks(use_default_callbacks=False)
+
+
+def _misfit(publisher: Any, subscription: Any) -> str:
+    """Why a publisher does not reach a subscription, in words; empty where it does."""
+    kind = f"{subscription.msg_type.__module__.partition('.')[0]}/msg/{subscription.msg_type.__name__}"
+    if publisher.topic_type != kind:
+        return f"which sends {publisher.topic_type} instead of {kind}"
+    compatibility, reason = qos_check_compatible(publisher.qos_profile, subscription.qos_profile)
+    return f"whose QoS does not fit: {reason}" if compatibility == QoSCompatibility.ERROR else ""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import threading
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from bevdistill_ros.node.diagnostics import Monitor, SetReport, age_ms
 from bevdistill_ros.node.markers import Lifetime, shapes_of
 from bevdistill_ros.node.overlay import draw_overlay, encode_jpeg
 from bevdistill_ros.node.pipeline import ImageSet, Outcome
+from bevdistill_ros.node.synchronizer import DroppedSet
 
 DEPTH = 10
 OVERLAY_DEPTH = 1  # nobody wants an old picture
@@ -43,6 +45,7 @@ class Outputs:
         self._model = model
         self._grid = grid
         self._lifetime = Lifetime()
+        self._counting = threading.Lock()
         self._detections = self._create(Detection3DArray, "~/output/detections")
         self._markers = self._create(MarkerArray, "~/output/markers")
         self._overlay = self._create(CompressedImage, "~/output/overlay/compressed", depth=OVERLAY_DEPTH)
@@ -82,11 +85,36 @@ class Outputs:
             )
         stages = {**outcome.stage_ms, "publish": (time.perf_counter() - started) * 1e3}
         report = self._report(images, outcome, stages)
-        monitor.processed(report, self._now_ns())
-        self._publish_status(report, monitor)
+        with self._counting:
+            monitor.processed(report, self._now_ns())
+            self._publish_status(report, monitor)
         if self._overlay.get_subscription_count():
             picture = encode_jpeg(draw_overlay(outcome.frame, detections, self._grid))
             self._overlay.publish(convert.jpeg_message(picture, stamp_ns=stamp, frame_id=self._frame_id))
+
+    def publish_dropped(self, dropped: DroppedSet, monitor: Monitor) -> None:
+        """Tell that a set is not used; safe to call from any thread.
+
+        Args:
+            dropped: The set.
+            monitor: Is told so.
+        """
+        stamps = [stamp for stamp in dropped.stamps_ns if stamp is not None]
+        now = self._now_ns()
+        report = SetReport(
+            stamp_ns=dropped.stamp_ns,
+            cameras=self._cameras,
+            present=tuple(stamp is not None for stamp in dropped.stamps_ns),
+            age_ms=tuple(math.nan if stamp is None else age_ms(stamp, now) for stamp in dropped.stamps_ns),
+            spread_ms=(max(stamps) - min(stamps)) / 1e6 if stamps else 0.0,
+            stage_ms={},
+            latency_ms=math.nan,
+            motion_known=False,
+        )
+        # Each status counts one set more than the one before, so counting and publishing go together.
+        with self._counting:
+            monitor.drop(dropped.reason, now)
+            self._publish_status(report, monitor)
 
     def _report(self, images: ImageSet, outcome: Outcome, stages: dict[str, float]) -> SetReport:
         now = self._now_ns()

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, Literal, cast
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -193,6 +194,14 @@ def declare(node: Node) -> None:
             raise ValueError(f"parameter {name} must be {allowed(entry)}: {error}") from error
 
 
+def misspelt(node: Node) -> list[tuple[str, str]]:
+    """Parameters that were given to a node and are none of its own, each with the nearest that is."""
+    known = list(settings())
+    # rclpy has no public name for what was given but never declared.
+    given = [name for name in getattr(node, "_parameter_overrides", {}) if not node.has_parameter(name)]
+    return [(name, get_close_matches(name, known, n=1, cutoff=0.0)[0]) for name in given if not _is_foreign(name)]
+
+
 def read(node: Node) -> DetectorParameters:
     """The values that the parameters have now.
 
@@ -277,6 +286,11 @@ def allowed(entry: Any) -> str:
     kind = {bool: "true or false", str: "a string", int: "a whole number", float: "a number with a decimal point"}
     words = kind.get(type(entry.default), "a list of names")
     return words if limits["low"] is None else f"{words} in {limits['low']:g}...{limits['high']:g}"
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether a parameter is one of rclpy's own, which it may declare later."""
+    return name.startswith("qos_overrides.") or name in ("use_sim_time", "start_type_description_service")
 
 
 def _settings_of(kind: Any, prefix: str) -> list[tuple[str, Any]]:

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
@@ -52,7 +55,7 @@ class ImageSet:
 class Outcome:
     """What came of a set."""
 
-    frame: CameraFrame
+    frame: CameraFrame  # its images are good until the next set
     detections: Detections
     stage_ms: dict[str, float]
     motion_known: bool
@@ -112,6 +115,8 @@ class Pipeline:
         self._on_rig_change = on_rig_change
         self._rectifiers = [Rectifier() for _ in self._cameras]
         self._pool = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
+        cv2.setNumThreads(1)  # one image a thread; threads inside of them would only wait for each other
+        self._images = torch.empty((len(self._cameras), 3, *training_rig.image_size), dtype=torch.uint8)
         # Of a blank camera the network sees nothing, but a rig has no gaps: the training rig fills them.
         self._filling: list[CalibratedCamera] = list(
             zip(calibrations_of(training_rig).values(), training_rig.ego_from_camera.double().numpy(), strict=True)
@@ -231,7 +236,7 @@ class Pipeline:
             [self._motion.odom_from_ego(stamp) for stamp in stamps],
         )
         pose = np.eye(4) if reference_pose is None else reference_pose
-        return self._assemble(pixels, full, images.stamp_ns, mountings, pose), motion_known
+        return self._assemble(pixels, full, images.stamp_ns, mountings, pose, self._images), motion_known
 
     def _assemble(
         self,
@@ -240,6 +245,7 @@ class Pipeline:
         stamp_ns: int,
         mountings: np.ndarray,
         global_from_ego: np.ndarray,
+        out: Tensor | None = None,
     ) -> CameraFrame:
         height, width = self._training_rig.image_size
         return frame_from_images(
@@ -252,6 +258,8 @@ class Pipeline:
             global_from_ego=global_from_ego,
             height=height,
             width=width,
+            out=out,
+            run=self._pool.map,
         )
 
 

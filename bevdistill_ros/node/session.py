@@ -19,13 +19,14 @@ from bevdistill_ros.node.calibration import (
     differences_from_training,
     load_rig,
 )
-from bevdistill_ros.node.diagnostics import BUSY, Item, Level, Monitor
+from bevdistill_ros.node.diagnostics import BUSY, Item, Level, Monitor, calibration_item
 from bevdistill_ros.node.ego_motion import EgoMotion, NoEgoMotion, OdometryBuffer
 from bevdistill_ros.node.filters import require_message_filters
 from bevdistill_ros.node.inputs import Inputs, Listeners
 from bevdistill_ros.node.outputs import Outputs
 from bevdistill_ros.node.parameters import DetectorParameters
 from bevdistill_ros.node.pipeline import ImageSet, Pipeline, UnusableSet
+from bevdistill_ros.node.synchronizer import DroppedSet
 from bevdistill_ros.node.transforms import TfMotion, TfMountings, Transforms
 from bevdistill_ros.node.worker import LatestWorker
 
@@ -79,7 +80,7 @@ class Session:
         """Listen and detect."""
         self._monitor = self._make_monitor()
         self._pipeline.request_reset()
-        self._worker = LatestWorker(self._detect, lambda images: self._drop(BUSY))
+        self._worker = LatestWorker(self._work, lambda images: self._drop(dropped(images, BUSY)))
         listeners = Listeners(
             on_set=self._worker.offer,
             on_image=lambda camera: self._monitor.image(camera, self._now_ns()),
@@ -121,13 +122,14 @@ class Session:
 
     def diagnostics(self, now_ns: int) -> list[Item]:
         """How it is doing."""
-        model = Item(
-            name="model",
-            level=Level.WARN if self._rig_differences else Level.OK,
-            message="; ".join(self._rig_differences) or self.description,
-            values={"model": self.description},
+        model = Item(name="model", level=Level.OK, message=self.description)
+        if self._inputs is None:
+            return [model]
+        cameras = self._parameters.cameras
+        calibration = calibration_item(
+            *self._calibrations.described(cameras), self._rig_differences, is_new=self._monitor.is_new(now_ns)
         )
-        return [model, *self._monitor.items(now_ns)] if self._worker else [model]
+        return [model, calibration, *self._monitor.items(now_ns, self._inputs.sources())]
 
     def _make_monitor(self) -> Monitor:
         return Monitor(self._parameters.cameras, self._parameters.diagnostics, started_ns=self._now_ns())
@@ -160,19 +162,26 @@ class Session:
             case "none":
                 return NoEgoMotion()
 
-    def _detect(self, images: ImageSet) -> None:
+    def _work(self, images: ImageSet) -> None:
         """Work on a set; nothing that goes wrong with one set may end the thread."""
         try:
-            self._engine.score_threshold = self._node.get_parameter("score_threshold").value
-            self._engine.max_detections = self._node.get_parameter("max_detections").value
-            self._outputs.publish(images, self._pipeline.run(images), self._monitor)
-            self._compare_rigs()
-        except UnusableSet as error:
-            self._drop(str(error))
-        except Exception as error:
+            try:
+                self._detect(images)
+            except UnusableSet as error:
+                self._drop(dropped(images, str(error)))
+            except Exception as error:
+                self._drop(dropped(images, f"failed: {type(error).__name__}"))
+                raise
+        except Exception:
+            # A signal may end the context amid the work, which then fails in its own way.
             if self._node.context.ok():
-                self._drop(f"failed: {type(error).__name__}")
                 self._log.error(traceback.format_exc(), throttle_duration_sec=THROTTLE_S)
+
+    def _detect(self, images: ImageSet) -> None:
+        self._engine.score_threshold = self._node.get_parameter("score_threshold").value
+        self._engine.max_detections = self._node.get_parameter("max_detections").value
+        self._outputs.publish(images, self._pipeline.run(images), self._monitor)
+        self._compare_rigs()
 
     def _compare_rigs(self) -> None:
         """Tell once, and again after a change, how the rig differs from that of training."""
@@ -188,10 +197,10 @@ class Session:
         for line in self._rig_differences:
             self._log.warning(line)
 
-    def _drop(self, reason: str) -> None:
-        self._monitor.drop(reason, self._now_ns())
-        if reason != BUSY:
-            self._log.warning(f"set dropped: {reason}", throttle_duration_sec=THROTTLE_S)
+    def _drop(self, lost: DroppedSet) -> None:
+        self._outputs.publish_dropped(lost, self._monitor)
+        if lost.reason != BUSY:
+            self._log.warning(f"set dropped: {lost.reason}", throttle_duration_sec=THROTTLE_S)
 
     def _fault(self, subject: str, message: str) -> None:
         self._monitor.fault(subject, message, self._now_ns())
@@ -200,13 +209,18 @@ class Session:
     def _clock_went_back(self, stamp_ns: int) -> None:
         self._log.warning("image stamps went back; waiting images and temporal memory are forgotten")
         if self._worker is not None:
-            for _ in self._worker.clear():
-                self._drop("clock went back")
+            for images in self._worker.clear():
+                self._drop(dropped(images, "clock went back"))
         self._motion.forget_after(stamp_ns)
         self._pipeline.request_reset()
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
+
+
+def dropped(images: ImageSet, reason: str) -> DroppedSet:
+    """A set that was put together and then not used."""
+    return DroppedSet(reason=reason, stamp_ns=images.stamp_ns, stamps_ns=images.stamps_ns)
 
 
 def make_engine(parameters: DetectorParameters) -> Engine:

@@ -98,7 +98,8 @@ def latencies(
         round_trips_ms: Reference image sent to detections received [ms], by stamp.
         warm_up: Sets at the beginning that do not count, where there are more than these.
     """
-    settled = list(statuses[warm_up:]) or list(statuses)
+    processed = [status for status in statuses if status.stage_ms]
+    settled = processed[warm_up:] or processed
     stages = dict.fromkeys(stage for status in settled for stage in status.stage_ms)
     series = {stage: [status.stage_ms[stage] for status in settled if stage in status.stage_ms] for stage in stages}
     series["oldest image to publish"] = [status.latency_ms for status in settled]

@@ -33,7 +33,7 @@ class SetStatus:
     stamp_ns: int
     spread_ms: float
     latency_ms: float  # oldest image stamp to publish
-    stage_ms: Mapping[str, float]
+    stage_ms: Mapping[str, float]  # empty for a set that was dropped
     sets_processed: int
     sets_dropped: int
     drop_reason: str
@@ -67,6 +67,8 @@ def read_recording(path: Path) -> Recording:
     has_status = STATUS_TOPIC in bag.topics
     statuses = [_status(content) for _, content in bag.decoded(STATUS_TOPIC)] if has_status else []
     found = {record.stamp_ns: record for record in map(detections_of, arrays)}
+    # Each status counts one set more, used or dropped; stamps would put sets dropped in a rush before the one at work.
+    statuses.sort(key=lambda status: status.sets_processed + status.sets_dropped)
     return Recording(detections=found, statuses=tuple(statuses))
 
 

@@ -1,0 +1,75 @@
+"""Python and the packages that the node needs."""
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+from bevdistill_ros.doctor.finding import Finding, fail, ok, warn
+
+_NEEDED = {"torch": "torch", "numpy": "numpy", "cv2": "opencv-python-headless<5", "yaml": "PyYAML"}
+_NEEDED |= {"safetensors": "safetensors"}
+_MIN_TORCH = (2, 4)
+_PYTHON = ((3, 11), (3, 12))
+
+Importer = Callable[[str], ModuleType]
+
+
+def check_packages(load: Importer = importlib.import_module) -> list[Finding]:
+    """Findings about Python and each package.
+
+    Args:
+        load: Imports a module by its name.
+    """
+    versions: dict[str, str] = {}
+    findings = [_check_python(sys.version_info[:2])]
+    for name, package in _NEEDED.items():
+        try:
+            versions[name] = _version_of(load(name))
+        except ImportError as error:
+            findings.append(fail(name, f"cannot be imported: {error}", f"pip install '{package}'"))
+    if importlib.util.find_spec("simplejpeg") is None:
+        findings.append(warn("simplejpeg", "not installed: JPEGs are decoded more slowly", "pip install simplejpeg"))
+    try:
+        versions["cv_bridge"] = _version_of(load("cv_bridge"))
+    except Exception as error:  # built for another NumPy it raises whatever it likes; the node runs without it
+        if not isinstance(error, ModuleNotFoundError):
+            findings.append(warn("cv_bridge", f"is there but cannot be imported: {error}", _NUMPY_REMEDY))
+    findings += [
+        check_version(name, version, has_cv_bridge="cv_bridge" in versions) for name, version in versions.items()
+    ]
+    return findings
+
+
+_NUMPY_REMEDY = "the node does without cv_bridge; for your own nodes: pip install 'numpy<2' 'opencv-python-headless<5'"
+
+
+def check_version(name: str, version: str, *, has_cv_bridge: bool) -> Finding:
+    """Whether a package's version is one that the node works with."""
+    numbers = _numbers(version)
+    if name == "torch" and numbers < _MIN_TORCH:
+        return fail(name, f"version {version} is too old", "install torch 2.4 or newer; see pytorch.org for your GPU")
+    if name == "numpy" and numbers >= (2, 0) and has_cv_bridge:
+        return warn(name, f"version {version}, but cv_bridge is built for NumPy 1", _NUMPY_REMEDY)
+    if name == "cv2" and numbers >= (5, 0):
+        remedy = "pip install 'opencv-python-headless<5'"
+        text = f"version {version} has other type constants than 4, which cv_bridge relies on"
+        return fail(name, text, remedy) if has_cv_bridge else warn(name, f"version {version} is not tested", remedy)
+    return ok(name, version)
+
+
+def _check_python(version: tuple[int, int]) -> Finding:
+    text = ".".join(map(str, version))
+    if not _PYTHON[0] <= version <= _PYTHON[1]:
+        return warn("python", f"{text} is not tested", "use Python 3.11 or 3.12")
+    return ok("python", text)
+
+
+def _version_of(module: ModuleType) -> str:
+    return str(getattr(module, "__version__", "of unknown version"))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])

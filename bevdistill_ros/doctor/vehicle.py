@@ -1,0 +1,169 @@
+"""The running vehicle: what is on the ROS graph, and the findings about it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from types import TracebackType
+
+import numpy as np
+import rclpy
+
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.doctor.calibration_topics import (
+    MountingSource,
+    check_camera_infos,
+    check_mountings,
+    check_odometry,
+    straight_pictures,
+)
+from bevdistill_ros.doctor.camera_topics import Expectation, check_images
+from bevdistill_ros.doctor.camera_views import CameraView
+from bevdistill_ros.doctor.config import DoctorConfig
+from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, warn
+from bevdistill_ros.doctor.graph import Graph
+from bevdistill_ros.doctor.node_parameters import parameters_of_file, parameters_of_node
+from bevdistill_ros.doctor.recording import Recording, listen
+from bevdistill_ros.doctor.target import Topics, find_topics, override
+from bevdistill_ros.node.calibration import Calibration, calibrations_of, load_rig
+from bevdistill_ros.node.diagnostics import Level
+from bevdistill_ros.node.parameters import DetectorParameters
+
+
+class Vehicle:
+    """What runs, seen from a node of our own.
+
+    Args:
+        config: Settings of the doctor.
+        ros_arguments: ROS arguments for our node.
+    """
+
+    def __init__(self, config: DoctorConfig, ros_arguments: Sequence[str] = ()) -> None:
+        self._config = config
+        self._graph = Graph(ros_arguments)
+        self._graph.discover()
+        self._node = self._graph.detector()
+        self._parameter_trouble: Finding | None = None
+        found = self._read_parameters()
+        self.has_parameters = found is not None  # told by a file or by the running node, not by defaults
+        parameters = found or DetectorParameters()
+        self.parameters = replace(parameters, transport=config.transport) if config.transport else parameters
+        self.cameras: tuple[str, ...] = self.parameters.cameras  # may be set before anything is listened to
+
+    def __enter__(self) -> "Vehicle":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._graph.__exit__(kind, error, trace)
+
+    @property
+    def rmw(self) -> str:
+        """The middleware in use."""
+        return str(rclpy.get_rmw_implementation_identifier())
+
+    @property
+    def image_bytes(self) -> float:
+        """Size of an image message; 0 where none came."""
+        return self._recording.image_bytes
+
+    @cached_property
+    def views(self) -> list[CameraView]:
+        """The cameras of which calibration and mounting are known."""
+        return self._mountings[1]
+
+    @cached_property
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The last image (h, w, 3) uint8 RGB by camera, without lens distortion."""
+        return straight_pictures(self._recording, self._calibrations[1])
+
+    def check_topics(self) -> list[Finding]:
+        """Findings about images, calibrations, mountings and odometry."""
+        parameters = self.parameters
+        expectation = Expectation(
+            transport=parameters.transport, max_spread_ms=parameters.sync.max_spread_ms, node=self._node
+        )
+        findings = check_images(self._graph, self._topics, self._recording, expectation)
+        if not any(track.last is not None for track in self._recording.images.values()):
+            return findings  # more lines would say the same
+        findings += self._calibrations[0] + self._mountings[0]
+        motion = parameters.ego_motion
+        if motion.source == "odometry":
+            findings.append(
+                check_odometry(
+                    self._graph, self._recording.odometry, base_frame=parameters.base_frame, max_gap_s=motion.max_gap_s
+                )
+            )
+        return findings
+
+    def check_node(self) -> list[Finding]:
+        """Findings about the parameters, and what the running node says about itself."""
+        findings = [self._parameter_trouble] if self._parameter_trouble else []
+        if not self._node:
+            return [*findings, ok("detector", "does not run; the checks are those of before its start")]
+        findings.append(ok("detector", f"runs as {self._node}"))
+        if not self._recording.diagnostics:
+            remedy = "is it starting, or does it hang? ros2 lifecycle get " + self._node
+            return [*findings, warn("diagnostics", "it told nothing on /diagnostics", remedy)]
+        for name, status in self._recording.diagnostics.items():
+            level = status.level[0] if isinstance(status.level, bytes) else status.level
+            verdict = {Level.OK: Verdict.OK, Level.WARN: Verdict.WARN}.get(level, Verdict.FAIL)
+            problems = [] if verdict is Verdict.OK else [Problem(verdict=verdict, message="")]
+            findings.append(judge(f"says {name}", status.message, problems))
+        return findings
+
+    @cached_property
+    def _topics(self) -> Topics:
+        config, published = self._config, self._graph.topics()
+        topics = find_topics(
+            self.cameras,
+            self.parameters.transport,
+            node=self._node,
+            subscribed=self._graph.subscribed_by(self._node) if self._node else {},
+            published=published,
+        )
+        return override(
+            topics, image=config.image_topic, camera_info=config.camera_info_topic, odometry=config.odometry_topic
+        )
+
+    @cached_property
+    def _recording(self) -> Recording:
+        return listen(
+            self._graph,
+            self._topics,
+            transport=self.parameters.transport,
+            node=self._node,
+            seconds=self._config.seconds,
+        )
+
+    @cached_property
+    def _calibrations(self) -> tuple[list[Finding], dict[str, Calibration]]:
+        rig = self._rig
+        if self.parameters.intrinsics == "rig_file" and rig is not None:
+            return [ok("camera_info", "not needed: intrinsics come from the rig file")], calibrations_of(rig)
+        return check_camera_infos(self._graph, self._recording, rectified=self.parameters.images_rectified)
+
+    @cached_property
+    def _mountings(self) -> tuple[list[Finding], list[CameraView]]:
+        source = MountingSource(rig=self._rig, base_frame=self.parameters.base_frame)
+        return check_mountings(self._recording, self._calibrations[1], source)
+
+    @cached_property
+    def _rig(self) -> CameraRig | None:
+        path = self._config.rig or self.parameters.rig_file
+        return load_rig(str(path)) if path else None
+
+    def _read_parameters(self) -> DetectorParameters | None:
+        try:
+            if self._config.params is not None:
+                return parameters_of_file(self._config.params)
+            if not self._node:
+                return None
+            found = parameters_of_node(self._graph, self._node)
+        except ValueError as error:
+            self._parameter_trouble = fail("parameters", str(error), "correct it; the defaults are looked at instead")
+            return None
+        if found is None:
+            text = f"{self._node} does not answer; the defaults are looked at instead"
+            self._parameter_trouble = warn("parameters", text, "give its parameter file with --params")
+        return found

@@ -1,0 +1,113 @@
+"""Child processes of a benchmark, and what the kernel says they use."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+_STOP_TIMEOUT_S = 10.0
+_LOG_LINES = 12
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
+# Places in /proc/<pid>/stat behind the name of the program, which may hold blanks.
+_STATE, _USER_TICKS, _SYSTEM_TICKS, _THREADS, _RESIDENT_PAGES = 0, 11, 12, 17, 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a process uses, all its threads together."""
+
+    cpu_s: float  # CPU time since its start, of user and kernel [s]
+    memory_mb: float  # resident [MB]
+    threads: int
+
+
+def usage_of(pid: int) -> Usage:
+    """What a process uses now.
+
+    Raises:
+        ProcessLookupError: It has ended.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError as error:
+        raise ProcessLookupError(f"process {pid} has ended") from error
+    if fields[_STATE] == "Z":
+        raise ProcessLookupError(f"process {pid} has ended")
+    return Usage(
+        cpu_s=(int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / _TICKS_PER_S,
+        memory_mb=int(fields[_RESIDENT_PAGES]) * _PAGE_MB,
+        threads=int(fields[_THREADS]),
+    )
+
+
+class Child:
+    """A Python module that runs in a process of its own while the context is open.
+
+    Args:
+        module: Its name, and the arguments it gets.
+        log_path: What it prints.
+        environment: All its environment variables.
+    """
+
+    def __init__(self, module: Sequence[str], log_path: Path, environment: Mapping[str, str]) -> None:
+        self._module = list(module)
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.log_path = log_path
+
+    def __enter__(self) -> "Child":
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *self._module],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,  # an interrupt at the terminal reaches us, and we end the child in order
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        process = self._running
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._running.pid
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end; False where it still runs.
+
+        Raises:
+            ChildProcessError: It failed; with the end of its log.
+        """
+        try:
+            code = self._running.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        if code:
+            raise self.failure(f"ended with code {code}")
+        return True
+
+    def failure(self, what: str) -> ChildProcessError:
+        """An error that says what is wrong with it, and the end of its log."""
+        tail = "\n".join(self.log_path.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+        return ChildProcessError(f"{self._module[0]} {what}; the end of {self.log_path}:\n{tail}")
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the context is not open"
+        return self._process
