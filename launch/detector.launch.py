@@ -11,7 +11,6 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.conditions import IfCondition
 from launch.launch_description_entity import LaunchDescriptionEntity
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -47,10 +46,15 @@ ARGUMENTS = {  # name: default, description
     "bundle": ("", "folder of the model bundle"),
     "params_file": ("", "parameter file; empty: that of the package"),
     "cameras": ("", "camera names, separated by commas"),
+    "reference_camera": (
+        "",
+        "camera that anchors the sets; empty: that of the parameter file, or the first of cameras",
+    ),
     "transport": ("", "raw or compressed"),
     "rig_file": ("", "YAML with the mounting of each camera; empty: tf"),
     "device": ("", "torch device such as cuda:0"),
     "topics": ("", f"names of the input topics: {', '.join(TOPICS)}; empty: those of the node"),
+    "input_namespace": ("", "goes before the names that topics stands for, e.g. /car1"),
     "odometry_topic": ("", "topic of the odometry; empty: that of topics"),
     "namespace": ("", "namespace of the node"),
     "use_sim_time": ("false", "take the time from /clock"),
@@ -64,7 +68,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
     ]
-    return LaunchDescription([*arguments, *fast_dds_profile(), OpaqueFunction(function=launch_setup), rviz()])
+    return LaunchDescription([*arguments, *fast_dds_profile(), OpaqueFunction(function=launch_setup)])
 
 
 def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -72,19 +76,18 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     params_file = given["params_file"] or str(share() / "config" / "node" / "detector.param.yaml")
     overrides = overriding_parameters(given)
     cameras = overrides.get("cameras") or cameras_in(params_file)
-    return [
-        Node(
-            package=PACKAGE,
-            executable="detector_node",
-            name=NODE,
-            namespace=given["namespace"],
-            parameters=[params_file, overrides],
-            remappings=remappings(given["topics"], cameras, given["odometry_topic"]),
-            arguments=["--ros-args", "--log-level", f"{NODE}:={given['log_level']}"],
-            output="screen",
-            emulate_tty=True,
-        )
-    ]
+    detector = Node(
+        package=PACKAGE,
+        executable="detector_node",
+        name=NODE,
+        namespace=given["namespace"],
+        parameters=[params_file, overrides],
+        remappings=remappings(given["topics"], cameras, given["odometry_topic"], given["input_namespace"]),
+        arguments=["--ros-args", "--log-level", f"{NODE}:={given['log_level']}"],
+        output="screen",
+        emulate_tty=True,
+    )
+    return [detector, *([rviz(given)] if is_true(given["rviz"]) else [])]
 
 
 def overriding_parameters(given: dict[str, str]) -> dict[str, object]:
@@ -96,21 +99,33 @@ def overriding_parameters(given: dict[str, str]) -> dict[str, object]:
         parameters["transport"] = topics_named(given["topics"])[3]
     if given["cameras"]:
         parameters["cameras"] = [name.strip() for name in given["cameras"].strip("[]").split(",")]
-    parameters["use_sim_time"] = given["use_sim_time"].lower() == "true"
+    if given["cameras"] or given["reference_camera"]:
+        # The parameter file's may be none of these cameras.
+        parameters["sync.reference_camera"] = given["reference_camera"]
+    parameters["use_sim_time"] = is_true(given["use_sim_time"])
     return parameters
 
 
-def remappings(topics: str, cameras: list[str], odometry_topic: str = "") -> list[tuple[str, str]]:
+def is_true(argument: str) -> bool:
+    if argument.lower() not in ("true", "false"):
+        raise ValueError(f"an argument is '{argument}', but must be true or false")
+    return argument.lower() == "true"
+
+
+def remappings(
+    topics: str, cameras: list[str], odometry_topic: str = "", input_namespace: str = ""
+) -> list[tuple[str, str]]:
     """From the node's input topics to those of a recording or driver."""
     pairs = [("~/input/odometry", odometry_topic)] if odometry_topic else []
     if not topics:
         return pairs
     image, camera_info, odometry, transport, named = topics_named(topics)
     suffix = "image/compressed" if transport == "compressed" else "image"
-    pairs = pairs or [("~/input/odometry", odometry)]
+    prefix = f"/{input_namespace.strip('/')}" if input_namespace else ""
+    pairs = pairs or [("~/input/odometry", prefix + odometry)]
     for camera in cameras:
-        pairs.append((f"~/input/{camera}/{suffix}", image.format(camera=named(camera))))
-        pairs.append((f"~/input/{camera}/camera_info", camera_info.format(camera=named(camera))))
+        pairs.append((f"~/input/{camera}/{suffix}", prefix + image.format(camera=named(camera))))
+        pairs.append((f"~/input/{camera}/camera_info", prefix + camera_info.format(camera=named(camera))))
     return pairs
 
 
@@ -139,13 +154,16 @@ def fast_dds_profile() -> list[LaunchDescriptionEntity]:
     return [SetEnvironmentVariable(variables[older], str(share() / "config" / "dds" / "fastdds.xml"))]
 
 
-def rviz() -> Node:
+def rviz(given: dict[str, str]) -> Node:
+    # The configuration names the topics of a node without a namespace.
+    namespace = f"/{given['namespace'].strip('/')}" if given["namespace"] else ""
+    topics = (f"/{NODE}/output/{name}" for name in ("markers", "overlay/compressed"))
     return Node(
         package="rviz2",
         executable="rviz2",
         arguments=["-d", str(share() / "config" / "rviz" / "detector.rviz")],
-        parameters=[{"use_sim_time": LaunchConfiguration("use_sim_time")}],
-        condition=IfCondition(LaunchConfiguration("rviz")),
+        parameters=[{"use_sim_time": is_true(given["use_sim_time"])}],
+        remappings=[(topic, namespace + topic) for topic in topics] if namespace else [],
     )
 
 

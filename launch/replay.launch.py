@@ -34,6 +34,9 @@ ARGUMENTS = {  # name: default, description
     "bag": (None, "rosbag2 recording to play"),
     "bundle": (None, "folder of the model bundle"),
     "topics": ("bevdistill", "names of the topics in the recording, see detector.launch.py"),
+    "input_namespace": ("", "goes before the names of the topics in the recording, e.g. /car1"),
+    "cameras": ("", "camera names, separated by commas"),
+    "reference_camera": ("", "camera that anchors the sets, see detector.launch.py"),
     "rate": ("1.0", "speed; 0.5 takes twice the time"),
     "start_delay": ("10.0", "time that the node has for loading the model [s]"),
     "record": ("", "new rosbag2 recording of the detections; empty: none"),
@@ -43,7 +46,7 @@ ARGUMENTS = {  # name: default, description
     "rviz": ("false", "show the detections in RViz"),
     "log_level": ("info", "debug, info, warn, error or fatal"),
 }
-PASSED_ON = ("bundle", "topics", "rig_file", "params_file", "device", "rviz", "log_level")
+PASSED_ON = tuple(name for name in ARGUMENTS if name not in ("bag", "rate", "start_delay", "record"))
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -71,8 +74,9 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def play_command(given: dict[str, str]) -> list[str]:
     options = ["--clock", "100", "--rate", given["rate"], "--delay", given["start_delay"]]
-    return ["ros2", "bag", "play", given["bag"], *options]
+    return ["ros2", "bag", "play", given["bag"], *options, "--disable-keyboard-controls"]
 
 
 def record_command(target: str) -> list[str]:
-    return ["ros2", "bag", "record", "--use-sim-time", "-o", target, *RECORDED]
+    options = ["--use-sim-time", "--disable-keyboard-controls", "-o", target]
+    return ["ros2", "bag", "record", *options, "--topics", *RECORDED]

@@ -28,6 +28,12 @@ COMMANDS: dict[str, Command] = {
         config="SynthConfig",
         function="run_synth",
     ),
+    "cut": Command(
+        summary="cut the scenes of a database in time: the first part to train on, the rest to score",
+        module="training.data.cut",
+        config="CutConfig",
+        function="run_cut",
+    ),
     "train": Command(
         summary="train a teacher, a student, or a student that learns from a teacher",
         module="training.fit",
@@ -69,6 +75,30 @@ COMMANDS: dict[str, Command] = {
         module="training.benchmark.deformable",
         config="DeformableConfig",
         function="run_deformable",
+    ),
+    "bench index": Command(
+        summary="time and memory of indexing tables as large as those of nuScenes",
+        module="training.benchmark.index",
+        config="IndexBenchConfig",
+        function="run_index",
+    ),
+    "bench decode": Command(
+        summary="accuracy of a student on JPEGs that are decoded whole and at a reduced size",
+        module="training.benchmark.decode",
+        config="DecodeConfig",
+        function="run_decode",
+    ),
+    "bench node": Command(
+        summary="what the node takes around its network, beside a naive node; over real middleware",
+        module="training.benchmark.node",
+        config="NodeBenchConfig",
+        function="run_node_bench",
+    ),
+    "bench soak": Command(
+        summary="a long drive with faults at random: memory, threads, and the fate of every set",
+        module="training.benchmark.soak",
+        config="SoakConfig",
+        function="run_soak",
     ),
     "bench step": Command(
         summary="one training step of a configuration: parameters, memory, time",

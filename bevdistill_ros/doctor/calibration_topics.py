@@ -12,8 +12,7 @@ from bevdistill_ros.doctor.graph import Graph
 from bevdistill_ros.doctor.recording import Recording, Track
 from bevdistill_ros.doctor.ros_installation import install_command
 from bevdistill_ros.node import convert
-from bevdistill_ros.node.calibration import Calibration, Mountings, Rectifier, RigMountings
-from bevdistill_ros.node.transforms import TfMountings
+from bevdistill_ros.node.calibration import Calibration, Rectifier, RigMountings
 
 MIN_ODOMETRY_HZ = 10.0  # slower, a pose at an image's stamp is guessed across a long way
 _CALIBRATE = "calibrate the camera and let its driver publish K, D and the image size"
@@ -71,32 +70,44 @@ def check_mountings(
     recording: Recording, calibrations: Mapping[str, Calibration], source: MountingSource
 ) -> tuple[list[Finding], list[CameraView]]:
     """Findings about where the cameras sit, and the cameras of which all is known."""
-    if source.rig is None and recording.transforms is None:
+    findings, views = [], []
+    if source.rig is not None:
+        found = [camera for camera in calibrations if camera in source.rig.names]
+        absent = [camera for camera in calibrations if camera not in source.rig.names]
+        findings.append(
+            fail("mountings", f"the rig file lacks {', '.join(absent)}", "add them to the rig file")
+            if absent
+            else ok("mountings", f"from the rig file, for {', '.join(found) or 'no camera with a calibration'}")
+        )
+        mountings = RigMountings(source.rig)
+        poses = {camera: mountings.ego_from_camera(camera, "", 0) for camera in found}
+    else:
+        poses, findings = _look_up(recording, calibrations, source.base_frame)
+    for camera, pose in poses.items():
+        calibration = calibrations[camera]
+        views.append(CameraView(name=camera, matrix=calibration.matrix, size=calibration.size, ego_from_camera=pose))
+    return findings, views
+
+
+def _look_up(
+    recording: Recording, calibrations: Mapping[str, Calibration], base_frame: str
+) -> tuple[dict[str, np.ndarray], list[Finding]]:
+    """Mountings (4, 4) [m] out of tf, each at the stamp of an image that tf has had time to reach."""
+    if recording.transforms is None:
         text = "neither tf2_ros nor a rig_file is there, so nothing tells where the cameras sit"
         remedy = f"{install_command('tf2_ros')}, or write a rig file and set rig_file"
-        return [fail("mountings", text, remedy)], []
-    mountings: Mountings
-    if source.rig is not None:
-        mountings = RigMountings(source.rig)
-        absent = [camera for camera in calibrations if camera not in source.rig.names]
-        if absent:
-            return [fail("mountings", f"the rig file lacks {', '.join(absent)}", "add them to the rig file")], []
-        findings = [ok("mountings", f"from the rig file, for {', '.join(source.rig.names)}")]
-    else:
-        mountings, findings = TfMountings(recording.transforms, source.base_frame), []
-    views = []
+        return {}, [fail("mountings", text, remedy)]
+    poses, findings = {}, []
     for camera, calibration in calibrations.items():
         stamps = recording.images[camera].stamps_ns
         stamp = stamps[len(stamps) // 2] if stamps else recording.now_ns
         try:
-            pose = mountings.ego_from_camera(camera, calibration.frame_id, stamp)
+            poses[camera] = recording.transforms.lookup(base_frame, calibration.frame_id, stamp)
         except ValueError as error:
-            findings.append(fail(f"{camera} tf", str(error), _tf_remedy(source.base_frame, calibration.frame_id)))
-            continue
-        if source.rig is None:
-            findings.append(ok(f"{camera} tf", f"{source.base_frame} <- {calibration.frame_id} at the image's stamp"))
-        views.append(CameraView(name=camera, matrix=calibration.matrix, size=calibration.size, ego_from_camera=pose))
-    return findings, views
+            findings.append(fail(f"{camera} tf", str(error), _tf_remedy(base_frame, calibration.frame_id)))
+        else:
+            findings.append(ok(f"{camera} tf", f"{base_frame} <- {calibration.frame_id} at the image's stamp"))
+    return poses, findings
 
 
 def _tf_remedy(base_frame: str, frame_id: str) -> str:

@@ -12,7 +12,7 @@ from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge
 
 NOT_ORTHONORMAL = 1e-3  # largest entry of R R^T - 1 that rounding in a file explains
 MAX_UP_DEG = 20.0  # a camera that looks further up sees no road
-MAX_ROLL_DEG = 30.0
+MAX_ROLL_DEG = 15.0
 MAX_HEIGHT_M = 6.0  # above it no road vehicle carries a camera
 STEEP_DEG = 80.0  # beyond it a camera looks up or down, in no direction of the compass
 SAME_PLACE_M = 0.01

@@ -2,12 +2,13 @@
 
 import argparse
 import inspect
+import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bevdistill_ros.doctor.config import DoctorConfig
 from bevdistill_ros.doctor.examination import Examination
@@ -24,18 +25,27 @@ def run_doctor(config: DoctorConfig, ros_arguments: Sequence[str] = ()) -> str:
         ValueError: A check failed; the message is the closing line.
     """
     sections: list[Section] = []
-    colour = sys.stdout.isatty()
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     with Examination(config, ros_arguments) as examination:
-        for section in examination.sections():
-            sections.append(section)
+        for name in examination.wanted:
+            _show_progress(f"{name} ...")
+            sections.append(examination.section(name))
+            _show_progress("")
             if not config.json:
-                sys.stdout.write(section_text(section, colour=colour))
+                sys.stdout.write(section_text(sections[-1], colour=colour))
                 sys.stdout.flush()
     if config.json:
         sys.stdout.write(json_text(sections, {"picture": examination.picture}))
     if has_failed(sections):
         raise ValueError(summary(sections))
     return "" if config.json else summary(sections)
+
+
+def _show_progress(text: str) -> None:
+    """Replace the last line of a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +84,7 @@ def config_from(words: Sequence[str]) -> DoctorConfig:
         if hint is bool:
             parser.add_argument(f"--{entry.name}", action="store_true", help=text)
         else:
-            choices = [value for option in get_args(hint) for value in get_args(option)] or None
+            choices = get_args(hint) if get_origin(hint) is Literal else None
             parser.add_argument(
                 f"--{entry.name}", type=_reader(hint), choices=choices, default=entry.default, help=text
             )
@@ -85,7 +95,7 @@ def _reader(hint: Any) -> Any:
     """What turns a word into a value of a type."""
     if Path in get_args(hint):
         return Path
-    if tuple in (hint, getattr(hint, "__origin__", None)):
+    if get_origin(hint) is tuple:
         return lambda word: tuple(name.strip() for name in word.strip("[]").split(",") if name.strip())
     return float if hint is float else str
 

@@ -22,9 +22,9 @@ class DoctorConfig:
     images: Path | None = None  # folder with CAMERA.jpg or CAMERA/*.jpg to draw the rig on where none are live
     picture: Path | None = None  # contact sheet of the rig; null: rig_check.png if rig is given, else none
     cameras: tuple[str, ...] = ()  # names; empty: those of the node, else of the bundle, else of the rig
-    device: str = ""  # auto, cpu, cuda or cuda:<index>; empty: that of the node
-    precision: Literal["fp32", "fp16", "bf16"] | None = None  # fp32, fp16 or bf16; null: that of the node
-    transport: Literal["raw", "compressed"] | None = None  # of the images, raw or compressed; null: that of the node
+    device: str = "node"  # auto, cpu, cuda or cuda:<index>; node: that of the node
+    precision: Literal["node", "fp32", "fp16", "bf16"] = "node"  # node: that of the node
+    transport: Literal["node", "raw", "compressed"] = "node"  # kind of the image topics; node: that of the node
     image_topic: str = ""  # with {camera} for the name; empty: the topics are found by themselves
     camera_info_topic: str = ""  # with {camera} for the name
     odometry_topic: str = ""  # nav_msgs/Odometry

@@ -1,5 +1,6 @@
 """The transport: the Fast DDS profile, without which bursts of images are lost, and the memory that it shares."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -10,8 +11,8 @@ from xml.etree import ElementTree
 from bevdistill_ros.core.safe_file import read_text
 from bevdistill_ros.doctor.finding import Finding, fail, ok, warn
 
-VARIABLES = {True: "FASTRTPS_DEFAULT_PROFILES_FILE", False: "FASTDDS_DEFAULT_PROFILES_FILE"}  # older distribution?
-_OLDER = ("humble", "iron", "jazzy")
+VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # the second until Jazzy
+OLDER_DISTRIBUTIONS = ("humble", "iron", "jazzy")
 DEFAULT_SEGMENT = 512 * 1024  # [bytes] of Fast DDS without a profile
 BURSTS = 2  # that a segment must hold: one is written while another is read
 MAX_PROFILE_BYTES = 1_000_000
@@ -29,7 +30,7 @@ class Transport:
 
 def variable() -> str:
     """The environment variable by which this distribution's Fast DDS finds its profile."""
-    return VARIABLES[os.environ.get("ROS_DISTRO") in _OLDER]
+    return VARIABLES[os.environ.get("ROS_DISTRO") in OLDER_DISTRIBUTIONS]
 
 
 def check_dds(rmw: str, *, num_cameras: int, image_bytes: float, environment: Mapping[str, str]) -> list[Finding]:
@@ -44,22 +45,19 @@ def check_dds(rmw: str, *, num_cameras: int, image_bytes: float, environment: Ma
     if "fastrtps" not in rmw:
         remedy = "see its documentation for large messages; the section topics tells whether images are lost"
         return [warn("profile", f"{rmw} has no profile of ours", remedy)]
-    needed = round(BURSTS * num_cameras * image_bytes)
     path = environment.get(variable(), "")
-    findings = [_check_profile(path, needed, environment)]
+    findings = [_check_profile(path, num_cameras, image_bytes, environment)]
     segment = DEFAULT_SEGMENT
     if path and Path(path).is_file():
-        try:
+        with contextlib.suppress(ValueError):  # told already
             segment = read_profile(Path(path)).segment_bytes
-        except ValueError:
-            pass  # told already
     findings.append(check_memory(SHARED_MEMORY, segment))
     return findings
 
 
-def _check_profile(path: str, needed: int, environment: Mapping[str, str]) -> Finding:
+def _check_profile(path: str, num_cameras: int, image_bytes: float, environment: Mapping[str, str]) -> Finding:
     remedy = f"export {variable()}={our_profile()} for the node and for the camera drivers"
-    other = next((name for name in VARIABLES.values() if name != variable() and environment.get(name)), "")
+    other = next((name for name in VARIABLES if name != variable() and environment.get(name)), "")
     if not path and other:
         return fail("profile", f"{other} is set, but this distribution reads {variable()}", remedy)
     if not path and environment.get("FASTDDS_BUILTIN_TRANSPORTS"):
@@ -72,14 +70,17 @@ def _check_profile(path: str, needed: int, environment: Mapping[str, str]) -> Fi
         transport = read_profile(Path(path))
     except ValueError as error:
         return fail("profile", f"{variable()}: {error}", remedy)
+    needed = BURSTS * num_cameras * image_bytes
     size = f"segment of {transport.segment_bytes / _MB:.1f} MB"
     if not transport.segment_bytes:
         return fail("profile", f"'{path}' gives its default participant no shared memory", remedy)
     if transport.segment_bytes < needed:
         text = f"'{path}' has a {size}, but two bursts of your images need {needed / _MB:.1f} MB"
         return fail("profile", text, f"raise segment_size and maxMessageSize, or {remedy}")
-    if transport.max_message_bytes * BURSTS * 6 < needed:
-        return warn("profile", f"'{path}' splits images into messages of {transport.max_message_bytes} bytes", remedy)
+    if transport.max_message_bytes < image_bytes:
+        piece = f"{transport.max_message_bytes / 1e3:.0f} kB"
+        text = f"'{path}' cuts images of {image_bytes / 1e3:.0f} kB into pieces of {piece}"
+        return warn("profile", text, f"raise maxMessageSize, or {remedy}")
     return ok("profile", f"'{path}', {size}; the camera drivers need it too")
 
 

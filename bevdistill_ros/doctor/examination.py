@@ -4,7 +4,7 @@ Packages that may be missing are imported where they are needed, so that the oth
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -52,14 +52,14 @@ class Examination:
     ) -> None:
         self._resources.close()
 
-    def sections(self) -> Iterator[Section]:
-        """The findings, section by section as they are made."""
-        for name in self._wanted:
-            yield Section(name=name, findings=tuple(self._findings(name)))
-
     @cached_property
-    def _wanted(self) -> tuple[str, ...]:
+    def wanted(self) -> tuple[str, ...]:
+        """Names of the sections, in their order."""
         return tuple(name for name in SECTIONS if not self._config.only or name in self._config.only)
+
+    def section(self, name: str) -> Section:
+        """Look at one section."""
+        return Section(name=name, findings=tuple(self._findings(name)))
 
     def _findings(self, name: str) -> list[Finding]:
         """Findings of one section; a check that breaks must not hide the others."""
@@ -114,10 +114,13 @@ class Examination:
         from bevdistill_ros.doctor.training_rig import check_against_training
 
         views, images = self._views_and_images
+        faults = self._rig_and_findings[1]
         if not views:
+            if faults:
+                return faults
             remedy = "give --rig FILE, or start the cameras with camera_info and tf"
             return [warn("rig", "neither a rig file nor the running cameras tell a rig", remedy)]
-        findings = check_views(views)
+        findings = [*faults, *check_views(views)]
         bundle = self._bundle
         if bundle is not None:
             findings += check_against_training(views, bundle.manifest.rig, focal_tolerance=self._focal_tolerance)
@@ -136,18 +139,20 @@ class Examination:
         """The running vehicle; None without ROS, or where nothing that is wanted depends on it."""
         from bevdistill_ros.doctor.ros_installation import has_rclpy
 
-        is_needed = bool(VEHICLE_SECTIONS & set(self._wanted)) or ("rig" in self._wanted and self._config.rig is None)
+        is_needed = bool(VEHICLE_SECTIONS & set(self.wanted)) or ("rig" in self.wanted and self._config.rig is None)
         if not is_needed or not has_rclpy():
             return None
         from bevdistill_ros.doctor.vehicle import Vehicle
 
-        return self._resources.enter_context(Vehicle(self._config, self._ros_arguments))
+        vehicle = Vehicle(self._config, self._ros_arguments)
+        self._resources.callback(vehicle.close)
+        return vehicle
 
     @cached_property
     def _listening(self) -> "Vehicle | None":
-        """The vehicle with the right cameras, ready to listen to them."""
+        """The vehicle, told which cameras to listen to."""
         if self._vehicle is not None:
-            self._vehicle.cameras = self._cameras
+            self._vehicle.expect(self._cameras, self._rig)
         return self._vehicle
 
     @cached_property
@@ -161,7 +166,7 @@ class Examination:
             return self._config.cameras
         if self._vehicle is not None and self._vehicle.has_parameters:
             return self._vehicle.parameters.cameras
-        bundle, rig = self._bundle, self._rig_file
+        bundle, rig = self._bundle, self._rig
         if bundle is not None:
             return bundle.manifest.student.cameras
         if rig is not None:
@@ -183,12 +188,20 @@ class Examination:
             return None, [warn("bundle", "none is given", "give --bundle FOLDER; the node does not start without one")]
         return check_bundle(Path(path), device=self._device, precision=self._precision)
 
+    @property
+    def _rig(self) -> "CameraRig | None":
+        return self._rig_and_findings[0]
+
     @cached_property
-    def _rig_file(self) -> "CameraRig | None":
+    def _rig_and_findings(self) -> "tuple[CameraRig | None, list[Finding]]":
+        """The rig of the rig file, None where there is none or a bad one, and what is wrong with it."""
         from bevdistill_ros.node.calibration import load_rig
 
         path = self._config.rig or (self._parameters.rig_file if self._parameters else "")
-        return load_rig(str(path)) if path else None
+        try:
+            return load_rig(str(path)) if path else None, []
+        except ValueError as error:
+            return None, [fail("rig file", str(error), "see the README for what a rig file holds")]
 
     @cached_property
     def _views_and_images(self) -> "tuple[list[CameraView], dict[str, np.ndarray]]":
@@ -197,17 +210,21 @@ class Examination:
 
         live = self._listening
         images = live.pictures if live else {}
-        if self._rig_file is not None:
-            return views_of(self._rig_file), images
+        if self._rig is not None:
+            return views_of(self._rig), images
         return live.views if live else [], images
 
     @property
     def _device(self) -> str:
-        return self._config.device or (self._parameters.device if self._parameters else "auto")
+        if self._config.device != "node":
+            return self._config.device
+        return self._parameters.device if self._parameters else "auto"
 
     @property
     def _precision(self) -> "Precision":
-        return self._config.precision or (self._parameters.precision if self._parameters else "fp32")
+        if self._config.precision != "node":
+            return self._config.precision
+        return self._parameters.precision if self._parameters else "fp32"
 
     @property
     def _focal_tolerance(self) -> float:

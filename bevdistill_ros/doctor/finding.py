@@ -34,7 +34,7 @@ class Problem:
 
 
 def judge(subject: str, message: str, problems: Sequence[Problem]) -> Finding:
-    """A finding out of what is so and what is wrong with it: as bad as the worst problem, and with that one's remedy."""
+    """A finding out of what is so and what is wrong with it, as bad as the worst problem, with that one's remedy."""
     worst = max(problems, key=lambda problem: list(Verdict).index(problem.verdict), default=None)
     texts = [message, *(problem.message for problem in problems)]
     return Finding(

@@ -1,8 +1,7 @@
-"""A short-lived node that looks at the ROS graph and listens to topics. It is the only file here that talks to rclpy."""
+"""A short-lived node that looks at the ROS graph and listens to topics."""
 
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
 import rclpy
@@ -37,12 +36,8 @@ class Graph:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
 
-    def __enter__(self) -> "Graph":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Leave the graph."""
         self._executor.shutdown()
         self.node.destroy_node()
         self._context.try_shutdown()

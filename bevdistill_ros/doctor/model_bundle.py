@@ -21,7 +21,7 @@ def check_bundle(path: Path, *, device: str, precision: Precision) -> tuple[Bund
     started = time.perf_counter()
     try:
         bundle = load_bundle(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return None, [fail("bundle", str(error), "copy the bundle again, or make it anew with 'bevdistill export'")]
     manifest, config = bundle.manifest, bundle.manifest.student
     elapsed = time.perf_counter() - started
@@ -51,7 +51,10 @@ def _check_inference(bundle: Bundle, device: str, precision: Precision) -> Findi
 
 
 def _time_of(engine: Engine) -> float:
-    """Time [ms] of one set of grey images, NaN where the detections are not finite."""
+    """Time [ms] of one set of grey images, NaN where the detections are not finite.
+
+    The engine has no threshold here, so a sound model detects something, if only with low scores.
+    """
     config, rig = engine.config, engine.manifest.rig
     frame = CameraFrame(
         stamp_ns=0,
@@ -65,4 +68,4 @@ def _time_of(engine: Engine) -> float:
     detections = engine.infer(frame)
     elapsed = (time.perf_counter() - started) * 1e3
     is_finite = bool(torch.isfinite(detections.boxes).all() and torch.isfinite(detections.scores).all())
-    return elapsed if is_finite else math.nan
+    return elapsed if is_finite and len(detections.scores) else math.nan

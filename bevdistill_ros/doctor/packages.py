@@ -68,7 +68,7 @@ def _check_python(version: tuple[int, int]) -> Finding:
 
 
 def _version_of(module: ModuleType) -> str:
-    return str(getattr(module, "__version__", "of unknown version"))
+    return str(getattr(module, "__version__", "installed"))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""A contact sheet that shows where a rig says that the ground is: rings and the ego axes in every camera, and from above.
+"""A contact sheet that shows where a rig says the ground is: rings and the ego axes in every camera, and from above.
 
 On a right rig the rings lie on the road, 10 m away, and the horizon lies on the horizon.
 """

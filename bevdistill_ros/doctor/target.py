@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
+from os.path import commonpath
 
 from bevdistill_ros.node.layouts import COMPRESSED_IMAGE, LAYOUTS, NODE_NAME, RAW_IMAGE
 
@@ -99,7 +99,7 @@ def _topics_by_name(cameras: Sequence[str], pool: Types, image_type: str) -> Top
         image = next(iter(fit), f"/{camera}/image")
         told = [topic for topic in mine if CAMERA_INFO in pool[topic]]
         images[camera] = image
-        infos[camera] = max(told, key=lambda topic: len(commonprefix([topic, image])), default=f"/{camera}/camera_info")
+        infos[camera] = max(told, key=lambda topic: len(commonpath([topic, image])), default=f"/{camera}/camera_info")
     return Topics(images=images, camera_infos=infos, odometry="/odom", source="topics with the cameras' names")
 
 

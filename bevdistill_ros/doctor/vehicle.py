@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from types import TracebackType
 
 import numpy as np
 import rclpy
@@ -24,9 +23,11 @@ from bevdistill_ros.doctor.graph import Graph
 from bevdistill_ros.doctor.node_parameters import parameters_of_file, parameters_of_node
 from bevdistill_ros.doctor.recording import Recording, listen
 from bevdistill_ros.doctor.target import Topics, find_topics, override
-from bevdistill_ros.node.calibration import Calibration, calibrations_of, load_rig
+from bevdistill_ros.node.calibration import Calibration, calibrations_of
 from bevdistill_ros.node.diagnostics import Level
 from bevdistill_ros.node.parameters import DetectorParameters
+
+_VERDICTS = {Level.OK: Verdict.OK, Level.WARN: Verdict.WARN}
 
 
 class Vehicle:
@@ -46,16 +47,18 @@ class Vehicle:
         found = self._read_parameters()
         self.has_parameters = found is not None  # told by a file or by the running node, not by defaults
         parameters = found or DetectorParameters()
-        self.parameters = replace(parameters, transport=config.transport) if config.transport else parameters
-        self.cameras: tuple[str, ...] = self.parameters.cameras  # may be set before anything is listened to
+        told = config.transport
+        self.parameters = parameters if told == "node" else replace(parameters, transport=told)
+        self._cameras = self.parameters.cameras
+        self._rig: CameraRig | None = None
 
-    def __enter__(self) -> "Vehicle":
-        return self
+    def close(self) -> None:
+        """Leave the graph."""
+        self._graph.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._graph.__exit__(kind, error, trace)
+    def expect(self, cameras: tuple[str, ...], rig: CameraRig | None) -> None:
+        """Listen to these cameras, of which a rig file may tell the mountings; to be told before anything is asked."""
+        self._cameras, self._rig = cameras, rig
 
     @property
     def rmw(self) -> str:
@@ -106,8 +109,7 @@ class Vehicle:
             remedy = "is it starting, or does it hang? ros2 lifecycle get " + self._node
             return [*findings, warn("diagnostics", "it told nothing on /diagnostics", remedy)]
         for name, status in self._recording.diagnostics.items():
-            level = status.level[0] if isinstance(status.level, bytes) else status.level
-            verdict = {Level.OK: Verdict.OK, Level.WARN: Verdict.WARN}.get(level, Verdict.FAIL)
+            verdict = _VERDICTS.get(Level(status.level[0]), Verdict.FAIL)
             problems = [] if verdict is Verdict.OK else [Problem(verdict=verdict, message="")]
             findings.append(judge(f"says {name}", status.message, problems))
         return findings
@@ -116,7 +118,7 @@ class Vehicle:
     def _topics(self) -> Topics:
         config, published = self._config, self._graph.topics()
         topics = find_topics(
-            self.cameras,
+            self._cameras,
             self.parameters.transport,
             node=self._node,
             subscribed=self._graph.subscribed_by(self._node) if self._node else {},
@@ -147,11 +149,6 @@ class Vehicle:
     def _mountings(self) -> tuple[list[Finding], list[CameraView]]:
         source = MountingSource(rig=self._rig, base_frame=self.parameters.base_frame)
         return check_mountings(self._recording, self._calibrations[1], source)
-
-    @cached_property
-    def _rig(self) -> CameraRig | None:
-        path = self._config.rig or self.parameters.rig_file
-        return load_rig(str(path)) if path else None
 
     def _read_parameters(self) -> DetectorParameters | None:
         try:

@@ -3,12 +3,9 @@
 Both decoders are libjpeg-turbo and give the same pixels; simplejpeg spares a pass to swap the colours.
 """
 
-from types import ModuleType
-
 import cv2
 import numpy as np
 
-simplejpeg: ModuleType | None
 try:
     import simplejpeg
 except ModuleNotFoundError:  # no ROS distribution has it
@@ -41,7 +38,6 @@ def decode_image(content: bytes, *, nominal_width: int, width: int) -> np.ndarra
 
 def _decode_with_simplejpeg(content: bytes, width: int) -> np.ndarray:
     """Decode a JPEG at the smallest scale that is at least `width` columns wide."""
-    assert simplejpeg is not None
     try:
         # Not strict: it would refuse what OpenCV and every viewer shows, such as bytes between two markers.
         return np.asarray(simplejpeg.decode_jpeg(content, "RGB", min_width=width, min_height=1, strict=False))

@@ -8,10 +8,12 @@ neighbours by index; and working through that batch in pieces that stay in the c
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 CACHED_ELEMENTS = 2**18  # of the samples that are handled at once on a CPU
 
@@ -35,14 +37,38 @@ def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tens
     total = grids.new_zeros(())
     for level, grid, weight in zip(levels, grids, weights, strict=True):
         value = level.float().reshape(batch * heads, -1, *level.shape[-2:])
-        total = total + torch.cat([_sample(*piece) for piece in _pieces(value, grid, weight)])
+        sampled = _SampledSum.apply if torch.is_grad_enabled() else _sampled_sum
+        total = total + torch.cat([sampled(*piece) for piece in _pieces(value, grid, weight)])
     return total.reshape(batch, -1, queries).transpose(1, 2).to(levels[0].dtype)
 
 
-def _sample(value: Tensor, grid: Tensor, weight: Tensor) -> Tensor:
+def _sampled(value: Tensor, grid: Tensor) -> Tensor:
+    """Maps (M, D, h, w) at places (M, Q, P, 2) in [-1, 1]: (M, D, Q, P)."""
+    return F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _sampled_sum(value: Tensor, grid: Tensor, weight: Tensor) -> Tensor:
     """Weighted sums (M, D, Q) of maps (M, D, h, w) at places (M, Q, P, 2) in [-1, 1] with weights (M, Q, P)."""
-    sampled = F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return (sampled * weight.unsqueeze(1)).sum(dim=-1)
+    return (_sampled(value, grid) * weight.unsqueeze(1)).sum(dim=-1)
+
+
+class _SampledSum(torch.autograd.Function):
+    """`_sampled_sum` that samples again in the backward pass instead of keeping the samples, which are the most."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, grid: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(value, grid, weight)
+        return _sampled_sum(value, grid, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, grid, weight = ctx.saved_tensors
+        with torch.enable_grad():
+            inputs = value.detach().requires_grad_(), grid.detach().requires_grad_()
+            sampled = _sampled(*inputs)
+        of_value, of_grid = torch.autograd.grad(sampled, inputs, gradient.unsqueeze(-1) * weight.unsqueeze(1))
+        return of_value, of_grid, (sampled.detach() * gradient.unsqueeze(-1)).sum(dim=1)
 
 
 def _pieces(value: Tensor, grid: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

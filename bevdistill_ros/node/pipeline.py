@@ -1,5 +1,6 @@
 """From a set of image messages to detections: what the worker thread does."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +82,7 @@ class Pipeline:
         motion: How the vehicle moves.
         missing_camera: What to do with a set that has an unusable image.
         max_wait_s: Longest wait for poses and calibrations of a set [s].
-        decode_threads: Threads that decode images.
+        decode_threads: Threads that decode images, at most; never more than there are cores.
         on_fault: Called with a camera and what is wrong with its image or calibration.
         on_rig_change: Called when intrinsics or mountings changed, and the memory was reset.
     """
@@ -114,7 +115,8 @@ class Pipeline:
         self._on_fault = on_fault
         self._on_rig_change = on_rig_change
         self._rectifiers = [Rectifier() for _ in self._cameras]
-        self._pool = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="decode")
+        num_threads = min(decode_threads, os.cpu_count() or 1)  # more would only take turns
+        self._pool = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="decode")
         cv2.setNumThreads(1)  # one image a thread; threads inside of them would only wait for each other
         self._images = torch.empty((len(self._cameras), 3, *training_rig.image_size), dtype=torch.uint8)
         # Of a blank camera the network sees nothing, but a rig has no gaps: the training rig fills them.

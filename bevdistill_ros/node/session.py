@@ -62,9 +62,7 @@ class Session:
                 self._calibrations.put(name, calibration)
         self._transforms = Transforms(node) if rig is None or parameters.ego_motion.source == "tf" else None
         self._motion = self._make_motion()
-        self._pipeline = self._make_pipeline(
-            TfMountings(self._transforms, parameters.base_frame) if rig is None else RigMountings(rig)
-        )
+        self._pipeline = self._make_pipeline(RigMountings(rig) if rig is not None else self._tf_mountings())
         self._rig_differences: list[str] = []
         self._inputs: Inputs | None = None
         self._worker: LatestWorker[ImageSet] | None = None
@@ -150,6 +148,10 @@ class Session:
             on_fault=self._fault,
             on_rig_change=lambda: self._log.warning("the camera rig changed; temporal memory is reset"),
         )
+
+    def _tf_mountings(self) -> TfMountings:
+        parameters = self._parameters
+        return TfMountings(self._transforms, parameters.base_frame, max_wait_s=parameters.ego_motion.max_wait_ms / 1e3)
 
     def _make_motion(self) -> EgoMotion:
         motion = self._parameters.ego_motion

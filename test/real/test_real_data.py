@@ -40,9 +40,7 @@ class Database:
 
     def __init__(self, root: Path, version: str, cache_dir: Path) -> None:
         self.nusc: NuScenes = open_tables(root, version)
-        self.index: NuScenesIndex = load_index(
-            DataConfig(root=root, version=version, cache_dir=cache_dir), nusc=self.nusc
-        )
+        self.index: NuScenesIndex = load_index(DataConfig(root=root, version=version, cache_dir=cache_dir))
 
 
 @pytest.fixture(scope="module")

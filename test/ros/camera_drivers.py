@@ -1,16 +1,18 @@
-"""Camera drivers for tests, as a program of their own: images in bursts, camera_info and odometry, until it is ended."""
+"""Camera drivers for tests, a program of their own: images in bursts, camera_info and odometry, until it is ended."""
 
 import argparse
+import sys
 import time
 
 import cv2
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
 from nav_msgs.msg import Odometry
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-
-from bevdistill_ros.node.convert import header_from
+from std_msgs.msg import Header
 
 SIZE = (90, 160)  # height, width [px]
 
@@ -29,9 +31,12 @@ def main() -> None:
     parser.add_argument("--dead", nargs="*", default=[], help="cameras that are announced and send nothing")
     parser.add_argument("--nan", nargs="*", default=[], help="cameras with a calibration that is not finite")
     parser.add_argument("--no-odometry", action="store_true")
+    parser.add_argument("--clock", action="store_true", help="publish the stamps as simulated time")
     arguments = parser.parse_args()
     try:
         drive(arguments)
+    except KeyboardInterrupt:
+        pass
     except Exception:
         if rclpy.ok():  # else a signal came amid a publish
             raise
@@ -51,9 +56,12 @@ def drive(arguments: argparse.Namespace) -> None:
         for name in arguments.cameras
     }
     odometry = None if arguments.no_odometry else node.create_publisher(Odometry, "/odom", 10)
+    clock = node.create_publisher(Clock, "/clock", 10) if arguments.clock else None
     random = np.random.default_rng(0)
     content = picture(arguments)
     due = time.time()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     while rclpy.ok():
         due += 1 / arguments.rate
         time.sleep(max(due - time.time(), 0.0))
@@ -64,10 +72,18 @@ def drive(arguments: argparse.Namespace) -> None:
             if name not in arguments.dead and random.random() >= arguments.keep_back:
                 content.header = header
                 images[name].publish(content)
+        if clock is not None:
+            clock.publish(Clock(clock=header_from(now, "").stamp))
         if odometry is not None:
             message = Odometry(header=header_from(now, "odom"), child_frame_id="base_link")
             message.pose.pose.orientation.w = 1.0
             odometry.publish(message)
+
+
+def header_from(stamp_ns: int, frame_id: str) -> Header:
+    """Not that of bevdistill_ros.node.convert, with which this program would take seconds to start."""
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    return Header(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id=frame_id)
 
 
 def picture(arguments: argparse.Namespace) -> Image | CompressedImage:
@@ -80,7 +96,7 @@ def picture(arguments: argparse.Namespace) -> Image | CompressedImage:
     return CompressedImage(format="jpeg", data=jpeg[:-2] + bytes(filler) + jpeg[-2:])
 
 
-def calibration(header: object, *, is_finite: bool) -> CameraInfo:
+def calibration(header: Header, *, is_finite: bool) -> CameraInfo:
     focal = 100.0 if is_finite else float("nan")
     matrix = [focal, 0.0, 79.5, 0.0, focal, 44.5, 0.0, 0.0, 1.0]
     return CameraInfo(header=header, height=SIZE[0], width=SIZE[1], k=matrix, distortion_model="plumb_bob")

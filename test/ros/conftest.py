@@ -1,7 +1,6 @@
 """One node process, shared by the tests of the node and set up anew where a test needs other parameters."""
 
 import itertools
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,8 @@ class Shared:
             "cameras": ["LEFT", "FRONT", "RIGHT"],
             "transport": "compressed",
             "missing_camera": "skip",
+            "rig_file": str(process.rig_file),
+            "ego_motion__source": "odometry",
             "score_threshold": 0.0,
             "sync__policy": "anchor",
             "sync__max_age_ms": 2000.0,
@@ -58,7 +59,7 @@ class Shared:
         assert self.vehicle.change_state("configure"), self.process.log
         assert self.vehicle.change_state("activate"), self.process.log
         self.vehicle.transport = wanted["transport"]
-        self.vehicle.connect(wanted["cameras"])
+        self.vehicle.connect(wanted["cameras"], odometry=wanted["ego_motion__source"] == "odometry")
         self._parameters = wanted
         return self.vehicle
 
@@ -93,8 +94,7 @@ def _shared(context: None, bundle: Path, tmp_path_factory: pytest.TempPathFactor
         assert process.wait() == 0, process.log
         assert "Traceback" not in process.log
     finally:
-        if process.is_running():
-            process.interrupt(signal.SIGKILL)
+        process.kill()
         vehicle.close()
 
 

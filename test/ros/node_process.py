@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from tiny_model import CAMERAS, SIZE, tiny_rig
 
-EXIT_TIMEOUT_S = 30.0
+EXIT_TIMEOUT_S = 60.0
 
 
 class NodeProcess:
@@ -23,11 +23,11 @@ class NodeProcess:
     """
 
     def __init__(self, folder: Path, name: str, **parameters: Any) -> None:
-        rig_file = folder / "rig.yaml"
-        rig_file.write_text(yaml.safe_dump(tiny_rig(SIZE).to_dict()))
+        self.rig_file = folder / "rig.yaml"
+        self.rig_file.write_text(yaml.safe_dump(tiny_rig(SIZE).to_dict()))
         content = {
             "cameras": list(CAMERAS),
-            "rig_file": str(rig_file),
+            "rig_file": str(self.rig_file),
             "device": "cpu",
             "num_threads": 1,
             "score_threshold": 0.0,
@@ -75,5 +75,9 @@ class NodeProcess:
         try:
             return self._process.wait(EXIT_TIMEOUT_S)
         finally:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        self._process.kill()
+        self._process.wait()

@@ -69,7 +69,7 @@ def test_damaged_jpeg_is_dropped_and_named(skipping: "Vehicle", stamp: int, imag
 def test_unusable_raw_image_is_blank_and_named(
     blanking: "Vehicle", bundle: Path, stamp: int, image: Any, told: str
 ) -> None:
-    blanking.detect(stamp - 100_000 * MS, raws())
+    blanking.detect(stamp - 50_000 * MS, raws())
     message = blanking.detect(stamp, {**raws(5), "LEFT": image})
     assert list(blanking.status(stamp).present) == [False, True, True]
     assert_same(message, offline(bundle, [(stamp, [None, picture(6), picture(7)])])[0])

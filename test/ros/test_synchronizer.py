@@ -245,12 +245,12 @@ def test_a_pause_of_the_whole_ring_is_no_lost_set() -> None:
 
 
 def rough_events(generator: random.Random, count: int) -> list[tuple[int, str, int]]:
-    """A ring that loses one image in twenty, whose cameras jitter, are held up once each, and some die for a while."""
+    """A ring that loses one image in twenty, and whose cameras jitter, are held up, and may die for a while."""
     events = []
     for name, offset in OFFSETS.items():
-        held = generator.randrange(5, 80)
+        held = generator.randrange(5, count - 50)
         held_until = held + generator.randrange(25)
-        dies = generator.randrange(5, 80)
+        dies = generator.randrange(5, count - 50)
         dead = range(dies, dies + generator.randrange(30) if generator.random() < 0.3 else dies)
         arrival = 0
         for k in range(count):
@@ -263,13 +263,13 @@ def rough_events(generator: random.Random, count: int) -> list[tuple[int, str, i
 
 
 @pytest.mark.parametrize("missing_camera", ["skip", "blank"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_in_whatever_order_images_come_each_set_is_used_or_counted_once(seed: int, missing_camera: str) -> None:
     ring = Ring(missing_camera=missing_camera, max_age_ms=300)
     anchors: list[int] = []
     place = list(OFFSETS).index
     ring.synchronizer.registerCallback(lambda *found: anchors.append(found[place(ring.synchronizer.anchor)][0]))
-    ring.play(rough_events(random.Random(seed), 100))
+    ring.play(rough_events(random.Random(seed), 120))
     for _ in range(50):
         ring.now += 20 * MS
         ring.synchronizer.expire()
@@ -279,8 +279,8 @@ def test_in_whatever_order_images_come_each_set_is_used_or_counted_once(seed: in
     rounds = [round((stamp - START - 10 * MS) / PERIOD) for stamp in (*anchors, *(lost.stamp_ns for lost in ring.lost))]
     assert len(set(rounds)) == len(rounds), "a set was counted twice"
     # Sets whose reference image and most others are gone leave no trace.
-    assert len(rounds) >= 97
-    assert len(anchors) == len(ring.sets) > 10
+    assert len(rounds) >= 117
+    assert len(anchors) == len(ring.sets) > 5
 
 
 def test_a_stamp_that_stands_still_is_told() -> None:

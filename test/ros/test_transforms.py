@@ -17,6 +17,7 @@ class Table:
 
     def __init__(self, entries: dict[tuple[str, str, int], np.ndarray]) -> None:
         self.entries = entries
+        self.waits: list[int] = []
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> np.ndarray:
         try:
@@ -25,6 +26,8 @@ class Table:
             raise ValueError(f"tf does not know {target} <- {source}") from None
 
     def wait_for(self, target: str, source: str, stamp_ns: int, timeout_s: float) -> bool:
+        if timeout_s > 0:
+            self.waits.append(stamp_ns)
         return (target, source, stamp_ns) in self.entries
 
     def clear(self) -> None:
@@ -37,20 +40,34 @@ def pose(x: float) -> np.ndarray:
 
 def test_mounting_is_looked_up_at_the_stamp_by_the_camera_frame() -> None:
     table = Table({("base_link", "front_optical", 7): pose(1.0), ("base_link", "front_optical", 8): pose(2.0)})
-    mountings = transforms.TfMountings(table, "base_link")
+    mountings = transforms.TfMountings(table, "base_link", max_wait_s=0.05)
     assert mountings.ego_from_camera("FRONT", "front_optical", 8)[0, 3] == 2.0
     with pytest.raises(ValueError, match="tf does not know base_link <- front_optical"):
         mountings.ego_from_camera("FRONT", "front_optical", 9)
     with pytest.raises(ValueError, match="camera_info of FRONT names no frame"):
         mountings.ego_from_camera("FRONT", "", 8)
+    assert table.waits == [8, 9]
+    # What did not come is not waited for again, until it is there.
+    with pytest.raises(ValueError, match="tf does not know"):
+        mountings.ego_from_camera("FRONT", "front_optical", 10)
+    assert mountings.ego_from_camera("FRONT", "front_optical", 7)[0, 3] == 1.0
+    assert table.waits == [8, 9]
+    table.entries["base_link", "front_optical", 9] = pose(3.0)
+    mountings.ego_from_camera("FRONT", "front_optical", 8)
+    assert table.waits == [8, 9, 8]
 
 
 def test_motion_is_looked_up_at_the_stamp() -> None:
-    motion = transforms.TfMotion(Table({("odom", "base_link", 7): pose(3.0)}), "odom", "base_link")
+    table = Table({("odom", "base_link", 7): pose(3.0)})
+    motion = transforms.TfMotion(table, "odom", "base_link")
     assert motion.odom_from_ego(7)[0, 3] == 3.0
     assert motion.odom_from_ego(8) is None
-    assert motion.wait_for(7, 0.0)
-    assert not motion.wait_for(8, 0.0)
+    assert motion.wait_for(7, 0.1)
+    assert not motion.wait_for(8, 0.1)
+    assert not motion.wait_for(9, 0.1)
+    table.entries["odom", "base_link", 8] = pose(4.0)
+    assert not motion.wait_for(10, 0.1)
+    assert table.waits == [7, 8, 10]
     motion.forget_after(0)
     assert motion.odom_from_ego(7) is None
 

@@ -9,10 +9,10 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.parameter import Parameter
+from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tiny_model import CAMERAS, MS, OFFSETS_MS, SIZE, jpeg_of, picture, position, tiny_rig
@@ -34,10 +34,10 @@ class Vehicle:
 
     Args:
         name: Full name of the node.
-        context: Where rclpy is initialised; the default one if None.
+        odometry: Topic of the odometry.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, odometry: str = "/odom") -> None:
         self.name = name
         self.transport = "compressed"
         self.shift = 0.0  # of the odometry [m]
@@ -53,7 +53,7 @@ class Vehicle:
             camera: self.node.create_publisher(CameraInfo, f"{name}/input/{camera}/camera_info", _quality(camera))
             for camera in CAMERAS
         }
-        self._odometry = self.node.create_publisher(Odometry, "/odom", 100)
+        self._odometry = self.node.create_publisher(Odometry, odometry, 100)
         self.detections: dict[int, Any] = {}
         self.statuses: list[Any] = []
         self.markers: dict[int, Any] = {}
@@ -98,10 +98,10 @@ class Vehicle:
         """Listen for some time."""
         self.wait_until(lambda: False, seconds)
 
-    def connect(self, cameras: Sequence[str] = CAMERAS) -> None:
+    def connect(self, cameras: Sequence[str] = CAMERAS, *, odometry: bool = True) -> None:
         """Wait until node and vehicle hear each other, both ways."""
         publishers = [self._images[self.transport, camera] for camera in cameras]
-        publishers += [*(self._infos[camera] for camera in cameras), self._odometry]
+        publishers += [self._infos[camera] for camera in cameras] + [self._odometry] * odometry
         assert self.wait_until(lambda: all(p.get_subscription_count() for p in publishers)), "nobody listens"
         topics = ("output/detections", "debug/pipeline_status", "output/markers", "output/overlay/compressed")
         assert self.wait_until(lambda: all(self.node.count_publishers(f"{self.name}/{topic}") for topic in topics))
@@ -134,6 +134,12 @@ class Vehicle:
         request = SetParameters.Request(parameters=[parameter.to_parameter_msg() for parameter in wanted])
         return list(self.call(SetParameters, "set_parameters", request).results)
 
+    def parameter(self, name: str) -> Any:
+        """Value of a parameter; double underscores stand for dots."""
+        request = GetParameters.Request(names=[name.replace("__", ".")])
+        (value,) = self.call(GetParameters, "get_parameters", request).values
+        return parameter_value_to_python(value)
+
     def send_odometry(self, stamp: int) -> None:
         """Publish where the vehicle is."""
         message = Odometry(header=header_from(stamp, "odom"), child_frame_id="base_link")
@@ -148,8 +154,8 @@ class Vehicle:
     def send_calibration(self, camera: str, stamp: int, **fields: Any) -> None:
         """Publish a CameraInfo, that of the rig but for some fields."""
         matrix = tiny_rig(SIZE).intrinsics[0].flatten().tolist()
-        content = {"height": SIZE[0], "width": SIZE[1], "k": matrix, "distortion_model": "plumb_bob", **fields}
-        self._infos[camera].publish(CameraInfo(header=header_from(stamp, camera), **content))
+        usual = {"header": header_from(stamp, camera), "height": SIZE[0], "width": SIZE[1], "k": matrix}
+        self._infos[camera].publish(CameraInfo(**{**usual, "distortion_model": "plumb_bob", **fields}))
 
     def calibrate(self, stamp: int, **fields: Any) -> None:
         """Publish a CameraInfo of each camera, and wait until the node has it, as images may overtake it."""

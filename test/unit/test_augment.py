@@ -112,6 +112,7 @@ class TestBevAugment:
         before = points_in_boxes(sample.points[:, :3], sample.boxes)
         assert before.sum() > 10
         assert torch.equal(points_in_boxes(changed.points[:, :3], changed.boxes), before)
+        assert torch.equal(changed.ego_from_lidar, sample.ego_from_lidar)  # the world moves, the sensor does not
 
     @pytest.mark.parametrize("transform", TRANSFORMS)
     def test_augmented_world_falls_on_the_same_pixels(self, sample: Sample, transform: torch.Tensor) -> None:

@@ -130,7 +130,7 @@ def test_damaged_tables(refused: Callable[..., str], train: Arguments, tiny: Any
     table = tiny.root / tiny.version / "ego_pose.json"
     table.write_text(table.read_text()[:-20])
     line = refused(*train(**{"data.root": str(tiny.root)}))
-    assert f"the devkit cannot read the tables in {tiny.root / tiny.version}" in line
+    assert f"cannot read the tables in {tiny.root / tiny.version}" in line
     assert "unpack the metadata again" in line
 
 

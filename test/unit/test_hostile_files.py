@@ -168,7 +168,7 @@ class TestRigFile:
 
     def test_a_billion_cameras_out_of_ten_lines(self, tmp_path: Path) -> None:
         camera = json.dumps(rig().to_dict()["cameras"])
-        for text in (f"image_size: [1, 1]\ncameras: *i\n", f"image_size: *i\ncameras: {camera}\n"):
+        for text in ("image_size: [1, 1]\ncameras: *i\n", f"image_size: *i\ncameras: {camera}\n"):
             refusal(self.rig_file(tmp_path, LAUGHS + text))
 
     def test_nesting_that_ends_the_stack(self, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def nusc(tiny: Any) -> NuScenes:
 
 @pytest.fixture
 def index(tiny: Any, nusc: NuScenes) -> NuScenesIndex:
-    return load_index(DataConfig(root=tiny.root, version=tiny.version), nusc)
+    return load_index(DataConfig(root=tiny.root, version=tiny.version))
 
 
 def truth(index: NuScenesIndex, split: str) -> dict[str, Detections]:

@@ -120,6 +120,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda c: c["model"].update(pts_middle_encoder={"sparse_shape": [41, 240, 408]}),
         r"draws a map of \(240, 408\) voxels",
     ),
+    "no velocity": (
+        lambda c: c["model"]["pts_bbox_head"].update(bbox_coder={"type": "DeltaXYZWLHRBBoxCoder"}),
+        "its boxes have 7 numbers, but 9 are needed, with a velocity",
+    ),
     "columns": (
         lambda c: c["model"]["pts_voxel_encoder"].update(in_channels=4),
         "gives points of 5 columns, but its voxel_encoder takes 4",

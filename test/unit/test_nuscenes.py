@@ -12,6 +12,7 @@ from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.geometry import project_points, transform_points
 from training.data import nuscenes
 from training.data.nuscenes import DataConfig, NuScenesDataset, class_balanced_indices, load_index
+from training.data.points import read_points
 from training.data.sample import collate
 
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
@@ -179,7 +180,7 @@ class TestUserMistakes:
 class TestCache:
     def test_second_start_reads_no_tables(self, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         first = index_of(tiny)
-        monkeypatch.setattr(nuscenes, "open_tables", None)
+        monkeypatch.setattr(nuscenes, "build_arrays", None)
         assert_same(index_of(tiny), first)
 
     @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
@@ -267,6 +268,16 @@ class TestDataset:
         assert torch.equal(clip.history[1].images, dataset[1].cameras.images)
         batch = collate([dataset[0], clip])
         assert batch.history_present.tolist() == [[False, True], [False, True]]
+
+    def test_mounting_of_the_lidar_takes_its_file_to_the_points(self, tiny: Any) -> None:
+        dataset = dataset_of(tiny, num_sweeps=0)
+        sample = dataset[1]
+        np.testing.assert_allclose(sample.ego_from_lidar, tiny.ego_from("LIDAR_TOP"), atol=1e-9)
+        first = dataset.index.sweeps_of(int(dataset.samples[1])).start
+        raw = read_points(tiny.root / dataset.index.sweep_files[first].decode())[:4, :3]
+        points = transform_points(sample.ego_from_lidar, torch.tensor(raw).double())
+        torch.testing.assert_close(points.float(), sample.points[:, :3], atol=1e-4, rtol=0)
+        assert torch.equal(collate([dataset[0], sample]).ego_from_lidar[1], sample.ego_from_lidar)
 
     def test_number_of_sweeps(self, tiny: Any) -> None:
         sample = dataset_of(tiny, num_sweeps=2)[2]

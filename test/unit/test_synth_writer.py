@@ -221,7 +221,7 @@ def scored_boxes(index: NuScenesIndex, sample: int) -> np.ndarray:
 
 def test_ground_truth_scores_one(root: Path, tmp_path: Path) -> None:
     nusc = open_tables(root, TINY.version)
-    index = load_index(DataConfig(root=root, version=TINY.version, cache_dir=tmp_path / "cache"), nusc)
+    index = load_index(DataConfig(root=root, version=TINY.version, cache_dir=tmp_path / "cache"))
     truth = {
         index.token(sample): Detections(
             stamp_ns=int(index.stamps_ns[sample]),

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -102,6 +103,12 @@ class Child:
             raise self.failure(f"ended with code {code}")
         return True
 
+    def check(self) -> None:
+        """Raise ChildProcessError, with the end of its log, if it has ended."""
+        code = self._running.poll()
+        if code is not None:
+            raise self.failure(f"ended with code {code}")
+
     def failure(self, what: str) -> ChildProcessError:
         """An error that says what is wrong with it, and the end of its log."""
         tail = "\n".join(self.log_path.read_text(errors="replace").splitlines()[-_LOG_LINES:])
@@ -111,3 +118,30 @@ class Child:
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the context is not open"
         return self._process
+
+
+def run_to_end(
+    child: Child, beside: Child, *, timeout_s: float, poll_s: float = 1.0, on_poll: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until a child has come to its end, while another one runs beside it.
+
+    Args:
+        child: To wait for.
+        beside: Must run as long.
+        timeout_s: How long [s].
+        poll_s: Time between two looks [s].
+        on_poll: Called at each look.
+
+    Raises:
+        ChildProcessError: One of them failed, or it takes too long; where both failed, that of `beside` is told.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        while not child.wait(poll_s):
+            beside.check()
+            on_poll()
+            if time.monotonic() > deadline:
+                raise child.failure(f"did not end within {timeout_s:g} s")
+    except ChildProcessError:
+        beside.check()
+        raise

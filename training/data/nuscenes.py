@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nuscenes.nuscenes import NuScenes
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,11 +14,12 @@ from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
 from bevdistill_ros.model.outputs import CameraInput
 from bevdistill_ros.model.preprocess import preprocess
 from training.data.images import read_image
-from training.data.index import NuScenesIndex, build_arrays
+from training.data.index import NuScenesIndex
+from training.data.index_build import build_arrays
 from training.data.index_cache import cache_path, one_at_a_time, read_arrays, write_arrays
 from training.data.points import load_sweeps
 from training.data.sample import Sample
-from training.data.tables import check_version, open_tables, splits_of
+from training.data.tables import check_version, splits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +43,11 @@ class DataConfig:
             raise ValueError(f"data.clip_length must be at least 1, but is {self.clip_length}")
 
 
-def load_index(config: DataConfig, nusc: NuScenes | None = None) -> NuScenesIndex:
+def load_index(config: DataConfig) -> NuScenesIndex:
     """Return the index of a database, from its cache or else from its tables.
 
     Args:
         config: Which database.
-        nusc: The same database where it is open already, which saves loading its tables.
 
     Raises:
         ValueError: There is no such database, or its tables are damaged.
@@ -60,7 +59,7 @@ def load_index(config: DataConfig, nusc: NuScenes | None = None) -> NuScenesInde
     with one_at_a_time(path):
         arrays = read_arrays(path, _ARRAY_FIELDS)
         if arrays is None:
-            arrays = build_arrays(nusc or open_tables(root, version), config.num_sweeps)
+            arrays = build_arrays(root, version, config.num_sweeps)
             write_arrays(path, arrays)
     return NuScenesIndex(root=root, version=version, num_sweeps=config.num_sweeps, splits=splits, **arrays)
 
@@ -112,6 +111,8 @@ class NuScenesDataset(Dataset[Sample]):
         self.cameras, self.height, self.width = tuple(cameras), height, width
         self.num_sweeps, self.clip_length = num_sweeps, clip_length
         self.with_images, self.with_points, self.augment = with_images, with_points, augment
+        # May be exchanged, to compare ways of decoding.
+        self.read_image: Callable[[Path, tuple[int, int], int], np.ndarray] = read_image
         self._columns = [index.cameras.index(name) for name in cameras]
 
     def __len__(self) -> int:
@@ -166,7 +167,7 @@ class NuScenesDataset(Dataset[Sample]):
         file = self.index.camera_files[number, column].decode()
         if not self.with_images or not file:
             return None
-        return read_image(self.index.root / file, size, self.width)
+        return self.read_image(self.index.root / file, size, self.width)
 
     def _points_of(self, number: int) -> Tensor:
         if not self.with_points:

@@ -59,7 +59,9 @@ def columns_of(records: Iterable[Record], columns: Mapping[str, tuple[Any, Calla
             blocks[name].append(np.array([value(record) for record in block], dtype=dtype))
         if len(block) < BLOCK:
             # An empty block has lost the shape of its entries.
-            return {name: np.concatenate([part for part in parts if len(part)] or parts) for name, parts in blocks.items()}
+            return {
+                name: np.concatenate([part for part in parts if len(part)] or parts) for name, parts in blocks.items()
+            }
 
 
 def text_of(name: str) -> tuple[Any, Callable[[Record], Any]]:

@@ -20,6 +20,7 @@ from training.data.nuscenes import DataConfig, NuScenesDataset, load_index
 from training.data.sample import Batch, Sample, collate
 from training.data.tables import open_tables
 from training.evaluate.metrics import Metrics, evaluate_detections
+from training.evaluate.submission import write_submission
 from training.models import load_student, trained_teacher
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 
@@ -189,20 +190,31 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     Raises:
         ValueError: The model or the data can't be read, or the split has nothing to score.
     """
+    return _score(config, *_prepare(config))
+
+
+def run_evaluate(config: EvaluateConfig) -> str:
+    """Score and describe, or write a submission where there is nothing to score with; returns the closing text."""
+    detector, dataset = _prepare(config)
+    if len(dataset.index.labels):
+        return f"{_score(config, detector, dataset).table()}\nresults: {config.output}"
+    detections = _detect(config, detector, dataset)
+    poses = dataset.index.poses_of(config.split or config.data.val_split)
+    path = write_submission(detections, poses, Path(config.output), uses_lidar=detector.uses_lidar)
+    return f"{config.data.version} has no annotations to score with\nsubmission: {path}"
+
+
+def _prepare(config: EvaluateConfig) -> tuple[Detector, NuScenesDataset]:
     detector = load_detector(config.source, config.device, config.mmdet3d)
+    return detector, detector.dataset(config.data, config.split or config.data.val_split)
+
+
+def _score(config: EvaluateConfig, detector: Detector, dataset: NuScenesDataset) -> Metrics:
     split = config.split or config.data.val_split
-    dataset = detector.dataset(config.data, split)
     tables = open_tables(Path(config.data.root), config.data.version)
-    detections = detect_split(
-        detector,
-        dataset,
-        batch_size=config.batch_size,
-        num_workers=config.num_workers,
-        progress=config.progress,
-    )
     return evaluate_detections(
         tables,
-        detections,
+        _detect(config, detector, dataset),
         dataset.index.poses_of(split),
         split,
         Path(config.output),
@@ -210,10 +222,14 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     )
 
 
-def run_evaluate(config: EvaluateConfig) -> str:
-    """Score and describe; returns the closing text."""
-    metrics = evaluate(config)
-    return f"{metrics.table()}\nresults: {config.output}"
+def _detect(config: EvaluateConfig, detector: Detector, dataset: NuScenesDataset) -> dict[str, Detections]:
+    return detect_split(
+        detector,
+        dataset,
+        batch_size=config.batch_size,
+        num_workers=config.num_workers,
+        progress=config.progress,
+    )
 
 
 def _on_cpu(detections: Detections) -> Detections:

@@ -18,6 +18,7 @@ Shape legend: B batch, N boxes of a frame, Q queries, C channels.
 """
 
 import importlib.util
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,9 @@ class Mmdet3dTeacher(nn.Module):
             maps = self.detector.extract_pts_feat(voxels, points=clouds, batch_input_metas=[meta] * len(clouds))
         else:
             maps = self.detector.extract_feat({"points": clouds, "voxels": voxels})
-        return maps, _head_of(self.detector).predict(maps, samples)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice of torch to mmdet3d
+            return maps, _head_of(self.detector).predict(maps, samples)
 
     def _map(self, maps: Sequence[Tensor]) -> tuple[Tensor, BevGrid]:
         """The map whose cells are nearest in size to ours, and its grid in the sensor's frame."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import isclose
 from typing import Any
 
+from bevdistill_ros.core.boxes import BOX_SIZE
 from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
 
@@ -117,7 +118,11 @@ def _check_encoder(model: Mapping[str, Any], voxels: BevGrid, num_columns: int) 
 
 def _head_stride(model: Mapping[str, Any], voxels: BevGrid) -> int | None:
     coder = _part(model, "bbox_head").get("bbox_coder") or {}
-    if "out_size_factor" not in coder:
+    is_center = "out_size_factor" in coder
+    size = coder.get("code_size", BOX_SIZE if is_center else BOX_SIZE - 2)  # mmdet3d's defaults
+    if size != BOX_SIZE:
+        raise ValueError(f"its boxes have {size} numbers, but {BOX_SIZE} are needed, with a velocity")
+    if not is_center:
         return None
     _check_place("bbox_coder", coder, "pc_range", voxels)
     return int(coder["out_size_factor"])

@@ -98,8 +98,8 @@ def test_boxes_lie_on_the_objects_in_the_images(
     found = decode_boxes(predictions.codes[0, 0])
     seen = 0
     for image_from_ego in sample.cameras.image_from_ego[0]:
-        pixels, depth = project_points(image_from_ego, sample.boxes[separable, :3])
-        others, _ = project_points(image_from_ego, found[:, :3])
+        pixels, depth = project_points(image_from_ego.double(), sample.boxes[separable, :3].double())
+        others, _ = project_points(image_from_ego.double(), found[:, :3].double())
         visible = (depth > 1) & (pixels >= 0).all(dim=1) & (pixels < torch.tensor([800, 450])).all(dim=1)
         seen += int(visible.sum())
         if visible.any():

@@ -1,3 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -102,3 +105,58 @@ def test_images_of_another_kind_are_refused(image: np.ndarray, message: str) -> 
 def test_counts_must_agree() -> None:
     with pytest.raises(ValueError, match="2 images need"):
         preprocess([None, None], K, [(90, 160)], height=45, width=80)
+
+
+def street(height: int, width: int) -> np.ndarray:
+    """Smooth picture without a symmetry."""
+    rows, cols = np.mgrid[0:height, 0:width] / np.array([height, width]).reshape(2, 1, 1)
+    colours = [rows, cols * cols, 0.5 + 0.5 * np.sin(6 * rows + 9 * cols)]
+    return (255 * np.stack(colours, axis=-1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("width", [1600, 1100, 704, 320, 176])
+def test_scaling_in_two_steps_is_close_to_the_mean_over_the_area(width: int) -> None:
+    image = street(900, 1600)
+    rows = 900 * width // 1600
+    wanted = cv2.resize(image, (width, rows), interpolation=cv2.INTER_AREA)
+    found, _, _ = preprocess([image], K, [(900, 1600)], height=rows, width=width)
+    assert np.abs(found[0].permute(1, 2, 0).numpy().astype(int) - wanted).max() <= 2
+
+
+def test_every_pixel_of_the_image_counts_however_small_it_becomes() -> None:
+    """Bilinear alone looks at four pixels and would miss most of a fine pattern."""
+    chequered = (np.indices((800, 1600)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    found, _, _ = preprocess([np.stack([chequered] * 3, axis=-1)], K, [(800, 1600)], height=100, width=200)
+    assert found.float().mean() == pytest.approx(127.5, abs=1)
+    assert found.float().std() < 1
+
+
+def test_a_used_buffer_is_overwritten_and_returned() -> None:
+    images, sizes = [street(90, 160), None, street(180, 160)], [(90, 160), (90, 160), (180, 160)]
+    fresh, _, _ = preprocess(images, K.repeat(3, 1, 1), sizes, height=96, width=160)
+    buffer = torch.full((3, 3, 96, 160), 77, dtype=torch.uint8)
+    found, _, _ = preprocess(images, K.repeat(3, 1, 1), sizes, height=96, width=160, out=buffer)
+    assert found is buffer
+    assert torch.equal(buffer, fresh)
+
+
+def test_threads_change_nothing() -> None:
+    images = [street(900, 1600), None, street(450, 800)]
+    arguments = (images, K.repeat(3, 1, 1), [(900, 1600)] * 3)
+    alone, _, _ = preprocess(*arguments, height=256, width=704)
+    with ThreadPoolExecutor(3) as pool:
+        together, _, _ = preprocess(*arguments, height=256, width=704, run=pool.map)
+    assert torch.equal(alone, together)
+
+
+def test_a_bad_image_is_told_from_a_thread_too() -> None:
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ValueError, match=r"image 1 .* another aspect"):
+        preprocess(
+            [street(90, 160), street(90, 90)], K.repeat(2, 1, 1), [(90, 160)] * 2, height=45, width=80, run=pool.map
+        )
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 45, 80), (1, 3, 80, 45), (1, 45, 80, 3)])
+def test_a_buffer_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"out must be uint8 \(1, 3, 45, 80\)"):
+        preprocess([None], K, [(90, 160)], height=45, width=80, out=torch.zeros(shape, dtype=torch.uint8))

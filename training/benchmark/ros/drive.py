@@ -22,7 +22,7 @@ def drive(plan: DrivePlan) -> DriveLog:
     """Drive past a detector.
 
     Raises:
-        TimeoutError: The detector does not subscribe.
+        TimeoutError: The detector does not subscribe or answer.
         ProcessLookupError: Its process has ended.
     """
     images = images_of(Path(plan.pictures), plan.cameras, plan.transport)
@@ -30,8 +30,12 @@ def drive(plan: DrivePlan) -> DriveLog:
     with ros_node("bevdistill_vehicle") as (node, wait):
         vehicle = Vehicle(node, plan.cameras, plan.transport)
         vehicle.connect(wait, plan.start_timeout_s, lambda: usage_of(plan.receiver_pid))
-        _send(vehicle, images, infos, rate_hz=plan.rate_hz, seconds=plan.warm_up_s, wait=wait)
-        wait(_DRAIN_S)
+        deadline = time.monotonic() + plan.start_timeout_s
+        while not vehicle.answered:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the detector answered nothing within {plan.start_timeout_s:g} s")
+            _send(vehicle, images, infos, rate_hz=plan.rate_hz, seconds=plan.warm_up_s, wait=wait)
+            wait(_DRAIN_S)
         before = usage_of(plan.receiver_pid)
         sent = _send(vehicle, images, infos, rate_hz=plan.rate_hz, seconds=plan.seconds, wait=wait)
         wait(_DRAIN_S)

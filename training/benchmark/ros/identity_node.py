@@ -1,6 +1,7 @@
 """Our detector node around a network that costs nothing: what remains is what the node itself takes.
 
-Called with the height and width of the network's input: `python -m training.benchmark.ros.identity_node H W --ros-args …`.
+Called with the height and width of the network's input, and then as the node itself:
+`python -m training.benchmark.ros.identity_node H W --ros-args …`.
 """
 
 import sys

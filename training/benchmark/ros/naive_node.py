@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import rclpy
 import torch
+from bevdistill_ros.msg import Detection3DArray
 from cv_bridge import CvBridge
 from nav_msgs.msg import Odometry
 from rclpy.executors import ExternalShutdownException
@@ -19,12 +20,12 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS
-from bevdistill_ros.msg import Detection3DArray
 from bevdistill_ros.node.filters import Subscriber
 from training.benchmark.drive import Transport
 from training.benchmark.ros.approximate_time import synchronize
 from training.replay.layout import NODE_NAME
 
+_BRIDGE = CvBridge()
 _DEPTH = 10
 _SLOP_S = 0.1  # as the largest spread of our node
 _MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)  # of ImageNet, colours in [0, 1]
@@ -42,8 +43,7 @@ class NaiveNode(Node):
 
     def __init__(self, height: int, width: int, transport: Transport) -> None:
         super().__init__(NODE_NAME.lstrip("/"))
-        self._height, self._width, self._transport = height, width, transport
-        self._bridge = CvBridge()
+        self._height, self._width = height, width
         self._infos: dict[str, CameraInfo] = {}
         self._odometry: Odometry | None = None
         self._publisher = self.create_publisher(Detection3DArray, "~/output/detections", _DEPTH)
@@ -65,22 +65,26 @@ class NaiveNode(Node):
         self._odometry = message
 
     def _on_images(self, *messages: Any) -> None:
-        batch = torch.from_numpy(np.stack([self._prepared(message) for message in messages]))
-        assert batch.shape == (len(messages), 3, self._height, self._width)
+        pixels = [prepared(message, height=self._height, width=self._width) for message in messages]
+        batch = torch.from_numpy(np.stack(pixels))
+        assert batch.shape == (len(messages), 3, self._height, self._width), batch.shape
         front = messages[NUSCENES_CAMERAS.index("CAM_FRONT")]
         answer = Detection3DArray(header=front.header, model="naive")
         answer.header.frame_id = "base_link"
         self._publisher.publish(answer)
 
-    def _prepared(self, message: Any) -> np.ndarray:
-        """Network input (3, height, width) float32 of an image."""
-        if self._transport == "compressed":
-            image = self._bridge.compressed_imgmsg_to_cv2(message, "rgb8")
-        else:
-            image = self._bridge.imgmsg_to_cv2(message, "rgb8")
-        rows = round(image.shape[0] * self._width / image.shape[1])
-        image = cv2.resize(image, (self._width, rows))[rows - self._height :]
-        return np.asarray(((image.astype(np.float32) / 255.0 - _MEAN) / _STD).transpose(2, 0, 1))
+
+def prepared(message: Any, *, height: int, width: int) -> np.ndarray:
+    """Network input (3, height, width) float32 of an Image or CompressedImage."""
+    if isinstance(message, CompressedImage):
+        image = _BRIDGE.compressed_imgmsg_to_cv2(message, "rgb8")
+    else:
+        image = _BRIDGE.imgmsg_to_cv2(message, "rgb8")
+    rows = round(image.shape[0] * width / image.shape[1])
+    image = cv2.resize(image, (width, rows))[max(rows - height, 0) :]
+    pixels = (image.astype(np.float32) / 255.0 - _MEAN) / _STD
+    missing = height - len(pixels)
+    return np.pad(pixels, ((0, missing), (0, 0), (0, 0))).transpose(2, 0, 1)
 
 
 def main() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+from bevdistill_ros.msg import Detection3DArray, PipelineStatus
 from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from bevdistill_ros.msg import Detection3DArray, PipelineStatus
 from training.benchmark.drive import Transport
 from training.replay.layout import DETECTIONS_TOPIC, NODE_NAME, STATUS_TOPIC
 from training.replay.play import Wait
@@ -85,15 +85,15 @@ class Vehicle:
 
     def send_image(self, camera: str, content: bytearray, stamp_ns: int) -> None:
         """Publish a serialised image."""
-        self._images[camera].publish(_stamped(content, stamp_ns))
+        self._images[camera].publish(stamped(content, stamp_ns))
 
     def send_info(self, camera: str, content: bytearray, stamp_ns: int) -> None:
         """Publish a serialised calibration."""
-        self._infos[camera].publish(_stamped(content, stamp_ns))
+        self._infos[camera].publish(stamped(content, stamp_ns))
 
     def send_odometry(self, stamp_ns: int) -> None:
         """Publish that the vehicle stands where it stood."""
-        self._odometry.publish(_stamped(self._still, stamp_ns))
+        self._odometry.publish(stamped(self._still, stamp_ns))
 
     def _on_detections(self, content: bytes) -> None:
         seconds, nanoseconds = _STAMP.unpack_from(content, _STAMP_OFFSET)
@@ -146,7 +146,7 @@ def odometry() -> Odometry:
     return message
 
 
-def _stamped(content: bytearray, stamp_ns: int) -> bytes:
+def stamped(content: bytearray, stamp_ns: int) -> bytes:
     """The message with this stamp; writes into `content`."""
     _STAMP.pack_into(content, _STAMP_OFFSET, *divmod(stamp_ns, _NANOSECONDS))
     return bytes(content)
