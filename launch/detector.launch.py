@@ -83,7 +83,7 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         namespace=given["namespace"],
         parameters=[params_file, overrides],
         remappings=remappings(given["topics"], cameras, given["odometry_topic"], given["input_namespace"]),
-        arguments=["--ros-args", "--log-level", f"{NODE}:={given['log_level']}"],
+        arguments=["--ros-args", "--log-level", f"{logger_name(given['namespace'])}:={given['log_level']}"],
         output="screen",
         emulate_tty=True,
     )
@@ -104,6 +104,10 @@ def overriding_parameters(given: dict[str, str]) -> dict[str, object]:
         parameters["sync.reference_camera"] = given["reference_camera"]
     parameters["use_sim_time"] = is_true(given["use_sim_time"])
     return parameters
+
+
+def logger_name(namespace: str) -> str:
+    return ".".join(part for part in [*namespace.split("/"), NODE] if part)
 
 
 def is_true(argument: str) -> bool:

@@ -75,11 +75,13 @@ class Engine:
 
         Raises:
             ValueError: A camera is not there, the images have another size, or the ego pose is not finite.
+            FloatingPointError: The network's answer is not finite; the past is forgotten, so that it can't spread.
         """
         with self._timed("preprocess"):
             rig, cameras = self._input_from(frame)
         with self._timed("inference"):
             output = self._run(frame, rig, cameras)
+            self._check_finite(output)
         with self._timed("postprocess"):
             found = detections_from(
                 output.predictions, [frame.stamp_ns], max_detections=self.max_detections, grid=self.manifest.grid
@@ -135,6 +137,12 @@ class Engine:
             output = self._student(cameras, previous)
         self.memory.update(frame.stamp_ns, frame.global_from_ego, rig, output.bev)
         return output
+
+    def _check_finite(self, output: StudentOutput) -> None:
+        predictions = output.predictions
+        if not (predictions.logits[-1].isfinite().all() & predictions.codes[-1].isfinite().all()):
+            self.memory.reset("not finite")
+            raise FloatingPointError("the network's answer is not finite; with precision fp16 try bf16, else fp32")
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 CACHED_ELEMENTS = 2**18  # of the samples that are handled at once on a CPU
+KEPT_ELEMENTS = 2**24  # more samples of a level than these are not kept for the backward pass but taken again
 
 
 def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
@@ -37,7 +38,8 @@ def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tens
     total = grids.new_zeros(())
     for level, grid, weight in zip(levels, grids, weights, strict=True):
         value = level.float().reshape(batch * heads, -1, *level.shape[-2:])
-        sampled = _SampledSum.apply if torch.is_grad_enabled() else _sampled_sum
+        repeats = torch.is_grad_enabled() and value.shape[1] * weight.numel() > KEPT_ELEMENTS
+        sampled = _SampledSum.apply if repeats else _sampled_sum
         total = total + torch.cat([sampled(*piece) for piece in _pieces(value, grid, weight)])
     return total.reshape(batch, -1, queries).transpose(1, 2).to(levels[0].dtype)
 

@@ -82,7 +82,9 @@ class EgoMotionParameters:
         "odometry: topic; tf: odom_frame from base_frame; none: standing still",
         choices=("odometry", "tf", "none"),
     )
-    max_wait_ms: float = setting(50.0, "longest wait for the pose at the stamps of a set [ms]", low=0.0, high=1000.0)
+    max_wait_ms: float = setting(
+        50.0, "longest wait for poses, mountings and calibrations of a set [ms]", low=0.0, high=1000.0
+    )
     max_gap_s: float = setting(0.5, "poses further apart are not interpolated [s]", low=0.001, high=10.0)
 
 
@@ -100,7 +102,10 @@ class DiagnosticsParameters:
     warn_drop_ratio: float = setting(0.2, "warn above this part of dropped sets", low=0.0, high=1.0)
     error_drop_ratio: float = setting(0.8, "error above this part of dropped sets", low=0.0, high=1.0)
     camera_timeout_s: float = setting(
-        1.0, "a camera that sends nothing for longer counts as missing [s]", low=0.01, high=60.0
+        1.0,
+        "a camera that sends nothing for longer counts as missing; another one anchors the sets then [s]",
+        low=0.01,
+        high=60.0,
     )
     focal_tolerance: float = setting(
         0.15, "allowed relative difference of focal length to the training rig", low=0.0, high=10.0

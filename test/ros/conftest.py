@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from node_process import NodeProcess
+    from rclpy.context import Context
     from vehicle import Vehicle
 
 NAME = "/shared/bevdistill_detector"
@@ -64,13 +65,20 @@ class Shared:
         return self.vehicle
 
 
+    def forget(self) -> None:
+        """Set the node up anew next time, as a test has changed it by itself."""
+        self._parameters = {}
+
+
 @pytest.fixture(scope="session")
-def context() -> Iterator[None]:
+def vehicle_context() -> Iterator["Context"]:
+    """A context of its own, as other tests end the default one."""
     import rclpy
 
-    rclpy.init()
-    yield
-    rclpy.try_shutdown()
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    yield context
+    rclpy.shutdown(context=context)
 
 
 @pytest.fixture(scope="session")
@@ -81,12 +89,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _shared(context: None, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+def _shared(vehicle_context: "Context", bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     from node_process import NodeProcess
     from vehicle import Vehicle
 
     reliable = f"qos_overrides.{NAME}/input/RIGHT/image.subscription.reliability"
-    vehicle = Vehicle(NAME)
+    vehicle = Vehicle(NAME, vehicle_context)
     process = NodeProcess(tmp_path_factory.mktemp("shared"), NAME, bundle=str(bundle), **{reliable: "reliable"})
     try:
         yield Shared(process, vehicle, bundle)

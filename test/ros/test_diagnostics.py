@@ -9,7 +9,18 @@ pytestmark = pytest.mark.ros
 
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 
-from bevdistill_ros.node.diagnostics import BUSY, STAGES, Item, Level, Monitor, SetReport, age_ms  # noqa: E402
+from bevdistill_ros.node.calibration import NOT_YET  # noqa: E402
+from bevdistill_ros.node.diagnostics import (  # noqa: E402
+    BUSY,
+    STAGES,
+    Item,
+    Level,
+    Monitor,
+    SetReport,
+    age_ms,
+    calibration_item,
+    clock_item,
+)
 from bevdistill_ros.node.parameters import DiagnosticsParameters  # noqa: E402
 
 SECOND = 1_000_000_000
@@ -171,7 +182,38 @@ def test_clock_that_goes_back_leaves_no_future_behind() -> None:
     watch.drop("missing A", START + SECOND)
     back = START - 500 * SECOND
     assert item(watch, "drops", back).message == "0 of 0 sets dropped"
-    assert item(watch, "cameras", back).level is Level.ERROR
+    # From then on the cameras have as long as at the start.
+    assert item(watch, "cameras", back).level is Level.WARN
+    assert item(watch, "cameras", back + SECOND).level is Level.ERROR
+
+
+def test_silent_camera_is_told_with_its_topic() -> None:
+    watch = monitor()
+    now = run(watch, 6, rate=10, cameras="A")
+    sources = {"A": "/a, 1 publisher", "B": "/b, no publishers"}
+    (found,) = (entry for entry in watch.items(now, sources) if entry.name == "cameras")
+    assert found.message.startswith("no images from B (/b, no publishers); check")
+    assert found.values["A"].endswith("images/s from /a, 1 publisher")
+
+
+def test_calibration_is_wrong_missing_or_foreign() -> None:
+    def level_of(unusable: dict[str, str], differences: list[str], *, is_new: bool) -> Level:
+        return calibration_item({"A": "100x80"}, unusable, differences, is_new=is_new).level
+
+    assert level_of({}, [], is_new=False) is Level.OK
+    assert level_of({}, ["A sees 45 degrees"], is_new=False) is Level.WARN
+    assert level_of({"B": NOT_YET}, [], is_new=True) is Level.WARN
+    assert level_of({"B": NOT_YET}, [], is_new=False) is Level.ERROR
+    assert level_of({"B": "camera is not calibrated"}, [], is_new=True) is Level.ERROR
+    found = calibration_item({"A": "100x80"}, {"B": NOT_YET}, [], is_new=False)
+    assert found.message == "B: no camera_info yet"
+    assert found.values == {"A": "100x80", "B": NOT_YET}
+
+
+def test_clock_that_nobody_publishes() -> None:
+    assert clock_item(simulated=True, now_ns=0).level is Level.ERROR
+    assert clock_item(simulated=True, now_ns=5).level is Level.OK
+    assert clock_item(simulated=False, now_ns=5).message == "system time"
 
 
 def test_age() -> None:

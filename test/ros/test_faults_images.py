@@ -121,6 +121,7 @@ def test_absent_calibration_is_dropped_and_named(shared: "Shared", bundle: Path,
             vehicle.send_calibration(camera, stamp)
     assert vehicle.await_drop(stamp) == "unusable RIGHT"
     assert vehicle.wait_until(lambda: "RIGHT: no camera_info yet" in vehicle.said("calibration"))
+    vehicle.calibrate(stamp)
     message = vehicle.detect(stamp + 500 * MS, jpegs())
     assert_same(message, offline(bundle, [(stamp + 500 * MS, [decoded(place) for place in range(3)])])[0])
 

@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from conftest import Shared
+    from rclpy.context import Context
 
 pytestmark = pytest.mark.ros
 
@@ -28,6 +29,7 @@ def unconfigured(shared: "Shared") -> Iterator["Vehicle"]:
     vehicle = shared.use()
     assert vehicle.change_state("deactivate")
     assert vehicle.change_state("cleanup")
+    shared.forget()
     yield vehicle
     shared.use()
 
@@ -167,9 +169,11 @@ def resources(pid: int) -> tuple[int, int, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_shutdown_under_load(context: None, bundle: Path, tmp_path: Path, with_signal: signal.Signals) -> None:
+def test_shutdown_under_load(
+    vehicle_context: "Context", bundle: Path, tmp_path: Path, with_signal: signal.Signals
+) -> None:
     name = f"/load_{with_signal.name.lower()}/bevdistill_detector"
-    vehicle = Vehicle(name)
+    vehicle = Vehicle(name, vehicle_context)
     vehicle.transport = "raw"
     process = NodeProcess(tmp_path, name, bundle=str(bundle), transport="raw", missing_camera="blank")
     try:

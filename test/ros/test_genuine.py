@@ -15,6 +15,7 @@ import yaml
 
 if TYPE_CHECKING:
     from conftest import Shared
+    from rclpy.context import Context
 
 pytestmark = pytest.mark.ros
 
@@ -188,7 +189,7 @@ def test_vision_detections_are_the_same(shared: "Shared", stamp: int) -> None:
 
 
 @pytest.fixture
-def launched(context: None, bundle: Path, tmp_path: Path) -> Iterator[tuple[Vehicle, Path]]:
+def launched(vehicle_context: "Context", bundle: Path, tmp_path: Path) -> Iterator[tuple[Vehicle, Path]]:
     """A node that `ros2 launch` started, the vehicle around it, and the log."""
     missing = lacks("launch_ros", "ros2launch", "ros2topic", "ros2param", "ros2lifecycle")
     if missing or shutil.which("ros2") is None:
@@ -206,7 +207,7 @@ def launched(context: None, bundle: Path, tmp_path: Path) -> Iterator[tuple[Vehi
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-    vehicle = Vehicle("/car/bevdistill_detector", odometry="/car/bevdistill_detector/input/odometry")
+    vehicle = Vehicle("/car/bevdistill_detector", vehicle_context, odometry="/car/bevdistill_detector/input/odometry")
     try:
         if not vehicle.wait_until(lambda: "configured: tiny 1" in log_path.read_text() or process.poll() is not None):
             pytest.fail(log_path.read_text())

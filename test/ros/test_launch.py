@@ -66,6 +66,11 @@ def test_arguments_override_the_parameter_file(detector: ModuleType) -> None:
     assert detector.overriding_parameters({**given, "transport": "compressed"})["transport"] == "compressed"
 
 
+def test_log_level_is_that_of_the_node_in_its_namespace(detector: ModuleType) -> None:
+    assert detector.logger_name("") == "bevdistill_detector"
+    assert detector.logger_name("/car/1/") == "car.1.bevdistill_detector"
+
+
 def test_cameras_come_from_the_parameter_file(detector: ModuleType) -> None:
     shipped = ROOT / "config" / "node" / "detector.param.yaml"
     assert detector.cameras_in(str(shipped)) == list(NUSCENES_CAMERAS)

@@ -216,6 +216,7 @@ def test_stock_synchronizer_is_refused_where_it_is_not_installed(shared: "Shared
     vehicle = shared.use()
     assert vehicle.change_state("deactivate")
     assert vehicle.change_state("cleanup")
+    shared.forget()
     vehicle.set_parameters(sync__policy="approximate_time")
     assert not vehicle.change_state("configure")
     reason = "cannot configure: sync.policy approximate_time needs the ROS package message_filters"

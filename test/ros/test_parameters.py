@@ -15,9 +15,12 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS  # noqa: E402
 from bevdistill_ros.node import parameters as rules  # noqa: E402
+from bevdistill_ros.node.reference import parameter_table  # noqa: E402
 from bevdistill_ros.node.session import in_model_order  # noqa: E402
 
-CONFIG = Path(__file__).parents[2] / "config" / "node" / "detector.param.yaml"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config" / "node" / "detector.param.yaml"
+README = ROOT / "README.md"
 
 
 @pytest.fixture
@@ -115,6 +118,22 @@ def test_shipped_file_names_every_parameter_and_is_valid() -> None:
     values = dict(_flat(content["/**"]["ros__parameters"]))
     rules.build(values)
     assert set(values) == set(rules.settings())
+
+
+def test_readme_holds_the_table_of_parameters() -> None:
+    table = parameter_table()
+    assert f"\n{table}\n" in README.read_text(), "put the output of python -m bevdistill_ros.node.reference there"
+    assert "| `score_threshold` | double | `0.2` | 0...1 | yes | detections below this score" in table
+    assert all(f"| `{name}` |" in table for name in rules.settings())
+
+
+def test_misspelt_parameters_are_found(context: Any) -> None:
+    node = node_with(context, score_treshold=0.5, sync__maxspread_ms=3.0, use_sim_time=True, score_threshold=0.3)
+    rules.declare(node)
+    assert sorted(rules.misspelt(node)) == [
+        ("score_treshold", "score_threshold"),
+        ("sync.maxspread_ms", "sync.max_spread_ms"),
+    ]
 
 
 def test_cameras_of_the_model_come_in_its_order() -> None:

@@ -10,6 +10,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from nav_msgs.msg import Odometry
 from rcl_interfaces.srv import GetParameters, SetParameters
+from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
@@ -34,15 +35,16 @@ class Vehicle:
 
     Args:
         name: Full name of the node.
+        context: Where rclpy is initialised.
         odometry: Topic of the odometry.
     """
 
-    def __init__(self, name: str, odometry: str = "/odom") -> None:
+    def __init__(self, name: str, context: Context, odometry: str = "/odom") -> None:
         self.name = name
         self.transport = "compressed"
         self.shift = 0.0  # of the odometry [m]
-        self.node = Node("vehicle", namespace=name.rpartition("/")[0])
-        self.executor = SingleThreadedExecutor()
+        self.node = Node("vehicle", namespace=name.rpartition("/")[0], context=context)
+        self.executor = SingleThreadedExecutor(context=context)
         self.executor.add_node(self.node)
         self._images = {
             (transport, camera): self.node.create_publisher(kind, f"{name}/input/{camera}/{suffix}", _quality(camera))

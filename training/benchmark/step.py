@@ -70,7 +70,7 @@ def run_step(config: StepConfig) -> str:
             losses = module.losses(batch)
             total = module.total(losses)
         total.backward()
-        return {**losses, "total": total}
+        return {name: value.detach() for name, value in {**losses, "total": total}.items()}
 
     with peak_memory(device) as peak:
         losses, seconds = _timed(step, config, device)

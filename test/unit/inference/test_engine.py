@@ -98,6 +98,23 @@ def test_the_past_of_a_temporal_student_is_used(make_bundle: Bundles, make_frame
     assert not torch.allclose(output.bev, alone.bev, atol=1e-3)
 
 
+def test_an_answer_that_is_not_finite_is_no_answer_and_is_not_remembered(
+    make_bundle: Bundles, make_frame: Frames
+) -> None:
+    engine = Engine(make_bundle(temporal=True), device="cpu")
+    first, second = make_frame(0), make_frame(1)
+    expected = Engine(make_bundle(temporal=True), device="cpu").infer(second)
+    weight = next(engine._student.backbone.parameters())
+    kept = weight.clone()
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="the network's answer is not finite"):
+        engine.infer(first)
+    with torch.no_grad():
+        weight.copy_(kept)
+    assert_same(engine.infer(second), expected)
+
+
 def test_reset_forgets_the_past(make_bundle: Bundles, make_frame: Frames) -> None:
     engine, fresh = (Engine(make_bundle(temporal=True), device="cpu") for _ in range(2))
     engine.infer(make_frame(0.0))

@@ -61,18 +61,36 @@ def test_sampling_equals_slow_loops(cached: int, monkeypatch: pytest.MonkeyPatch
     )
 
 
-def test_gradients_are_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gradients(cached: int) -> list[Tensor]:
+@pytest.mark.parametrize(("cached", "kept"), [(1, 10**9), (1, 0), (10**9, 0)])
+def test_gradients_are_the_same_in_pieces_and_with_samples_taken_again(
+    cached: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients(cached: int, kept: int) -> list[Tensor]:
         monkeypatch.setattr(deformable, "CACHED_ELEMENTS", cached)
+        monkeypatch.setattr(deformable, "KEPT_ELEMENTS", kept)
         levels, locations, weights = case()
         leaves = [entry.requires_grad_() for entry in (*levels, locations, weights)]
         deformable_sample(levels, locations, weights).square().sum().backward()
         return [entry.grad for entry in leaves if entry.grad is not None]
 
-    whole, pieces = gradients(10**9), gradients(1)
+    whole, other = gradients(10**9, 10**9), gradients(cached, kept)
     assert len(whole) == 4
-    for first, second in zip(whole, pieces, strict=True):
+    for first, second in zip(whole, other, strict=True):
         torch.testing.assert_close(first, second)
+
+
+def test_samples_that_are_taken_again_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deformable, "KEPT_ELEMENTS", 0)
+    levels, locations, weights = torch.randn(1, 64, 4, 4), torch.rand(1, 100, 2, 1, 3, 2), torch.rand(1, 100, 2, 1, 3)
+    sizes: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        deformable_sample([levels.requires_grad_()], locations.requires_grad_(), weights.requires_grad_())
+    assert sum(sizes) < 100 * 3 * 64 / 4  # a sample has 64 channels
 
 
 def test_attention_equals_slow_loops(shake: Callable[[nn.Module], None]) -> None:
