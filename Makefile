@@ -50,6 +50,6 @@ $(MMDET3D_STAMP): $(PYTHON_STAMP) requirements/mmdet3d.txt scripts/setup_mmdet3d
 	@scripts/setup_mmdet3d.sh
 	@touch $@
 
-$(ROS_STAMP): $(PYTHON_STAMP) $(wildcard msg/*.msg) CMakeLists.txt package.xml scripts/setup_ros.sh
+$(ROS_STAMP): $(PYTHON_STAMP) $(wildcard msg/*.msg launch/*.py scripts/d* config/*/*) CMakeLists.txt package.xml scripts/setup_ros.sh
 	@scripts/setup_ros.sh
 	@touch $@

@@ -2,7 +2,8 @@
 
 import math
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ MODELS: dict[str, tuple[int, ...]] = {  # distortion models and how many coeffic
     "equidistant": (4,),
 }
 NOT_YET = "no camera_info yet"
+REFRESH_PERIOD_S = 0.002  # between two looks for what has come
 MAX_RIG_BYTES = 1_000_000
 AXIS_LIMIT_DEG = 20.0  # a camera that looks further away from its place in training is likely another camera
 
@@ -95,6 +97,7 @@ class CalibrationStore:
         self._condition = threading.Condition()
         self._entries: dict[str, Calibration | str] = {}
         self._waited_for: set[str] = set()
+        self.refresh: Callable[[], None] = lambda: None  # called before use; may put what has come meanwhile
 
     def put(self, camera: str, calibration: Calibration) -> None:
         """A camera told its calibration."""
@@ -122,6 +125,7 @@ class CalibrationStore:
 
     def described(self, cameras: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
         """Usable calibrations of cameras in words, and why the others are not usable."""
+        self.refresh()
         with self._condition:
             entries = {name: self._entries.get(name, NOT_YET) for name in cameras}
         usable = {name: str(entry) for name, entry in entries.items() if isinstance(entry, Calibration)}
@@ -129,13 +133,16 @@ class CalibrationStore:
 
     def wait_for(self, cameras: Sequence[str], timeout_s: float) -> None:
         """Wait until all these cameras have told a calibration; each is waited for in vain but once."""
-
-        def is_complete() -> bool:
-            return all(name in self._entries or name in self._waited_for for name in cameras)
-
-        with self._condition:
-            if not self._condition.wait_for(is_complete, timeout=timeout_s):
-                self._waited_for.update(name for name in cameras if name not in self._entries)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self.refresh()  # without the lock, as others that refresh may put
+            with self._condition:
+                missing = [name for name in cameras if name not in self._entries]
+                left = deadline - time.monotonic()
+                if self._waited_for.issuperset(missing) or left <= 0:
+                    self._waited_for.update(missing)
+                    return
+                self._condition.wait(min(left, REFRESH_PERIOD_S))
 
 
 class Rectifier:

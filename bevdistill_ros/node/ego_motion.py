@@ -1,8 +1,9 @@
 """Where the vehicle was at an image's stamp."""
 
 import threading
+import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from bevdistill_ros.core.geometry import interpolate_poses, invert_rigid
 
+REFRESH_PERIOD_S = 0.002  # between two looks for what has come
 CLOCK_JUMP_NS = 1_000_000_000  # odometry that falls back by more has had its clock set back
 
 
@@ -56,6 +58,7 @@ class OdometryBuffer:
         self._stamps: list[int] = []
         self._poses: list[np.ndarray] = []
         self._is_silent = False
+        self.refresh: Callable[[], None] = lambda: None  # called while waiting; may add what has come meanwhile
 
     def add(self, stamp_ns: int, odom_from_ego: np.ndarray) -> None:
         """Store a pose (4, 4) [m]; one that is much older than the newest means that the clock was set back."""
@@ -90,12 +93,16 @@ class OdometryBuffer:
 
     def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
         """Wait until odometry reaches a stamp; after a wait in vain, not again until odometry comes."""
-        with self._condition:
-            if self._is_silent and not self._reaches(stamp_ns):
-                return False
-            reached = self._condition.wait_for(lambda: self._reaches(stamp_ns), timeout=timeout_s)
-            self._is_silent = not reached
-            return reached
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self.refresh()  # without the lock, as others that refresh may add
+            with self._condition:
+                reached = self._reaches(stamp_ns)
+                left = deadline - time.monotonic()
+                if reached or self._is_silent or left <= 0:
+                    self._is_silent = not reached
+                    return reached
+                self._condition.wait(min(left, REFRESH_PERIOD_S))
 
     def forget_after(self, stamp_ns: int) -> None:
         """Forget what is much later than a stamp; odometry may have gone back before the images did."""

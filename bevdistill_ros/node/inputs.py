@@ -21,9 +21,11 @@ from bevdistill_ros.node.ego_motion import OdometryBuffer
 from bevdistill_ros.node.filters import Subscriber, approximate_time
 from bevdistill_ros.node.parameters import DetectorParameters
 from bevdistill_ros.node.pipeline import ImageSet
+from bevdistill_ros.node.polled import PolledSubscription
 from bevdistill_ros.node.synchronizer import AnchorSynchronizer, DroppedSet
 
 IMAGE_DEPTH = 10
+INFO_DEPTH = 1  # of a camera's calibrations only the newest counts
 ODOMETRY_DEPTH = 200  # a queue that is full loses the pose that an image waits for
 EXPIRY_PERIOD_S = 0.02
 NUM_ARRIVALS = 64  # arrivals of a camera's images that are remembered
@@ -83,9 +85,16 @@ class Inputs:
         self._synchronizer = self._synchronize()
         self._synchronizer.registerCallback(self._on_messages)
         if self._calibrations is not None:
-            self._subscriptions += [self._camera_info(name) for name in cameras]
+            infos = [self._camera_info(name) for name in cameras]
+
+            def take_infos() -> None:
+                for info in infos:
+                    info.take()
+
+            self._calibrations.refresh = take_infos
         if self._odometry is not None:
-            self._subscriptions.append(self._subscribe(Odometry, "odometry", self._on_odometry, ODOMETRY_DEPTH))
+            odometry = self._polled(Odometry, "odometry", self._on_odometry, ODOMETRY_DEPTH)
+            self._odometry.refresh = odometry.take
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = self._node.create_timer(EXPIRY_PERIOD_S, self._expire, clock=steady)
 
@@ -93,6 +102,9 @@ class Inputs:
         """Stop listening."""
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
+        for store in (self._calibrations, self._odometry):
+            if store is not None:
+                store.refresh = lambda: None
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
@@ -147,20 +159,15 @@ class Inputs:
             queue_size=IMAGE_DEPTH,
         )
 
-    def _camera_info(self, camera: str) -> Any:
-        return self._subscribe(
-            CameraInfo, f"{camera}/camera_info", lambda message: self._on_camera_info(camera, message), IMAGE_DEPTH
+    def _camera_info(self, camera: str) -> PolledSubscription:
+        return self._polled(
+            CameraInfo, f"{camera}/camera_info", lambda message: self._on_camera_info(camera, message), INFO_DEPTH
         )
 
-    def _subscribe(self, kind: Any, name: str, callback: Callable[[Any], None], depth: int) -> Any:
-        return self._node.create_subscription(
-            kind,
-            f"~/input/{name}",
-            callback,
-            _sensor_qos(depth),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=_no_events(),
-        )
+    def _polled(self, kind: Any, name: str, callback: Callable[[Any], None], depth: int) -> PolledSubscription:
+        made = PolledSubscription(self._node, kind, f"~/input/{name}", callback, qos_profile=_sensor_qos(depth))
+        self._subscriptions.append(made.sub)
+        return made
 
     def _on_image(self, message: Any, camera: str) -> None:
         self._listeners.on_image(camera)

@@ -116,11 +116,6 @@ class AnchorSynchronizer(SimpleFilter):
         with self._lock:
             return bool(self._anchors)
 
-    def reset(self) -> None:
-        """Forget everything stored."""
-        with self._lock:
-            self._forget()
-
     def _receive(self, message: Any, name: str) -> None:
         stamp = self._stamp_of(message)
         with self._lock:

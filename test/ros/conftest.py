@@ -64,7 +64,6 @@ class Shared:
         self._parameters = wanted
         return self.vehicle
 
-
     def forget(self) -> None:
         """Set the node up anew next time, as a test has changed it by itself."""
         self._parameters = {}

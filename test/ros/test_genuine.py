@@ -225,8 +225,10 @@ def launched(vehicle_context: "Context", bundle: Path, tmp_path: Path) -> Iterat
         vehicle.close()
 
 
-def ros2(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["ros2", *command], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+def ros2(group: str, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # A daemon would outlive the test.
+    command = ["ros2", group, verb, "--no-daemon", "--spin-time", "6", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
 
 
 @pytest.mark.slow
@@ -241,7 +243,8 @@ def test_launched_node_answers_to_the_ros2_command(launched: tuple[Vehicle, Path
     assert "cannot change while the node is configured" in refused.stdout + refused.stderr
 
     topic = f"{vehicle.name}/output/detections"
-    with subprocess.Popen(["ros2", "topic", "echo", "--once", topic], stdout=subprocess.PIPE, text=True) as echo:
+    command = ["ros2", "topic", "echo", "--no-daemon", "--spin-time", "6", "--once", topic]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as echo:
         while echo.poll() is None:
             vehicle.send_set(time.time_ns(), jpegs())
             vehicle.rest(0.2)

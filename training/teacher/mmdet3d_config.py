@@ -63,12 +63,13 @@ def facts_of(config: Mapping[str, Any], source: str, *, trained_classes: Sequenc
         voxels = _voxels(model)
         columns, num_sweeps = _points(config)
         _check_encoder(model, voxels, len(columns))
+        class_names = _classes(config, trained_classes)
         return DetectorFacts(
             voxels=voxels,
             head_stride=_head_stride(model, voxels),
             columns=columns,
             num_sweeps=num_sweeps,
-            class_names=_classes(config, trained_classes),
+            class_names=class_names,
         )
     except KeyError as error:
         raise ValueError(f"{source} can't be a teacher: it has no {error}, which a detector of mmdet3d has") from error

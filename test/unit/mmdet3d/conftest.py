@@ -1,5 +1,6 @@
 """Detectors of mmdet3d with few channels and random weights, saved as mmdet3d saves them."""
 
+import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from bevdistill_ros.core.classes import CLASS_NAMES
 
 CENTERPOINT = "centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
+CENTERPOINT_VOXELS = "centerpoint/centerpoint_voxel01_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
 POINTPILLARS = "pointpillars/pointpillars_hv_fpn_sbn-all_8xb4-2x_nus-3d.py"
 POINTPILLARS_CLASSES = (
     *("car", "truck", "trailer", "bus", "construction_vehicle"),
@@ -50,6 +52,18 @@ def small(name: str, change: Callable[[Any], object] | None = None) -> Any:
     """The same with few channels, of CenterPoint or PointPillars."""
     settings = shipped(name)
     model = settings.model
+    if name == CENTERPOINT_VOXELS:
+        middle = {
+            "base_channels": 4,
+            "encoder_channels": ((4, 4, 8), (8, 8, 8), (8, 8, 8), (8, 8)),
+            "output_channels": 8,
+        }
+        model.pts_middle_encoder.update(middle)
+        model.pts_backbone.update(in_channels=16, layer_nums=[1, 1], out_channels=[8, 8])
+        model.pts_neck.update(in_channels=[8, 8], out_channels=[8, 8])
+        model.pts_bbox_head.update(in_channels=16, share_conv_channel=8)
+        model.pts_bbox_head.bbox_coder.max_num = 60
+        return settings
     model.pts_voxel_encoder.feat_channels = [8]
     model.pts_middle_encoder.in_channels = 8
     model.pts_backbone.update(in_channels=8, layer_nums=[1, 1, 1], out_channels=[8, 8, 16])
@@ -120,6 +134,14 @@ def save_shipped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 def centerpoint(make_detector: Callable[..., Paths]) -> Paths:
     """A small CenterPoint."""
     return make_detector()
+
+
+@pytest.fixture(scope="session")
+def voxels(make_detector: Callable[..., Paths]) -> Paths:
+    """A small CenterPoint on voxels, with sparse 3D convolutions."""
+    if importlib.util.find_spec("spconv") is None and not torch.cuda.is_available():
+        pytest.skip("sparse convolutions need spconv or a CUDA device: make setup-mmdet3d")
+    return make_detector(CENTERPOINT_VOXELS)
 
 
 @pytest.fixture(scope="session")
