@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=.venv/bin/python
-pip=("$python" -m pip install -q --disable-pip-version-check --prefer-binary)
+pip=("$python" -m pip install -qq --disable-pip-version-check --prefer-binary)
 cuda=$("$python" -c 'import torch; print(int(torch.cuda.is_available()))')
 
 # mmdet3d's own requirements would bring OpenCV 5 and NumPy 2, which nuscenes-devkit and cv_bridge can't work with, and

@@ -46,6 +46,8 @@ def fit(config: TrainConfig) -> Path:
     output = Path(config.run.output)
     first_step = _first_step(config, output)
     module = build_module(config)
+    if config.role == "student" and not first_step:
+        _warn_of_random_backbone(config)
     data = TrainData(config, first_step)
     if first_step < config.optim.steps:
         trainer = _trainer(config, output)
@@ -173,6 +175,15 @@ class TrainData(pl.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self._config.run.num_workers,
+        )
+
+
+def _warn_of_random_backbone(config: TrainConfig) -> None:
+    frozen = config.student.frozen_stages > 0 or config.student.backbone_norm == "frozen"
+    if frozen and not (config.run.initial_weights or config.run.backbone_weights):
+        _LOG.warning(
+            "parts of the backbone are frozen at random weights; set run.backbone_weights to ImageNet weights, or "
+            "student.frozen_stages to 0 and student.backbone_norm to batch"
         )
 
 

@@ -111,9 +111,9 @@ def test_mistakes_in_rows_are_named(bench: Bench) -> None:
     with pytest.raises(ValueError, match="there is no row best, which a baseline names; rows are none_heatmap"):
         bench("runs", baseline="best")
     with pytest.raises(
-        ValueError, match=r"row fitnet: unknown setting 'distill\.metod'; did you mean 'distill\.method'"
+        ValueError, match=r"row fitnet: unknown setting 'distil\.method'; did you mean 'distill\.method'"
     ):
-        run_distillation(bench("runs", arms={"none_heatmap": {}, "fitnet": {"distill.metod": "fitnet"}}))
+        run_distillation(bench("runs", arms={"none_heatmap": {}, "fitnet": {"distil.method": "fitnet"}}))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import yaml
 
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
 from training.benchmark.drive import DriveLog, DrivePlan
-from training.benchmark.node import Measured, NodeBenchConfig, environment_with, node_parameters, table
+from training.benchmark.node import Measured, NodeBenchConfig, environment_with, measure, node_parameters, table
 from training.benchmark.pictures import PICTURE_SIZE, write_pictures
 from training.benchmark.process import Child, usage_of
 
@@ -39,6 +39,28 @@ def test_the_last_line_is_the_ratio() -> None:
     assert rows["naive"] == ["3", "1", "40.0"]
     # p95 of 10 and 20 ms is 19.5 ms, of a period of 100 ms.
     assert next(line for line in lines if line.startswith("  ours")).split() == ["ours", "15.0", "19.5", "20.0", "0.20"]
+
+
+def test_both_kinds_of_fast_dds_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def drive_once(config: NodeBenchConfig, name: str, kind: str, folder: Path, number: int) -> DriveLog:
+        seen.append((name, kind))
+        return log(0.02)
+
+    monkeypatch.setattr("training.benchmark.node._drive_once", drive_once)
+    monkeypatch.setattr("training.benchmark.node.write_pictures", lambda folder: None)
+    config = NodeBenchConfig(dds="both", detectors=("ours",), rounds=2, progress=False)
+    measured = measure(config)
+    assert list(measured) == ["ours", "ours, Fast DDS as it comes"]
+    assert seen == [("ours", "profile"), ("ours", "default")] * 2
+    assert list(measure(NodeBenchConfig(dds="default", rounds=1, progress=False))) == ["ours", "naive"]
+
+
+def test_drops_are_told_with_their_reasons() -> None:
+    dropped = DriveLog(sets_sent=3, round_trips_ms=(1.0,), cpu_s=0.1, drops={"missing LEFT": 2})
+    lines = table(NodeBenchConfig(), {"ours": Measured.of([dropped, dropped])}).splitlines()
+    assert lines[-1].endswith("  missing LEFT (4)")
 
 
 def test_without_the_naive_node_there_is_no_ratio() -> None:

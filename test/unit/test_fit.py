@@ -404,3 +404,14 @@ def test_a_run_with_everything_that_saves_memory(make_run: MakeRun, tmp_path: Pa
         losses_of(fit(make_run(tmp_path / name, **settings))) for name, settings in (("a", {}), ("b", changes))
     )
     assert saving[-1]["total"] == pytest.approx(plain[-1]["total"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [({"student.frozen_stages": 1}, True), ({"student.backbone_norm": "frozen"}, True), ({}, False)],
+)
+def test_a_backbone_frozen_at_random_is_told(
+    make_run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], warned: bool
+) -> None:
+    fit(make_run(tmp_path / "run", **changes, **{"optim.steps": 1}))
+    assert ("frozen at random weights; set run.backbone_weights" in caplog.text) is warned

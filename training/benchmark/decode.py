@@ -42,12 +42,12 @@ def run_decode(config: DecodeConfig) -> str:
     Raises:
         ValueError: The detector or the data can't be read.
     """
-    world = _world(config)
-    if not (config.root / world.version).is_dir():
-        write_world(world, progress=config.progress)
     detector = load_detector(config.source, config.device)
     if detector.uses_lidar:
         raise ValueError(f"{config.source} is a teacher, which sees no images; give a student")
+    world = _world(config)
+    if not (config.root / world.version).is_dir():
+        write_world(world, progress=config.progress)
     data = DataConfig(root=config.root, version=world.version, val_split="synth_val", num_sweeps=0)
     scores = {name: _score(config, detector, data, name, read) for name, read in WAYS.items()}
     return _table(config, scores)

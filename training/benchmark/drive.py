@@ -41,6 +41,7 @@ class DriveLog:
     round_trips_ms: tuple[float, ...]  # last image of a set sent to its detections received, of each answered set [ms]
     cpu_s: float  # CPU time that the detector's process took [s]
     stages_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # as the node tells them, by stage
+    drops: Mapping[str, int] = field(default_factory=dict)  # sets that the node says it dropped, by its reason
 
     @property
     def sets_lost(self) -> int:

@@ -7,6 +7,7 @@ of `training.benchmark.ros.naive_node`. ROS is imported in these processes only.
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from training.synth.rig import nuscenes_cameras
 
 Detector = Literal["ours", "naive"]
 Dds = Literal["profile", "default"]
+DDS_NAMES: dict[Dds, str] = {"profile": "with our profile", "default": "as it comes"}
 
 PROFILE = Path(__file__).parents[2] / "config" / "dds" / "fastdds.xml"
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # of new and older releases
@@ -38,7 +40,7 @@ class NodeBenchConfig:
     """What `bevdistill bench node` measures."""
 
     transport: Transport = "compressed"  # kind of the images
-    dds: Dds = "profile"  # profile: with our Fast DDS profile; default: without any, which loses images
+    dds: Literal["profile", "default", "both"] = "profile"  # with our Fast DDS profile, or without, which loses images
     detectors: tuple[Detector, ...] = get_args(Detector)  # which nodes are driven
     rate_hz: float = 12.0  # of each camera
     seconds: float = 20.0  # driven and counted a round
@@ -73,18 +75,20 @@ class Measured:
     cpu_ms: float  # CPU time of the node's process a set that it answered
     round_trips_ms: tuple[float, ...]  # last image of a set sent to its detections received
     stages_ms: Mapping[str, tuple[float, ...]]  # as the node tells them
+    drops: Mapping[str, int]  # sets that the node says it dropped, by its reason
 
     @classmethod
     def of(cls, logs: Sequence[DriveLog]) -> "Measured":
         """Put rounds together."""
         trips = tuple(trip for log in logs for trip in log.round_trips_ms)
-        names = list(logs[0].stages_ms)
+        names = list(dict.fromkeys(name for log in logs for name in log.stages_ms))
         return cls(
             sets_sent=sum(log.sets_sent for log in logs),
             sets_lost=sum(log.sets_lost for log in logs),
             cpu_ms=sum(log.cpu_s for log in logs) * 1e3 / max(len(trips), 1),
             round_trips_ms=trips,
-            stages_ms={name: tuple(value for log in logs for value in log.stages_ms[name]) for name in names},
+            stages_ms={name: tuple(value for log in logs for value in log.stages_ms.get(name, ())) for name in names},
+            drops=sum((Counter(log.drops) for log in logs), Counter()),
         )
 
 
@@ -106,20 +110,26 @@ def run_node_bench(config: NodeBenchConfig) -> str:
     return table(config, measured)
 
 
-def measure(config: NodeBenchConfig) -> dict[Detector, Measured]:
-    """Drive past each node, in turn."""
-    logs: dict[Detector, list[DriveLog]] = {name: [] for name in config.detectors}
+def measure(config: NodeBenchConfig) -> dict[str, Measured]:
+    """Drive past each node, in turn; by its name, and where both kinds of Fast DDS are compared that of the kind."""
+    kinds: tuple[Dds, ...] = get_args(Dds) if config.dds == "both" else (config.dds,)
+    variants = {
+        name if kind == kinds[0] else f"{name}, Fast DDS {DDS_NAMES[kind]}": (name, kind)
+        for kind in kinds
+        for name in config.detectors
+    }
+    logs: dict[str, list[DriveLog]] = {label: [] for label in variants}
     with tempfile.TemporaryDirectory() as scratch:
         folder = config.output or Path(scratch)
         write_pictures(folder / "pictures")
-        turns = [(number, name) for number in range(config.rounds) for name in config.detectors]
-        for number, name in tqdm(turns, desc="drive", unit="round", disable=not config.progress):
-            logs[name].append(_drive_once(config, name, folder, number))
-    return {name: Measured.of(rounds) for name, rounds in logs.items()}
+        turns = [(number, *variant) for number in range(config.rounds) for variant in variants.items()]
+        for number, label, (name, kind) in tqdm(turns, desc="drive", unit="round", disable=not config.progress):
+            logs[label].append(_drive_once(config, name, kind, folder, number))
+    return {label: Measured.of(rounds) for label, rounds in logs.items()}
 
 
-def _drive_once(config: NodeBenchConfig, name: Detector, folder: Path, number: int) -> DriveLog:
-    environment = environment_with(config.dds)
+def _drive_once(config: NodeBenchConfig, name: Detector, kind: Dds, folder: Path, number: int) -> DriveLog:
+    environment = environment_with(kind)
     with Child(_command(config, name, folder), folder / f"{name}_{number}.log", environment) as detector:
         plan = DrivePlan(
             receiver_pid=detector.pid,
@@ -190,13 +200,13 @@ def check_ros() -> None:
     check()
 
 
-def table(config: NodeBenchConfig, measured: Mapping[Detector, Measured]) -> str:
+def table(config: NodeBenchConfig, measured: Mapping[str, Measured]) -> str:
     """Results in words, for people."""
     width, height = config.image_width, config.image_height
     lines = [
         f"six {PICTURE_SIZE[1]}x{PICTURE_SIZE[0]} cameras at {config.rate_hz:g} Hz, {config.transport}, "
         f"to a network input of {width}x{height}",
-        f"Fast DDS {'with our profile' if config.dds == 'profile' else 'as it comes'}, "
+        f"Fast DDS {DDS_NAMES['default' if config.dds == 'default' else 'profile']} unless told otherwise, "
         f"{config.rounds} x {config.seconds:g} s each, {os.cpu_count()} cores",
     ]
     if "ours" in measured:
@@ -209,9 +219,10 @@ def table(config: NodeBenchConfig, measured: Mapping[Detector, Measured]) -> str
     for name, result in measured.items():
         share = _percentile(result.round_trips_ms, 95) * config.rate_hz / 1e3
         lines.append(f"{_row(name, result.round_trips_ms)}{share:>16.2f}")
-    lines += ["", f"{'':<24}{'sets sent':>12}{'lost':>8}{'CPU a set [ms]':>18}"]
+    lines += ["", f"{'':<32}{'sets sent':>12}{'lost':>8}{'CPU a set [ms]':>18}  drops that the node tells"]
     for name, result in measured.items():
-        lines.append(f"{name:<24}{result.sets_sent:>12}{result.sets_lost:>8}{result.cpu_ms:>18.1f}")
+        drops = ", ".join(f"{reason} ({count})" for reason, count in result.drops.items())
+        lines.append(f"{name:<32}{result.sets_sent:>12}{result.sets_lost:>8}{result.cpu_ms:>18.1f}  {drops}".rstrip())
     if "ours" in measured and "naive" in measured:
         lines += ["", f"cpu ratio (ours / naive): {measured['ours'].cpu_ms / measured['naive'].cpu_ms:.2f}"]
     return "\n".join(lines)

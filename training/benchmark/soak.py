@@ -194,8 +194,9 @@ def summary(config: SoakConfig, health: Health, outcome: Account, faults: Sequen
     for condition, fate in outcome.fates.items():
         reasons = ", ".join(f"{reason} ({count})" for reason, count in list(fate.dropped.items())[:3])
         more = len(fate.dropped) - 3
+        dropped = sum(fate.dropped.values())
         lines.append(
-            f"{condition:<30}{fate.sets:>8}{fate.detected:>10}{sum(fate.dropped.values()):>9}{fate.untold:>8}  {reasons}"
+            f"{condition:<30}{fate.sets:>8}{fate.detected:>10}{dropped:>9}{fate.untold:>8}  {reasons}"
             + (f" and {more} more" if more > 0 else "")
         )
     lines += ["", *(f"NOT EXPLAINED: {line}" for line in outcome.unexplained)]

@@ -81,7 +81,7 @@ def run_step(config: StepConfig) -> str:
     rows = [
         (f"one training step of {config.training.stem}, batch {config.batch_size}", f"({setting})"),
         ("parameters, trained / all", "{:.1f} M / {:.1f} M".format(*_millions(module.model))),
-        ("time, forward and backward", f"{statistics.median(seconds):.1f} s"),
+        ("time, forward and backward", f"{statistics.median(seconds):.3g} s"),
         (
             "peak memory",
             f"{peak.total / MEBIBYTE / 1024:.1f} GiB, {peak.above / MEBIBYTE / 1024:.1f} GiB of it the step's",

@@ -107,7 +107,6 @@ def test_boxes_lie_on_the_objects_in_the_images(
     assert seen >= 10
 
 
-@pytest.mark.slow
 def test_shipped_centerpoint_runs_on_a_recorded_frame(samples: list[Sample], save_shipped: Callable[..., Any]) -> None:
     """The full model: 384 channels, in random weights."""
     detector = save_shipped("centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py")

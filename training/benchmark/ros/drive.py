@@ -5,9 +5,12 @@ Called with a plan and the place of the log, both JSON: `python -m training.benc
 
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from bevdistill_ros.node.convert import stamp_of
 from training.benchmark.drive import DriveLog, DrivePlan
 from training.benchmark.pictures import PICTURE_SIZE
 from training.benchmark.process import usage_of
@@ -40,12 +43,14 @@ def drive(plan: DrivePlan) -> DriveLog:
         sent = _send(vehicle, images, infos, rate_hz=plan.rate_hz, seconds=plan.seconds, wait=wait)
         wait(_DRAIN_S)
         after = usage_of(plan.receiver_pid)
+    statuses = [status for status in vehicle.statuses if stamp_of(status) >= min(sent)]
     answered = {stamp: at for stamp, at in vehicle.answered.items() if stamp in sent}
     return DriveLog(
         sets_sent=len(sent),
         round_trips_ms=tuple((at - sent[stamp]) * 1e3 for stamp, at in answered.items()),
         cpu_s=after.cpu_s - before.cpu_s,
-        stages_ms=_stages(vehicle, min(sent)),
+        stages_ms=_stages(statuses),
+        drops=dict(Counter(str(status.drop_reason) for status in statuses if not status.stages)),
     )
 
 
@@ -74,13 +79,12 @@ def _send(
     return sent
 
 
-def _stages(vehicle: Vehicle, first_stamp: int) -> dict[str, tuple[float, ...]]:
-    """What the node told of its stages since a stamp."""
+def _stages(statuses: Iterable[Any]) -> dict[str, tuple[float, ...]]:
+    """What PipelineStatus messages tell of the stages."""
     stages: dict[str, list[float]] = defaultdict(list)
-    for status in vehicle.statuses:
-        if status.header.stamp.sec * 1_000_000_000 + status.header.stamp.nanosec >= first_stamp:
-            for name, value in zip(status.stages, status.stage_ms, strict=True):
-                stages[name].append(float(value))
+    for status in statuses:
+        for name, value in zip(status.stages, status.stage_ms, strict=True):
+            stages[name].append(float(value))
     return {name: tuple(values) for name, values in stages.items()}
 
 
