@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CACHED_ELEMENTS = 2**18  # of the samples that are handled at once on a CPU
-KEPT_ELEMENTS = 2**24  # more samples of a level than these are not kept for the backward pass but taken again
+CACHED_ELEMENTS = 2**18  # of the samples that a thread of a CPU handles at once
+KEPT_ELEMENTS = 2**26  # more samples of a level than these are not kept for the backward pass but taken again: slower
 
 
 def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ def _pieces(value: Tensor, grid: Tensor, weight: Tensor) -> Iterator[tuple[Tenso
     """The batch in pieces: small ones on a CPU, one on an accelerator."""
     count, size = len(value), len(value)
     if value.device.type == "cpu":
-        size = max(1, CACHED_ELEMENTS // max(1, value.shape[1] * weight[0].numel()))
+        fitting = CACHED_ELEMENTS // max(1, value.shape[1] * weight[0].numel())
+        size = max(1, fitting) * torch.get_num_threads()  # torch shares the batch, and nothing else, among its threads
     if size >= count:
         return iter([(value, grid, weight)])
     return zip(value.split(size), grid.split(size), weight.split(size), strict=True)
