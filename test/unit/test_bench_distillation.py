@@ -44,7 +44,7 @@ def bench(files: Path, tiny_teacher: Path, tmp_path: Path) -> Bench:
             "teacher_checkpoint": str(tiny_teacher),
             "student": files / "student.yaml",
             "arms": {
-                "none_heatmap": {},
+                "none": {},
                 "fitnet": {"distill.method": "fitnet"},
                 "bevdistill": {"distill.method": "bevdistill"},
             },
@@ -84,10 +84,10 @@ def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch:
     assert len(steps) == 4 * 6 + 1  # one step was done again, no finished run
     assert results_of(cut) == results_of(whole)
     assert [(run["method"], run["seed"]) for run in results_of(whole)] == [
-        (method, seed) for method in ("none_heatmap", "fitnet", "bevdistill") for seed in (0, 1)
+        (method, seed) for method in ("none", "fitnet", "bevdistill") for seed in (0, 1)
     ]
     assert {"nds", "mean_ap", "tp_errors", "split", "class_ap", "parameters"} <= results_of(whole)[0].keys()
-    for line in ("none_heatmap", "fitnet", "bevdistill", "LiDAR teacher", "latency of the distilled student"):
+    for line in ("none", "fitnet", "bevdistill", "LiDAR teacher", "latency of the distilled student"):
         assert line in closing
     # What is done is not done again.
     monkeypatch.setattr(benchmark, "fit", lambda *_: pytest.fail("trained again"))
@@ -100,20 +100,20 @@ def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch:
 
 
 def test_a_finished_run_of_other_settings_is_refused(bench: Bench) -> None:
-    config = bench("runs", arms={"none_heatmap": {}}, seeds=(0,))
+    config = bench("runs", arms={"none": {}}, seeds=(0,))
     run_distillation(config)
     changed = replace(config, settings={"optim.learning_rate": 1e-4})
-    with pytest.raises(ValueError, match=r"none_heatmap/seed0 holds a run of other settings \(optim\)"):
+    with pytest.raises(ValueError, match=r"none/seed0 holds a run of other settings \(optim\)"):
         run_distillation(changed)
 
 
 def test_mistakes_in_rows_are_named(bench: Bench) -> None:
-    with pytest.raises(ValueError, match="there is no row best, which a baseline names; rows are none_heatmap"):
+    with pytest.raises(ValueError, match="there is no row best, which a baseline names; rows are none"):
         bench("runs", baseline="best")
     with pytest.raises(
         ValueError, match=r"row fitnet: unknown setting 'distil\.method'; did you mean 'distill\.method'"
     ):
-        run_distillation(bench("runs", arms={"none_heatmap": {}, "fitnet": {"distil.method": "fitnet"}}))
+        run_distillation(bench("runs", arms={"none": {}, "fitnet": {"distil.method": "fitnet"}}))
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_teacher_is_trained_and_runs_are_processes_of_their_own(bench: Bench, fi
         "runs",
         teacher=files / "teacher.yaml",
         teacher_checkpoint="",
-        arms={"none_heatmap": {}, "fitnet": {"distill.method": "fitnet"}},
+        arms={"none": {}, "fitnet": {"distill.method": "fitnet"}},
         seeds=(0,),
         jobs=2,
         isolate=True,
