@@ -65,7 +65,8 @@ def results_of(config: DistillationConfig) -> list[dict[str, Any]]:
 
 
 def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, cut = bench("whole"), bench("cut")
+    questions = {"Does plain imitation help?": ("none", "fitnet")}
+    whole, cut = bench("whole", questions=questions), bench("cut", questions=questions)
     closing = run_distillation(whole)
 
     original, steps = LossLog.on_train_batch_end, []
@@ -95,6 +96,8 @@ def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch:
     page = (whole.output / "report.html").read_text()
     pictures = re.findall(r'src="([^"]+)"', page)
     assert len(pictures) == 3
+    assert page.count("<table>") == 2
+    assert "<h2>Does plain imitation help?</h2>" in page
     assert all((whole.output / picture).stat().st_size > 5000 for picture in pictures)
     assert "http" not in page.replace("https", "http").split("<details>")[0]
 
@@ -108,8 +111,10 @@ def test_a_finished_run_of_other_settings_is_refused(bench: Bench) -> None:
 
 
 def test_mistakes_in_rows_are_named(bench: Bench) -> None:
-    with pytest.raises(ValueError, match="there is no row best, which a baseline names; rows are none"):
+    with pytest.raises(ValueError, match="there is no row best, which a baseline or a question names; rows are none"):
         bench("runs", baseline="best")
+    with pytest.raises(ValueError, match="row none: there is no teacher weak; teachers names none"):
+        bench("runs", arms={"none": {"teacher": "weak"}})
     with pytest.raises(
         ValueError, match=r"row fitnet: unknown setting 'distil\.method'; did you mean 'distill\.method'"
     ):
@@ -122,14 +127,20 @@ def test_teacher_is_trained_and_runs_are_processes_of_their_own(bench: Bench, fi
         "runs",
         teacher=files / "teacher.yaml",
         teacher_checkpoint="",
-        arms={"none": {}, "fitnet": {"distill.method": "fitnet"}},
+        teachers={"weak": {"optim.steps": 1}},
+        arms={
+            "none": {},
+            "fitnet": {"distill.method": "fitnet"},
+            "of_weak": {"distill.method": "fitnet", "teacher": "weak"},
+        },
         seeds=(0,),
         jobs=2,
         isolate=True,
     )
     run_distillation(config)
-    assert len(results_of(config)) == 2
+    assert len(results_of(config)) == 3
     assert (config.output / "teacher/last.ckpt").is_file()
+    assert (config.output / "teacher_weak/last.ckpt").is_file()
 
 
 def outcome(method: str, seed: int, nds: float, **changes: Any) -> Outcome:

@@ -53,11 +53,14 @@ class DistillationConfig:
     name: str = "synth"  # of the data set, for the result file distillation-<name>.json
     teacher: Path = Path("config/train/teacher_tiny.yaml")  # training configuration; trained once
     teacher_checkpoint: str = ""  # of a teacher that is trained already
+    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)  # more, settings over those of teacher, by name
     student: Path = Path("config/train/student_bench.yaml")  # training configuration of all students
     settings: dict[str, Any] = field(default_factory=dict)  # of all trainings, over those of the files
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows, settings of each; empty is one a method
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows, settings of each, of them `teacher` one of
+    # teachers; empty is one row a method
     baseline: str = "none"  # row from which gains are counted
     baselines: dict[str, str] = field(default_factory=dict)  # for rows that have a baseline of their own
+    questions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the report asks, and the rows that tell
     seeds: tuple[int, ...] = (0, 1, 2)
     split: str = "synth_val"  # to score; not the one that settings were tuned on
     output: Path = Path("runs/distillation")  # runs and the report; what is done there is not done again
@@ -71,11 +74,17 @@ class DistillationConfig:
         return self.arms or STANDARD_ARMS
 
     def __post_init__(self) -> None:
-        unknown = {self.baseline, *self.baselines.values(), *self.baselines} - set(self.rows)
+        asked = {name for rows in self.questions.values() for name in rows}
+        unknown = {self.baseline, *self.baselines.values(), *self.baselines, *asked} - set(self.rows)
         if unknown:
             raise ValueError(
-                f"there is no row {', '.join(sorted(unknown))}, which a baseline names; rows are {', '.join(self.rows)}"
+                f"there is no row {', '.join(sorted(unknown))}, which a baseline or a question names; rows are "
+                f"{', '.join(self.rows)}"
             )
+        for name, row in self.rows.items():
+            if row.get("teacher", "") not in ("", *self.teachers):
+                known = ", ".join(self.teachers) or "none"
+                raise ValueError(f"row {name}: there is no teacher {row['teacher']}; teachers names {known}")
         if not self.seeds or self.jobs < 1:
             raise ValueError("seeds must name at least one seed, and jobs must be at least 1")
 
@@ -88,7 +97,12 @@ def run_distillation(config: DistillationConfig) -> str:
         OSError: A training failed; its log is named.
     """
     teacher = _teacher(config)
-    trainings = {(arm, seed): _training(config, arm, seed, teacher) for seed in config.seeds for arm in config.rows}
+    others = {name: _train_teacher(config, f"teacher_{name}", settings) for name, settings in config.teachers.items()}
+    trainings = {
+        (arm, seed): _training(config, arm, seed, others.get(row.get("teacher", ""), teacher))
+        for seed in config.seeds
+        for arm, row in config.rows.items()
+    }
     teacher_metrics = _teacher_metrics(config, teacher, trainings[next(iter(trainings))])
     table = Table(
         config=json.loads(json.dumps(asdict(config), default=str)),
@@ -111,20 +125,25 @@ def run_distillation(config: DistillationConfig) -> str:
 
 
 def _teacher(config: DistillationConfig) -> Path:
-    """Checkpoint of the teacher, trained where it is not there."""
+    """Checkpoint of the teacher of all rows that name no other."""
     if config.teacher_checkpoint:
         return Path(config.teacher_checkpoint)
-    output = config.output / "teacher"
-    arguments = [f"--config={config.teacher}", *_words(_shared_settings(config, "teacher"))]
-    training = settings_from(TrainConfig, [*arguments, f"--run.output={output}", "--run.resume=true"])
-    _train(training, isolate=config.isolate, bar=True)
+    return _train_teacher(config, "teacher", {})
+
+
+def _train_teacher(config: DistillationConfig, folder: str, changes: Mapping[str, Any]) -> Path:
+    """Checkpoint of a teacher, trained where it is not there."""
+    output = config.output / folder
+    settings = {**_shared_settings(config, "teacher"), **changes}
+    arguments = [f"--config={config.teacher}", *_words(settings), f"--run.output={output}", "--run.resume=true"]
+    _train(settings_from(TrainConfig, arguments), isolate=config.isolate, bar=True)
     return output / LAST
 
 
 def _training(config: DistillationConfig, arm: str, seed: int, teacher: Path) -> TrainConfig:
     settings = {
         **_shared_settings(config, "student"),
-        **config.rows[arm],
+        **{name: value for name, value in config.rows[arm].items() if name != "teacher"},
         "optim.seed": seed,
         "run.output": str(_folder(config, arm, seed)),
         "run.resume": True,

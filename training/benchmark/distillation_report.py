@@ -61,26 +61,37 @@ def write_report(table: Table, folder: Path, *, teacher: Path, split: str) -> Pa
     page = folder / "report.html"
     page.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Distillation on {html.escape(split)}</title>'
-        f"<style>{_STYLE}</style><h1>Distillation, side by side</h1>{_table(table)}{cost}{figures}"
+        f"<style>{_STYLE}</style><h1>Distillation, side by side</h1>{_table(table)}{cost}{_questions(table)}{figures}"
         f"<h2>How it was made</h2><p>{html.escape(json.dumps(table.machine))}</p>"
         f"<details><summary>Settings</summary><pre>{settings}</pre></details></html>\n"
     )
     return page
 
 
-def _table(table: Table) -> str:
+def _questions(table: Table) -> str:
+    """What is asked, with the rows that tell."""
+    return "".join(
+        f"<h2>{html.escape(question)}</h2>{_table(table, [name for name in rows if name in table.methods])}"
+        for question, rows in table.config.get("questions", {}).items()
+    )
+
+
+def _table(table: Table, methods: Sequence[str] | None = None) -> str:
     def cells(row: Sequence[str], tag: str) -> str:
         return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
 
-    best = max(table.methods, key=lambda method: mean(run.nds for run in table.of(method)))
-    rows = "".join(f'<tr class="{"best" if row[0] == best else ""}">{cells(row, "td")}</tr>' for row in rows_of(table))
+    best = max(methods or table.methods, key=lambda method: mean(run.nds for run in table.of(method)))
+    rows = "".join(
+        f'<tr class="{"best" if row[0] == best else ""}">{cells(row, "td")}</tr>' for row in rows_of(table, methods)
+    )
     caption = (
         f"{table.teacher.split}, {table.teacher.num_samples} frames. NDS and mAP in points, mean ± standard deviation "
         f"over {len(table.config['seeds'])} seeds; gains over {table.config['baseline']} seed by seed; train: training "
         "time relative to that row, memory: more than it takes at its peak, cost: tensors of the exported student "
         "against that row's."
     )
-    return f"<table><caption>{html.escape(caption)}</caption><tr>{cells(HEADER, 'th')}</tr>{rows}</table>"
+    heading = f"<caption>{html.escape(caption)}</caption>" if methods is None else ""
+    return f"<table>{heading}<tr>{cells(HEADER, 'th')}</tr>{rows}</table>"
 
 
 def _curves(table: Table, folder: Path) -> Figure:

@@ -120,17 +120,18 @@ HEADER = (
 )
 
 
-def rows_of(table: Table) -> list[tuple[str, ...]]:
-    """The table's cells: scores in points as mean ± standard deviation over seeds, gains over the matching row.
+def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[str, ...]]:
+    """Cells of some of the table's methods, None for all.
 
-    Training time is a multiple of the baseline's, peak memory a difference to it, both medians.
+    Scores are in points, mean ± standard deviation over seeds, and gains over the matching row. Training time is a
+    multiple of the baseline's, peak memory a difference to it, both medians.
     """
     teacher = table.teacher
     errors = (f"{value:.3f}" for value in teacher.tp_errors.values())
     rows: list[tuple[str, ...]] = [
         ("LiDAR teacher", *_scores([teacher.nds], [teacher.mean_ap]), "", "", *errors, "", "", "")
     ]
-    for method in table.methods:
+    for method in table.methods if methods is None else methods:
         runs, base = table.of(method), table.of(table.baseline_of(method))
         rows.append(
             (
