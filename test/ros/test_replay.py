@@ -234,7 +234,10 @@ def test_live_detections_equal_offline_ones(bundle: Path, tmp_path: Path) -> Non
     first = scene_of(tmp_path, num_sets=5, name="first")
     second = scene_of(tmp_path, num_sets=2, name="second", start_ns=START_NS + 3_100_000_000)
     bags = [write_scene(scene, tmp_path / scene.name, progress=False) for scene in (second, first)]
-    report = run_replay(replace(replay_config(bundle, tmp_path / "out", *bags), pace="step"))
+    report = run_replay(replace(replay_config(bundle, tmp_path / "out", *bags), pace="step", overlay=True))
+    pictures = [cv2.imread(str(path)) for path in (tmp_path / "out/overlay").iterdir()]
+    assert pictures
+    assert all(picture.shape[0] > 0 and picture.std() > 1 for picture in pictures)
     assert (report.sets_sent, report.sets_processed, report.sets_lost) == (7, 7, 0)
     assert (report.samples, report.samples_unanswered, report.metrics) == (7, 0, None)
     assert report.bags == ("first", "second")

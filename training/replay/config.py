@@ -38,6 +38,7 @@ class ReplayConfig:
     parameters: dict[str, Any] = field(default_factory=dict)  # further parameters of the node, by their full names
     start_timeout_s: float = 120.0  # [s] for the node to load its bundle and subscribe
     answer_timeout_s: float = 10.0  # [s] without any answer after which a set is given up
+    overlay: bool = False  # keep the node's pictures too; parameters {score_threshold: 0.3} draws the sure boxes only
     progress: bool = True  # show a progress bar
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ __all__ = [
     "DETECTIONS_TOPIC",
     "LAYOUTS",
     "NODE_NAME",
+    "OVERLAY_TOPIC",
     "RAW_IMAGE",
     "STATUS_TOPIC",
     "TopicLayout",
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 DETECTIONS_TOPIC = f"{NODE_NAME}/output/detections"
+OVERLAY_TOPIC = f"{NODE_NAME}/output/overlay/compressed"
 STATUS_TOPIC = f"{NODE_NAME}/debug/pipeline_status"
 
 

@@ -8,9 +8,10 @@ from typing import Literal
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2 import StoragePlugin, Writer
+from sensor_msgs.msg import CompressedImage
 
 from training.replay import messages
-from training.replay.layout import DETECTIONS_TOPIC, STATUS_TOPIC
+from training.replay.layout import DETECTIONS_TOPIC, OVERLAY_TOPIC, STATUS_TOPIC
 from training.replay.play import ReplayError, Wait, message_class
 
 DETECTIONS_TYPE = "bevdistill_ros/msg/Detection3DArray"
@@ -37,9 +38,11 @@ class Recorder:
 
     Args:
         node: Owns the subscriptions.
+        pictures: Folder for the node's overlay pictures, which it draws for whoever looks; None: nobody looks.
     """
 
     node: Node
+    pictures: Path | None = None
     answers: list[Answer] = field(default_factory=list)
     answered_ns: set[int] = field(default_factory=set)  # stamps of sets that were detected in
 
@@ -65,6 +68,15 @@ class Recorder:
                 quality,
                 raw=True,
             )
+
+        if self.pictures is not None:
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            self.node.create_subscription(CompressedImage, OVERLAY_TOPIC, self._keep_picture, qos_profile=10)
+
+    def _keep_picture(self, picture: CompressedImage) -> None:
+        assert self.pictures is not None
+        stamp = picture.header.stamp
+        (self.pictures / f"{stamp.sec}_{stamp.nanosec:09d}.jpg").write_bytes(picture.data)
 
     def _receive(self, topic: str, data: bytes) -> None:
         now = time.perf_counter()

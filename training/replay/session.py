@@ -41,7 +41,7 @@ def replay_group(setup: Setup, bags: Sequence[Bag], folder: Path, on_done: Calla
         process.wait_until_active(node, wait, timeout_s)
         player = Player(node, types, {**routes, **transform_routes()})
         player.wait_for_subscribers(wait, timeout_s, required=routes)
-        recorder = Recorder(node)
+        recorder = Recorder(node, pictures=setup.config.output / "overlay" if setup.config.overlay else None)
         recorder.connect(wait, timeout_s)
         session = Session(setup, player, recorder, wait, process)
         for bag in bags:
