@@ -16,6 +16,8 @@ each summed over decoder layers, as the detection loss is, and averaged over ite
 loss compares them: as regression codes, in metres, logarithms of sizes, sine and cosine, and velocities at a fifth.
 Pairs whose teacher boxes lie on one object, whatever class they were given, are never each other's negatives.
 
+Teacher queries of quality 0 are matched last, so that they take no student query from a better one.
+
 Deviations: the divisor is at least 1, so that a frame of no good teacher box does not count in full. InfoNCE has the
 teacher's features as anchors. `positions: release` follows the authors' release, which contrasts BEV features sampled
 at the centres that all queries of all layers predict, without a class term; here the negatives are of the same layer,
@@ -98,9 +100,15 @@ class BevDistillSparse(Distiller):
         """Return of {"sparse_mi", "sparse_kl", "sparse_box"} the terms that are switched on."""
         predictions = student.predictions
         targets = best_queries(teacher, predictions, self.num_queries)
-        index_LBK = match(predictions, targets, class_weight=self.match_class_weight, box_weight=self.match_box_weight)
         quality_BK, objects_BK = rate(targets, batch.boxes, batch.labels, gamma=self.gamma)
         weight_BK = quality_BK if self.quality else torch.ones_like(quality_BK)
+        index_LBK = match(
+            predictions,
+            targets,
+            class_weight=self.match_class_weight,
+            box_weight=self.match_box_weight,
+            wanted=weight_BK > 0,
+        )
         losses: dict[str, Tensor] = {}
         if self.class_term == "kl":
             divergence_LBK = class_divergence(take(predictions.logits, index_LBK), targets.logits)

@@ -14,6 +14,8 @@ from bevdistill_ros.model.outputs import SetPrediction
 from training.criterion.matcher import NUM_MATCHED_CODES, assign, box_cost
 from training.teacher.output import TeacherOutput
 
+_UNWANTED = 1e-4  # share of the cost at which targets count that are matched last
+
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherQueries:
@@ -61,7 +63,14 @@ def best_queries(teacher: TeacherOutput, student: SetPrediction, count: int) -> 
 
 
 @torch.no_grad()
-def match(student: SetPrediction, targets: TeacherQueries, *, class_weight: float, box_weight: float) -> Tensor:
+def match(
+    student: SetPrediction,
+    targets: TeacherQueries,
+    *,
+    class_weight: float,
+    box_weight: float,
+    wanted: Tensor | None = None,
+) -> Tensor:
     """The student's query for each of the teacher's, one to one, in every decoder layer.
 
     The cost is the binary cross-entropy of the student's classes against the teacher's scores, summed over classes,
@@ -72,6 +81,7 @@ def match(student: SetPrediction, targets: TeacherQueries, *, class_weight: floa
         targets: At most as many as the student has queries.
         class_weight: Of the cross-entropy.
         box_weight: Of the L1 distance [1/m].
+        wanted: (B, K) bool, targets to match first; the others share what is left. None: all.
 
     Returns:
         Query indices (L, B, K) int64.
@@ -84,6 +94,8 @@ def match(student: SetPrediction, targets: TeacherQueries, *, class_weight: floa
     class_cost = softplus(logits_LBQC).sum(dim=-1, keepdim=True) - agreement_LBQK
     codes_LBKD = targets.codes.expand(len(student.codes), *targets.codes.shape)
     cost = class_weight * class_cost + box_weight * box_cost(student.codes, codes_LBKD)
+    if wanted is not None:
+        cost = torch.where(wanted[None, :, None, :], cost, _UNWANTED * cost)
     batch, count = targets.codes.shape[:2]
     # Pairs come by layer, item and target, and every target has one, since there are no fewer queries.
     return assign(cost, [count] * batch).query.view(len(student.codes), batch, count)

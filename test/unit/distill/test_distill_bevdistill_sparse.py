@@ -14,7 +14,7 @@ from bevdistill_ros.model.outputs import SetPrediction
 from training.distill.base import DistillShapes
 from training.distill.bevdistill_sparse import BevDistillSparseConfig, rate
 from training.distill.mutual_information import info_nce
-from training.distill.queries import TeacherQueries, best_queries
+from training.distill.queries import TeacherQueries, best_queries, match
 from training.distill.sampling import sample_bev
 
 
@@ -111,15 +111,15 @@ class TestInfoNce:
         torch.testing.assert_close(info_nce(vectors, vectors.flip(0), excluded, temperature=0.07), torch.zeros(3))
 
 
-def best_pairs(student, targets, layer, item):
-    """The student's query of each teacher query, by trying all permutations."""
+def best_pairs(student, targets, weight, layer, item):
+    """The student's query of each teacher query, by trying all permutations; those of no weight choose last."""
     scores = targets.logits[item].sigmoid()
 
     def cost(query, target):
         logits = student.logits[layer, item, query]
         cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, scores[target], reduction="sum")
         error = student.codes[layer, item, query] - targets.codes[item, target]
-        return (cross_entropy + 0.25 * error[:8].abs().sum()).item()
+        return (1.0 if weight[item, target] else 1e-4) * (cross_entropy + 0.25 * error[:8].abs().sum()).item()
 
     kept = range(len(scores))
     table = [[cost(query, target) for target in kept] for query in range(student.logits.shape[2])]
@@ -140,7 +140,7 @@ def test_matches_a_loop_over_layers_items_and_queries(build, make_scene, class_t
     weight = quality if uses_quality else torch.ones_like(quality)
     expected = {f"sparse_{class_term}": 0.0, "sparse_box": 0.0}
     for layer, item in itertools.product(range(2), range(2)):
-        chosen = best_pairs(student, targets, layer, item)
+        chosen = best_pairs(student, targets, weight, layer, item)
         total = max(weight[item].sum().item(), 1.0)
         for target, query in enumerate(chosen):
             share = weight[item, target].item() / total / 2
@@ -160,6 +160,16 @@ def test_matches_a_loop_over_layers_items_and_queries(build, make_scene, class_t
                 value = -math.log(scores[target] / sum(scores.values()))
             expected[f"sparse_{class_term}"] += share * value
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("wanted", "query"), [(None, 1), (torch.tensor([[True, False]]), 0)])
+def test_a_teacher_query_of_no_quality_takes_no_query_from_a_better_one(wanted, query):
+    """Of the first target the first query is nearer (4 m against 6 m); the second target would have it (5 m)."""
+    near = queries(torch.stack([box_at(0.0), box_at(10.0)]), [3, 3])
+    student = SetPrediction(logits=near.logits[None], codes=near.codes[None], features=near.features[None])
+    targets = queries(torch.stack([box_at(4.0), box_at(0.0, 5.0)]), [3, 3])
+    index_LBK = match(student, targets, class_weight=1.0, box_weight=0.25, wanted=wanted)
+    assert index_LBK.tolist() == [[[query, 1 - query]]]
 
 
 def test_same_queries_give_zero(build, make_scene):
