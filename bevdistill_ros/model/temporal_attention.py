@@ -3,8 +3,8 @@
 The previous BEV is carried into the current ego frame by the poses themselves, in metres about the grid's own origin,
 each batch item by its own motion.
 
-Deviation: the current map is the layer's own input, not the first layer's queries, so that deeper layers see what was
-found.
+Deviations: the current map is the layer's own input, not the first layer's queries, so that deeper layers see what was
+found; and each of the two maps has a value projection of its own, so that what was can be told from what is.
 
 Shape legend: B batch, Q cells, C channels, G heads, P points; a map is (B, C, rows, cols).
 """
@@ -68,13 +68,14 @@ class TemporalSelfAttention(nn.Module):
         self.sampling_offsets = nn.Linear(2 * embed_dim, 2 * samples)
         self.attention_weights = nn.Linear(2 * embed_dim, samples)
         self.value_projection = nn.Linear(embed_dim, embed_dim)
+        self.past_projection = nn.Linear(embed_dim, embed_dim)
         self.output_projection = nn.Linear(embed_dim, embed_dim)
         for layer in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(ring_offsets(*self.shape).flatten())
-        for layer in (self.value_projection, self.output_projection):
+        for layer in (self.value_projection, self.past_projection, self.output_projection):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -91,7 +92,8 @@ class TemporalSelfAttention(nn.Module):
             (B, Q, C), without the residual.
         """
         both = torch.cat([tokens_of(maps[0]).to(query.dtype), query], dim=-1)
-        values = [project_map(self.value_projection, entry) for entry in maps]
+        projections = self.past_projection, self.value_projection
+        values = [project_map(*pair) for pair in zip(projections, maps, strict=True)]
         offsets = self.sampling_offsets(both).float().reshape(*query.shape[:2], *self.shape, 2)
         locations = reference[:, :, None, None, None, :] + offsets / level_scale(values, offsets)[:, None]
         scores = self.attention_weights(both).float().reshape(*query.shape[:2], *self.shape)
@@ -101,9 +103,9 @@ class TemporalSelfAttention(nn.Module):
 
 
 def remembering_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights of a model without memory as a start for the same model with one.
+    """Weights of a model without memory as a start for the same model with one, which then answers alike.
 
-    Without a past the model then answers as the one without memory does; with one it looks at both maps alike.
+    The past counts nothing at first, and the current map twice, as the mean of both is taken.
 
     Args:
         weights: By name; those of a model with memory come back as they are.
@@ -113,16 +115,30 @@ def remembering_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict
     for prefix, module in model.named_modules():
         if not isinstance(module, TemporalSelfAttention):
             continue
-        heads, maps, _ = module.shape
-        for layer in ("sampling_offsets", "attention_weights"):
-            weight, bias = (weights.get(f"{prefix}.{layer}.{part}") for part in ("weight", "bias"))
-            wanted: Tensor = getattr(module, layer).weight
-            if weight is None or bias is None or weight.shape != (wanted.shape[0] // maps, wanted.shape[1] // 2):
-                continue
-            both = torch.cat([torch.zeros_like(weight), weight], dim=1)  # the first half of the input is the past
-            for part, value in (("weight", both), ("bias", bias)):
-                by_head = value.reshape(heads, 1, -1, *value.shape[1:])
-                widened[f"{prefix}.{layer}.{part}"] = by_head.expand(-1, maps, *by_head.shape[2:]).reshape(
-                    -1, *value.shape[1:]
-                )
+        found = {name: weights.get(f"{prefix}.{name}") for name in module.state_dict()}
+        if not _is_single(found, module):
+            continue
+        for name, value in found.items():
+            layer, part = name.split(".")
+            if value is None:  # of the past's own projection
+                value = torch.zeros_like(module.get_parameter(name))
+            elif layer == "value_projection":
+                value = NUM_MAPS * value
+            elif layer != "output_projection":
+                if part == "weight":  # the first half of the input is the past
+                    value = torch.cat([torch.zeros_like(value), value], dim=1)
+                by_head = value.reshape(module.shape[0], 1, -1, *value.shape[1:])
+                value = by_head.expand(-1, NUM_MAPS, *by_head.shape[2:]).reshape(-1, *value.shape[1:])
+            widened[f"{prefix}.{name}"] = value
     return widened
+
+
+def _is_single(found: Mapping[str, Tensor | None], module: TemporalSelfAttention) -> bool:
+    """Whether these are weights of the same attention to the current map alone."""
+    sizes = {name: None if value is None else tuple(value.shape) for name, value in found.items()}
+    halves = {
+        f"{name}.weight": (layer.out_features // NUM_MAPS, layer.in_features // 2)
+        for name, layer in module.named_children()
+        if name in ("sampling_offsets", "attention_weights") and isinstance(layer, nn.Linear)
+    }
+    return sizes["past_projection.weight"] is None and all(sizes[name] == half for name, half in halves.items())

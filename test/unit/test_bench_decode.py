@@ -39,7 +39,10 @@ def test_each_way_has_its_score(tiny_student: Path, tmp_path: Path) -> None:
     for line, name in zip(lines[1:4], WAYS, strict=True):
         assert line.startswith(name)
     assert all(0 <= float(value) <= 1 for line in lines[1:4] for value in line.split()[-2:])
-    assert lines[4].startswith("largest difference of NDS: 0.")
+    whole, reduced = (float(line.split()[-2]) for line in lines[2:4])
+    name, _, change = lines[4].rpartition(" ")
+    assert name == "change of NDS by decoding at a reduced size:"
+    assert float(change) == pytest.approx(reduced - whole, abs=2e-4)
     assert len(list((tmp_path / "out").rglob("metrics.json"))) == 3
 
 

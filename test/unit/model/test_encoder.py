@@ -341,7 +341,8 @@ class TestTemporal:
         weights = attention.attention_weights(both).reshape(12, 2, 2, 2).softmax(-1)
         sampled = torch.zeros(12, 8)
         for index, entry in enumerate((previous, current)):
-            value = maps_of(attention.value_projection(entry.flatten(2).transpose(1, 2)), 3, 4)
+            projection = (attention.past_projection, attention.value_projection)[index]
+            value = maps_of(projection(entry.flatten(2).transpose(1, 2)), 3, 4)
             for head in range(2):
                 place = reference[0][:, None] + offsets[:, head, index] / torch.tensor([4.0, 3.0])
                 part = nn.functional.grid_sample(

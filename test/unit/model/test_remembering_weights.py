@@ -9,7 +9,7 @@ from bevdistill_ros.model.temporal_attention import remembering_weights
 MakeStudent = Callable[..., BevFormer]
 
 
-def test_without_a_past_the_student_answers_as_before(
+def test_the_student_answers_as_before_until_it_learns_to_look_back(
     make_student: MakeStudent, make_cameras: Callable[..., CameraInput]
 ) -> None:
     single, temporal = make_student(), make_student(temporal=True)
@@ -21,13 +21,16 @@ def test_without_a_past_the_student_answers_as_before(
         found = temporal(cameras)
         assert torch.allclose(found.bev, expected.bev, atol=1e-5)
         assert torch.allclose(found.predictions.codes, expected.predictions.codes, atol=1e-4)
-        # With a past that looks the same and no motion, it still does; with another past it does not.
         memory = BevMemory(
-            bev=torch.zeros_like(expected.bev),
+            bev=torch.randn_like(expected.bev),
             global_from_ego=cameras.global_from_ego,
             present=torch.ones(2, dtype=torch.bool),
         )
-        assert not torch.allclose(temporal(cameras, memory).bev, expected.bev, atol=1e-3)
+        assert torch.allclose(temporal(cameras, memory).bev, expected.bev, atol=1e-5)
+    temporal(cameras, memory).bev.square().sum().backward()
+    gradient = temporal.get_parameter("encoder.layers.0.self_attention.past_projection.weight").grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
 
 
 def test_weights_with_memory_and_those_of_another_size_come_back_as_they_are(make_student: MakeStudent) -> None:
