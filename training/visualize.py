@@ -21,6 +21,7 @@ from training.evaluate.offline import load_detector
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 
 TRUTH_COLOUR = "#00d060"
+CAMERA_INCHES = 4.4  # width of a camera in the picture
 CAMERA_ROWS: tuple[tuple[str, ...], ...] = (
     ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
     ("CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT"),  # as seen when looking back, so that neighbours lie side by side
@@ -75,10 +76,13 @@ def draw_frame(sample: Sample, detections: Detections, *, cameras: Sequence[str]
         grid: Extent of the bird's-eye view.
         title: Of the picture.
     """
-    figure = Figure(figsize=(19, 7.2), layout="constrained")
-    figure.suptitle(f"{title}   (green: ground truth; other colours: detections by class, number = score)")
     panels = _panels(cameras)
-    places = figure.add_gridspec(len(panels), 4, width_ratios=[1, 1, 1, 1.35])
+    image_height, image_width = sample.cameras.images.shape[-2:]
+    height = max(len(panels) * (CAMERA_INCHES * image_height / image_width + 0.4) + 0.8, 5.0)
+    side = height - 1.6  # of the bird's-eye view, as high as all cameras
+    figure = Figure(figsize=(3 * CAMERA_INCHES + side + 0.8, height), layout="constrained")
+    figure.suptitle(f"{title}   (green: ground truth; other colours: detections by class, number = score)")
+    places = figure.add_gridspec(len(panels), 4, width_ratios=[1, 1, 1, (side + 0.6) / CAMERA_INCHES])
     for row, names in enumerate(panels):
         for column, name in enumerate(names):
             if name in cameras:
