@@ -123,7 +123,7 @@ def test_show_writes_pictures(request: pytest.FixtureRequest, tiny_world: Any, t
     assert [path.name for path in paths] == ["tiny_val_0000.png", "tiny_val_0003.png"]
     assert all(str(path) in text for path in paths)
     picture = cv2.imread(str(paths[1]))
-    assert picture.shape[:2] == (720, 1900)
+    assert 500 <= picture.shape[0] < picture.shape[1] <= 1900
     # The images of the two cameras are plain, in their own colours (BGR here).
     for colour in ((20, 40, 200), (200, 40, 20)):
         assert (np.abs(picture.astype(int) - colour).max(axis=2) < 12).mean() > 0.02
