@@ -22,6 +22,8 @@ from training.teacher.mmdet3d_config import Mmdet3dConfig
 
 TRUTH_COLOUR = "#00d060"
 CAMERA_INCHES = 4.4  # width of a camera in the picture
+TITLE_INCHES = 0.4  # height of a line of text
+LEAST_INCHES = 4.0  # height of all cameras, that the bird's-eye view can be read
 CAMERA_ROWS: tuple[tuple[str, ...], ...] = (
     ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
     ("CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT"),  # as seen when looking back, so that neighbours lie side by side
@@ -78,11 +80,12 @@ def draw_frame(sample: Sample, detections: Detections, *, cameras: Sequence[str]
     """
     panels = _panels(cameras)
     image_height, image_width = sample.cameras.images.shape[-2:]
-    height = max(len(panels) * (CAMERA_INCHES * image_height / image_width + 0.4) + 0.8, 5.0)
-    side = height - 1.6  # of the bird's-eye view, as high as all cameras
-    figure = Figure(figsize=(3 * CAMERA_INCHES + side + 0.8, height), layout="constrained")
+    row_inches = CAMERA_INCHES * image_height / image_width + TITLE_INCHES
+    height = max(len(panels) * row_inches, LEAST_INCHES) + 2 * TITLE_INCHES
+    bev_inches = height - 2 * TITLE_INCHES  # about as high as the cameras together
+    figure = Figure(figsize=(3 * CAMERA_INCHES + bev_inches, height), layout="constrained")
     figure.suptitle(f"{title}   (green: ground truth; other colours: detections by class, number = score)")
-    places = figure.add_gridspec(len(panels), 4, width_ratios=[1, 1, 1, (side + 0.6) / CAMERA_INCHES])
+    places = figure.add_gridspec(len(panels), 4, width_ratios=[*3 * (CAMERA_INCHES,), bev_inches - TITLE_INCHES])
     for row, names in enumerate(panels):
         for column, name in enumerate(names):
             if name in cameras:

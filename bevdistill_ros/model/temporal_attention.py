@@ -141,4 +141,6 @@ def _is_single(found: Mapping[str, Tensor | None], module: TemporalSelfAttention
         for name, layer in module.named_children()
         if name in ("sampling_offsets", "attention_weights") and isinstance(layer, nn.Linear)
     }
-    return sizes["past_projection.weight"] is None and all(sizes[name] == half for name, half in halves.items())
+    own = {name for name in found if name.startswith("past_projection.")}
+    missing = {name for name, value in found.items() if value is None}
+    return missing == own and all(sizes[name] == half for name, half in halves.items())

@@ -88,7 +88,7 @@ def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch:
         (method, seed) for method in ("none", "fitnet", "bevdistill") for seed in (0, 1)
     ]
     assert {"nds", "mean_ap", "tp_errors", "split", "class_ap", "parameters"} <= results_of(whole)[0].keys()
-    for line in ("none", "fitnet", "bevdistill", "LiDAR teacher", "latency of the distilled student"):
+    for line in ("none", "fitnet", "bevdistill", "LiDAR teacher", "latency of the last row's student"):
         assert line in closing
     # What is done is not done again.
     monkeypatch.setattr(benchmark, "fit", lambda *_: pytest.fail("trained again"))
@@ -115,6 +115,8 @@ def test_mistakes_in_rows_are_named(bench: Bench) -> None:
         bench("runs", baseline="best")
     with pytest.raises(ValueError, match="row none: there is no teacher weak; teachers names none"):
         bench("runs", arms={"none": {"teacher": "weak"}})
+    with pytest.raises(ValueError, match=r"row none: teacher needs distill\.method in the row"):
+        bench("runs", arms={"none": {"teacher": "weak"}}, teachers={"weak": {}})
     with pytest.raises(
         ValueError, match=r"row fitnet: unknown setting 'distil\.method'; did you mean 'distill\.method'"
     ):
@@ -140,7 +142,9 @@ def test_teacher_is_trained_and_runs_are_processes_of_their_own(bench: Bench, fi
     run_distillation(config)
     assert len(results_of(config)) == 3
     assert (config.output / "teacher/last.ckpt").is_file()
-    assert (config.output / "teacher_weak/last.ckpt").is_file()
+    for row, folder in (("fitnet", "teacher"), ("of_weak", "teacher_weak")):
+        written = json.loads((config.output / row / "seed0/config.json").read_text())
+        assert written["teacher_checkpoint"] == str(config.output / folder / "last.ckpt")
 
 
 def outcome(method: str, seed: int, nds: float, **changes: Any) -> Outcome:

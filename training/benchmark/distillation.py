@@ -31,13 +31,11 @@ from training.settings import settings_from
 
 _LOG = logging.getLogger(__name__)
 
-# The student of the paper starts from learned queries and has no heatmap; what a heatmap alone brings is a row.
-_AS_PUBLISHED = {"student.query_selection": "learned", "criterion.heatmap": 0.0}
 STANDARD_ARMS: dict[str, dict[str, Any]] = {
-    "none": _AS_PUBLISHED,
-    "none_heatmap": {**_AS_PUBLISHED, "criterion.heatmap": 1.0},
+    "none": {},
+    "none_heatmap": {"criterion.heatmap": 1.0},  # the authors' release has a heatmap too, which helps by itself
     **{
-        method: {**_AS_PUBLISHED, "distill.method": method}
+        method: {"distill.method": method}
         for method in (
             *("fitnet", "set2set", "monodistill", "uvtr", "unidistill"),
             *("bevdistill_dense", "bevdistill_sparse", "bevdistill"),
@@ -56,8 +54,8 @@ class DistillationConfig:
     teachers: dict[str, dict[str, Any]] = field(default_factory=dict)  # more, settings over those of teacher, by name
     student: Path = Path("config/train/student_bench.yaml")  # training configuration of all students
     settings: dict[str, Any] = field(default_factory=dict)  # of all trainings, over those of the files
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows, settings of each, of them `teacher` one of
-    # teachers; empty is one row a method
+    # Rows, settings of each; `teacher: NAME` is one of teachers. Empty is one row a method.
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline: str = "none"  # row from which gains are counted
     baselines: dict[str, str] = field(default_factory=dict)  # for rows that have a baseline of their own
     questions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the report asks, and the rows that tell
@@ -85,6 +83,8 @@ class DistillationConfig:
             if row.get("teacher", "") not in ("", *self.teachers):
                 known = ", ".join(self.teachers) or "none"
                 raise ValueError(f"row {name}: there is no teacher {row['teacher']}; teachers names {known}")
+            if "teacher" in row and ("distill.method" not in row or "teacher_checkpoint" in {**self.settings, **row}):
+                raise ValueError(f"row {name}: teacher needs distill.method in the row, and no teacher_checkpoint")
         if not self.seeds or self.jobs < 1:
             raise ValueError("seeds must name at least one seed, and jobs must be at least 1")
 

@@ -56,7 +56,7 @@ def write_report(table: Table, folder: Path, *, teacher: Path, split: str) -> Pa
         for name, (title, _) in drawn.items()
     )
     ratio = table.latency_ratio
-    cost = "" if ratio is None else f"<p>Latency of the distilled student over that of its baseline: {ratio:.2f}.</p>"
+    cost = "" if ratio is None else f"<p>Latency of the last row's student over that of the baseline: {ratio:.2f}.</p>"
     settings = html.escape(json.dumps(table.config, indent=1))
     page = folder / "report.html"
     page.write_text(

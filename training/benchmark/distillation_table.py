@@ -121,16 +121,16 @@ HEADER = (
 
 
 def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[str, ...]]:
-    """Cells of some of the table's methods, None for all.
+    """Cells of some of the table's methods; None: of all, and of the teacher.
 
     Scores are in points, mean ± standard deviation over seeds, and gains over the matching row. Training time is a
     multiple of the baseline's, peak memory a difference to it, both medians.
     """
     teacher = table.teacher
     errors = (f"{value:.3f}" for value in teacher.tp_errors.values())
-    rows: list[tuple[str, ...]] = [
-        ("LiDAR teacher", *_scores([teacher.nds], [teacher.mean_ap]), "", "", *errors, "", "", "")
-    ]
+    rows: list[tuple[str, ...]] = []
+    if methods is None:
+        rows.append(("LiDAR teacher", *_scores([teacher.nds], [teacher.mean_ap]), "", "", *errors, "", "", ""))
     for method in table.methods if methods is None else methods:
         runs, base = table.of(method), table.of(table.baseline_of(method))
         rows.append(
@@ -158,7 +158,7 @@ def table_text(table: Table) -> str:
         for row in rows
     ]
     ratio = table.latency_ratio
-    note = "" if ratio is None else f"\nlatency of the distilled student over that of its baseline: {ratio:.2f}"
+    note = "" if ratio is None else f"\nlatency of the last row's student over that of the baseline: {ratio:.2f}"
     seeds = f"{table.teacher.split}, {table.teacher.num_samples} frames, {len(table.config['seeds'])} seeds"
     return f"{seeds}\n" + "\n".join(lines) + note
 

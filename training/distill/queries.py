@@ -14,7 +14,7 @@ from bevdistill_ros.model.outputs import SetPrediction
 from training.criterion.matcher import NUM_MATCHED_CODES, assign, box_cost
 from training.teacher.output import TeacherOutput
 
-_UNWANTED = 1e-4  # share of the cost at which targets count that are matched last
+_UNWANTED = 1e-8  # share of the cost at which targets count that are matched last
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,16 +38,17 @@ class Recorder:
 
     Args:
         node: Owns the subscriptions.
-        pictures: Folder for the node's overlay pictures, which it draws for whoever looks; None: nobody looks.
+        overlay: Whether to look at the node's overlay, which it draws for whoever looks.
     """
 
     node: Node
-    pictures: Path | None = None
+    overlay: bool = False
+    pictures: dict[int, bytes] = field(default_factory=dict)  # JPEGs of the overlay, by stamp
     answers: list[Answer] = field(default_factory=list)
     answered_ns: set[int] = field(default_factory=set)  # stamps of sets that were detected in
 
     def connect(self, wait: Wait, timeout_s: float) -> None:
-        """Subscribe as reliably as the node publishes.
+        """Subscribe, to detections and status as reliably as the node publishes.
 
         Raises:
             ReplayError: The node does not publish in time.
@@ -69,14 +70,13 @@ class Recorder:
                 raw=True,
             )
 
-        if self.pictures is not None:
-            self.pictures.mkdir(parents=True, exist_ok=True)
-            self.node.create_subscription(CompressedImage, OVERLAY_TOPIC, self._keep_picture, qos_profile=10)
+        if self.overlay:
+            quality = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+            self.node.create_subscription(CompressedImage, OVERLAY_TOPIC, self._keep_picture, quality)
 
     def _keep_picture(self, picture: CompressedImage) -> None:
-        assert self.pictures is not None
         stamp = picture.header.stamp
-        (self.pictures / f"{stamp.sec}_{stamp.nanosec:09d}.jpg").write_bytes(picture.data)
+        self.pictures[stamp.sec * 10**9 + stamp.nanosec] = bytes(picture.data)
 
     def _receive(self, topic: str, data: bytes) -> None:
         now = time.perf_counter()
@@ -88,7 +88,7 @@ class Recorder:
     def take(self) -> list[Answer]:
         """What was received since the last call."""
         taken, self.answers = self.answers, []
-        self.answered_ns = set()
+        self.answered_ns, self.pictures = set(), {}
         return taken
 
 

@@ -16,6 +16,8 @@ from training.replay.read_bag import Bag, BagMessage, rig_of, samples_of
 from training.replay.record import Answer, Recorder, write_recording
 from training.replay.score import read_recording
 
+_PICTURE_TIMEOUT_S = 5.0
+
 
 def replay_group(setup: Setup, bags: Sequence[Bag], folder: Path, on_done: Callable[[], object]) -> list[Replayed]:
     """Start a node and play bags of one rig to it.
@@ -41,7 +43,7 @@ def replay_group(setup: Setup, bags: Sequence[Bag], folder: Path, on_done: Calla
         process.wait_until_active(node, wait, timeout_s)
         player = Player(node, types, {**routes, **transform_routes()})
         player.wait_for_subscribers(wait, timeout_s, required=routes)
-        recorder = Recorder(node, pictures=setup.config.output / "overlay" if setup.config.overlay else None)
+        recorder = Recorder(node, overlay=setup.config.overlay)
         recorder.connect(wait, timeout_s)
         session = Session(setup, player, recorder, wait, process)
         for bag in bags:
@@ -111,6 +113,7 @@ class Session:
         sent = [stamp_ns for topic, stamp_ns in log.sent_at_s if topic == self._setup.reference_topic]
         self._drain(sent)
         self._process.check()
+        self._write_pictures(self._config.output / "overlay" / bag.path.name)
         answers = self._recorder.take()
         round_trips_ms = self._round_trips_ms(log, answers)
         if not round_trips_ms:
@@ -163,4 +166,18 @@ class Session:
                 until=lambda before=before: len(self._recorder.answered_ns) > before,  # type: ignore[misc]
             )
             if not has_more:
-                return
+                break
+        if self._config.overlay and self._recorder.answered_ns:
+            # The node draws after it has answered.
+            last = max(self._recorder.answered_ns)
+            self._player.run_on(
+                _PICTURE_TIMEOUT_S,
+                rate=self._config.rate,
+                wait=self._wait,
+                until=lambda: last in self._recorder.pictures,
+            )
+
+    def _write_pictures(self, folder: Path) -> None:
+        for stamp_ns, picture in self._recorder.pictures.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{stamp_ns}.jpg").write_bytes(picture)

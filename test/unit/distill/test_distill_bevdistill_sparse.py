@@ -119,7 +119,7 @@ def best_pairs(student, targets, weight, layer, item):
         logits = student.logits[layer, item, query]
         cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, scores[target], reduction="sum")
         error = student.codes[layer, item, query] - targets.codes[item, target]
-        return (1.0 if weight[item, target] else 1e-4) * (cross_entropy + 0.25 * error[:8].abs().sum()).item()
+        return (1.0 if weight[item, target] else 1e-8) * (cross_entropy + 0.25 * error[:8].abs().sum()).item()
 
     kept = range(len(scores))
     table = [[cost(query, target) for target in kept] for query in range(student.logits.shape[2])]
@@ -170,6 +170,23 @@ def test_a_teacher_query_of_no_quality_takes_no_query_from_a_better_one(wanted, 
     targets = queries(torch.stack([box_at(4.0), box_at(0.0, 5.0)]), [3, 3])
     index_LBK = match(student, targets, class_weight=1.0, box_weight=0.25, wanted=wanted)
     assert index_LBK.tolist() == [[[query, 1 - query]]]
+
+
+def test_only_teacher_queries_of_some_quality_choose(build, make_scene, make_batch):
+    """As above, with an object under the first teacher query alone: its error is 4 m."""
+    near = queries(torch.stack([box_at(0.0), box_at(10.0)]), [3, 3])
+    far = queries(torch.stack([box_at(4.0), box_at(0.0, 5.0)]), [3, 3])
+    student, teacher = (
+        SetPrediction(logits=each.logits[None], codes=each.codes[None], features=each.features[None])
+        for each in (near, far)
+    )
+    scene = make_scene((1,))
+    losses = build(class_term="none")(
+        replace(scene.student, predictions=student),
+        replace(scene.teacher, predictions=teacher),
+        make_batch([box_at(4.0)[None]], [torch.tensor([3])]),
+    )
+    assert losses["sparse_box"].item() == pytest.approx(4 * math.sqrt(0.8), abs=1e-3)
 
 
 def test_same_queries_give_zero(build, make_scene):

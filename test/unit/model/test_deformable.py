@@ -55,6 +55,7 @@ def case(seed: int = 0) -> tuple[list[Tensor], Tensor, Tensor]:
 @pytest.mark.parametrize("cached", [1, 10**9])
 def test_sampling_equals_slow_loops(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deformable, "CACHED_ELEMENTS", cached)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     levels, locations, weights = case()
     torch.testing.assert_close(
         deformable_sample(levels, locations, weights), slow_sample(levels, locations, weights), atol=1e-5, rtol=1e-5
@@ -65,6 +66,8 @@ def test_sampling_equals_slow_loops(cached: int, monkeypatch: pytest.MonkeyPatch
 def test_gradients_are_the_same_in_pieces_and_with_samples_taken_again(
     cached: int, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
     def gradients(cached: int, kept: int) -> list[Tensor]:
         monkeypatch.setattr(deformable, "CACHED_ELEMENTS", cached)
         monkeypatch.setattr(deformable, "KEPT_ELEMENTS", kept)
