@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bevdistill_ros.model.config import StudentConfig
-from training.data.augment import BevAugmentConfig, PhotometricConfig
+from training.data.augment import BevAugmentConfig, GridMaskConfig, PhotometricConfig
 from training.data.nuscenes import DataConfig
 from training.data.object_bank import PasteConfig
 from training.distill.build import DistillConfig
@@ -18,6 +18,7 @@ class AugmentConfig:
 
     bev: BevAugmentConfig | None = None
     photometric: PhotometricConfig | None = None
+    grid_mask: GridMaskConfig | None = None  # squares of the images that are hidden
     paste: PasteConfig | None = None  # objects of other frames into LiDAR clouds; for a teacher alone
     min_lidar_points: int = 0  # boxes that hold fewer are no ground truth in training
 

@@ -16,7 +16,7 @@ from bevdistill_ros.model.temporal_attention import remembering_weights
 from training.callbacks import LAST, LOSSES, Checkpoints, Cost, ExponentialAverage, LossLog, StepBar
 from training.checkpoint import config_text, load_weights, read_checkpoint, read_config, read_weights
 from training.config import TrainConfig
-from training.data.augment import BevAugment, Compose, PhotometricAugment, RangeFilter
+from training.data.augment import BevAugment, Compose, GridMask, PhotometricAugment, RangeFilter
 from training.data.nuscenes import NuScenesDataset, class_balanced_indices, load_index
 from training.data.object_bank import ObjectBank, PasteObjects, bank_folder
 from training.data.sample import Batch, Sample, collate
@@ -193,6 +193,8 @@ def _augment(config: TrainConfig, first: Sequence[Callable[[Sample], Sample]]) -
     steps = list(first)
     if config.augment.photometric is not None and not is_teacher:
         steps.append(PhotometricAugment(config.augment.photometric))
+    if config.augment.grid_mask is not None and not is_teacher:
+        steps.append(GridMask(config.augment.grid_mask))
     if config.augment.bev is not None:
         steps.append(BevAugment(config.augment.bev))
     grid = config.teacher.grid if is_teacher else config.student.grid

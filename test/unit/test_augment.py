@@ -13,12 +13,15 @@ from training.data.augment import (
     BevAugment,
     BevAugmentConfig,
     Compose,
+    GridMask,
+    GridMaskConfig,
     PhotometricAugment,
     PhotometricConfig,
     RangeFilter,
     adjust_colours,
     augment_sample,
     augmented_from_ego,
+    grid_of_squares,
 )
 from training.data.sample import Sample
 
@@ -271,3 +274,30 @@ class TestPhotometric:
     def test_settings_out_of_range(self) -> None:
         with pytest.raises(ValueError, match="contrast"):
             PhotometricConfig(contrast=1.5)
+
+
+class TestGridMask:
+    def test_squares_by_hand(self) -> None:
+        assert grid_of_squares(4, 6, period=4, side=2, start=(1, 3)).tolist() == [
+            [1, 1, 1, 1, 1, 1],
+            [0, 1, 1, 0, 0, 1],
+            [0, 1, 1, 0, 0, 1],
+            [1, 1, 1, 1, 1, 1],
+        ]
+
+    def test_hides_squares_of_each_image_and_changes_nothing_else(self, sample: Sample) -> None:
+        torch.manual_seed(0)
+        before = sample.cameras.images.clone()
+        changed = GridMask(GridMaskConfig(probability=1.0))(sample)
+        kept = (changed.cameras.images == sample.cameras.images) | (changed.cameras.images == 0)
+        assert kept.all()
+        assert not torch.equal(changed.cameras.images, sample.cameras.images)
+        assert not torch.equal(changed.history[0].images[0, 0], sample.history[0].images[0, 0])
+        assert torch.equal(sample.cameras.images, before)
+
+    def test_never_drawn(self, sample: Sample) -> None:
+        assert_same(GridMask(GridMaskConfig(probability=0.0))(sample), sample)
+
+    def test_settings_out_of_range(self) -> None:
+        with pytest.raises(ValueError, match="ratio must be in"):
+            GridMaskConfig(ratio=1.5)

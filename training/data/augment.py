@@ -60,6 +60,19 @@ class PhotometricConfig:
                 raise ValueError(f"{name} must be in 0...1, but is {getattr(self, name)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GridMaskConfig:
+    """How much of an image a grid of black squares may hide; the defaults are BEVFormer's."""
+
+    probability: float = 0.7  # of an image to be masked
+    ratio: float = 0.5  # side of a square as a part of the grid's period; a quarter of the image is hidden
+
+    def __post_init__(self) -> None:
+        for name in ("probability", "ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in 0...1, but is {getattr(self, name)}")
+
+
 class Compose:
     """Augmentations one after the other."""
 
@@ -120,6 +133,51 @@ class PhotometricAugment:
 
     def _drawn(self, limit: float) -> float:
         return _uniform(-limit, limit) if _happens(self.config.probability) else 0.0
+
+
+class GridMask:
+    """Hide a grid of squares in a sample's images at random, GridMask (arXiv 2001.04086).
+
+    The period is drawn from 2 px to the image's height, and so is where the grid begins. Deviation: the grid is not
+    turned.
+    """
+
+    def __init__(self, config: GridMaskConfig) -> None:
+        self.config = config
+
+    def __call__(self, sample: Sample) -> Sample:
+        return replace(
+            sample,
+            cameras=self._masked(sample.cameras),
+            history=tuple(self._masked(frame) for frame in sample.history),
+        )
+
+    def _masked(self, frame: CameraInput) -> CameraInput:
+        images = frame.images.clone()
+        height, width = images.shape[-2:]
+        for index in torch.nonzero(frame.valid).tolist():
+            if _happens(self.config.probability):
+                period = round(_uniform(2, max(height, 2)))
+                start = round(_uniform(0, period)), round(_uniform(0, period))
+                side = round(self.config.ratio * period)
+                images[tuple(index)] *= grid_of_squares(height, width, period=period, side=side, start=start)
+        return replace(frame, images=images)
+
+
+def grid_of_squares(height: int, width: int, *, period: int, side: int, start: tuple[int, int]) -> Tensor:
+    """0 in squares and 1 between them: (height, width) uint8.
+
+    Args:
+        height: Rows [px].
+        width: Columns [px].
+        period: From square to square, both ways [px].
+        side: Of a square [px].
+        start: Row and column of the first square, over the period.
+    """
+    row, col = (
+        (torch.arange(count) - first) % period < side for count, first in zip((height, width), start, strict=True)
+    )
+    return (~(row[:, None] & col[None, :])).to(torch.uint8)
 
 
 class RangeFilter:
