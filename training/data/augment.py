@@ -102,11 +102,8 @@ class BevAugment:
         return augment_sample(sample, transform)
 
 
-class PhotometricAugment:
-    """Change the colours of a sample's images at random; black pixels (padding, missing cameras) stay black."""
-
-    def __init__(self, config: PhotometricConfig) -> None:
-        self.config = config
+class ImageAugment:
+    """Change each image of a sample, those of its history too; missing cameras stay black."""
 
     def __call__(self, sample: Sample) -> Sample:
         return replace(
@@ -115,13 +112,24 @@ class PhotometricAugment:
             history=tuple(self._changed(frame) for frame in sample.history),
         )
 
+    def change(self, image: Tensor) -> Tensor:
+        """The changed image (3, height, width) uint8; the given one is left as it is."""
+        raise NotImplementedError
+
     def _changed(self, frame: CameraInput) -> CameraInput:
         images = frame.images.clone()
         for index in torch.nonzero(frame.valid).tolist():
-            images[tuple(index)] = self._recoloured(images[tuple(index)])
+            images[tuple(index)] = self.change(images[tuple(index)])
         return replace(frame, images=images)
 
-    def _recoloured(self, image: Tensor) -> Tensor:
+
+class PhotometricAugment(ImageAugment):
+    """Change the colours of a sample's images at random; black pixels (padding, missing cameras) stay black."""
+
+    def __init__(self, config: PhotometricConfig) -> None:
+        self.config = config
+
+    def change(self, image: Tensor) -> Tensor:
         config = self.config
         return adjust_colours(
             image,
@@ -135,7 +143,7 @@ class PhotometricAugment:
         return _uniform(-limit, limit) if _happens(self.config.probability) else 0.0
 
 
-class GridMask:
+class GridMask(ImageAugment):
     """Hide a grid of squares in a sample's images at random, GridMask (arXiv 2001.04086).
 
     The period is drawn from 2 px to the image's height, and so is where the grid begins. Deviation: the grid is not
@@ -145,23 +153,14 @@ class GridMask:
     def __init__(self, config: GridMaskConfig) -> None:
         self.config = config
 
-    def __call__(self, sample: Sample) -> Sample:
-        return replace(
-            sample,
-            cameras=self._masked(sample.cameras),
-            history=tuple(self._masked(frame) for frame in sample.history),
-        )
-
-    def _masked(self, frame: CameraInput) -> CameraInput:
-        images = frame.images.clone()
-        height, width = images.shape[-2:]
-        for index in torch.nonzero(frame.valid).tolist():
-            if _happens(self.config.probability):
-                period = round(_uniform(2, max(height, 2)))
-                start = round(_uniform(0, period)), round(_uniform(0, period))
-                side = round(self.config.ratio * period)
-                images[tuple(index)] *= grid_of_squares(height, width, period=period, side=side, start=start)
-        return replace(frame, images=images)
+    def change(self, image: Tensor) -> Tensor:
+        if not _happens(self.config.probability):
+            return image
+        height, width = image.shape[-2:]
+        period = round(_uniform(2, max(height, 2)))
+        start = round(_uniform(0, period)), round(_uniform(0, period))
+        side = round(self.config.ratio * period)
+        return image * grid_of_squares(height, width, period=period, side=side, start=start)
 
 
 def grid_of_squares(height: int, width: int, *, period: int, side: int, start: tuple[int, int]) -> Tensor:
