@@ -69,14 +69,12 @@ class Recorder:
                 quality,
                 raw=True,
             )
-
         if self.overlay:
             quality = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
             self.node.create_subscription(CompressedImage, OVERLAY_TOPIC, self._keep_picture, quality)
 
     def _keep_picture(self, picture: CompressedImage) -> None:
-        stamp = picture.header.stamp
-        self.pictures[stamp.sec * 10**9 + stamp.nanosec] = bytes(picture.data)
+        self.pictures[messages.stamp_of(picture)] = bytes(picture.data)
 
     def _receive(self, topic: str, data: bytes) -> None:
         now = time.perf_counter()
