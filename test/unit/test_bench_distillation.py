@@ -65,8 +65,12 @@ def results_of(config: DistillationConfig) -> list[dict[str, Any]]:
 
 
 def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    questions = {"Does plain imitation help?": ("none", "fitnet")}
-    whole, cut = bench("whole", questions=questions), bench("cut", questions=questions)
+    changes: dict[str, Any] = {
+        "ablations": {"plain": {"distill.method": "bevdistill_dense", "distill.bevdistill_dense.mask": "none"}},
+        "ablation_seeds": (1,),
+        "questions": {"Does plain imitation help?": ("none", "plain")},
+    }
+    whole, cut = bench("whole", **changes), bench("cut", **changes)
     closing = run_distillation(whole)
 
     original, steps = LossLog.on_train_batch_end, []
@@ -82,13 +86,14 @@ def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch:
         run_distillation(cut)
     assert len(results_of(cut)) == 1
     run_distillation(cut)
-    assert len(steps) == 4 * 6 + 1  # one step was done again, no finished run
+    assert len(steps) == 4 * 7 + 1  # one step was done again, no finished run
     assert results_of(cut) == results_of(whole)
     assert [(run["method"], run["seed"]) for run in results_of(whole)] == [
-        (method, seed) for method in ("none", "fitnet", "bevdistill") for seed in (0, 1)
+        *((method, seed) for method in ("none", "fitnet", "bevdistill") for seed in (0, 1)),
+        ("plain", 1),
     ]
     assert {"nds", "mean_ap", "tp_errors", "split", "class_ap", "parameters"} <= results_of(whole)[0].keys()
-    for line in ("none", "fitnet", "bevdistill", "LiDAR teacher", "latency of the last row's student"):
+    for line in ("none", "fitnet", "bevdistill", "LiDAR teacher", "latency of the last row's student", "Does plain"):
         assert line in closing
     # What is done is not done again.
     monkeypatch.setattr(benchmark, "fit", lambda *_: pytest.fail("trained again"))
@@ -113,6 +118,10 @@ def test_a_finished_run_of_other_settings_is_refused(bench: Bench) -> None:
 def test_mistakes_in_rows_are_named(bench: Bench) -> None:
     with pytest.raises(ValueError, match="there is no row best, which a baseline or a question names; rows are none"):
         bench("runs", baseline="best")
+    with pytest.raises(ValueError, match="ablations: no question names plain"):
+        bench("runs", ablations={"plain": {}})
+    with pytest.raises(ValueError, match="ablations: none is an arm too"):
+        bench("runs", ablations={"none": {}}, questions={"Why?": ("none",)})
     with pytest.raises(ValueError, match="row none: there is no teacher weak; teachers names none"):
         bench("runs", arms={"none": {"teacher": "weak"}})
     with pytest.raises(ValueError, match=r"row none: teacher needs distill\.method in the row"):
@@ -170,12 +179,14 @@ def test_gains_are_paired_by_seed_and_spreads_are_over_seeds() -> None:
         *(outcome("better", seed, nds, train_seconds=150.0) for seed, nds in ((0, 0.15), (1, 0.24))),
         outcome("wider", 0, 0.3, graph={"a": [2, 4]}, parameters=8, peak_memory_bytes=2**30 + 2**20),
     ]
-    config = {"baseline": "plain", "baselines": {}, "seeds": [0, 1]}
+    config = {"baseline": "plain", "baselines": {}, "ablations": {"wider": {}}, "questions": {"Wider?": ["wider"]}}
     table = Table(config=config, machine={}, teacher=teacher, outcomes=outcomes, latency_ratio=None)
     assert paired_gains(table.of("better"), table.of("plain"), "nds") == pytest.approx([5.0, 4.0])
-    first, plain, better, wider = rows_of(table)
-    assert first[:3] == ("LiDAR teacher", "40.0", "30.0")
-    assert plain[:5] == ("plain", "15.0 ±7.1", "7.5 ±3.5", "", "")
-    assert better[1:5] == ("19.5 ±6.4", "9.8 ±3.2", "+4.5 ±0.7", "+2.2 ±0.4")
+    first, plain, better = rows_of(table)
+    (wider,) = rows_of(table, table.questions["Wider?"])
+    assert first[:4] == ("LiDAR teacher", "", "40.0", "30.0")
+    assert plain[:6] == ("plain", "2", "15.0 ±7.1", "7.5 ±3.5", "", "")
+    assert better[2:6] == ("19.5 ±6.4", "9.8 ±3.2", "+4.5 ±0.7", "+2.2 ±0.4")
     assert better[-3:] == ("1.50x", "+0 MiB", "same")
+    assert wider[1] == "1"
     assert wider[-3:] == ("1.00x", "+1 MiB", "1.33x")

@@ -56,9 +56,11 @@ class DistillationConfig:
     settings: dict[str, Any] = field(default_factory=dict)  # of all trainings, over those of the files
     # Rows, settings of each; `teacher: NAME` is one of teachers. Empty is one row a method.
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ablations: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows that only the tables of questions show
+    ablation_seeds: tuple[int, ...] = ()  # of the ablations, trained after all others; empty: as seeds
     baseline: str = "none"  # row from which gains are counted
     baselines: dict[str, str] = field(default_factory=dict)  # for rows that have a baseline of their own
-    questions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the report asks, and the rows that tell
+    questions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the report asks, and rows that tell
     seeds: tuple[int, ...] = (0, 1, 2)
     split: str = "synth_val"  # to score; not the one that settings were tuned on
     output: Path = Path("runs/distillation")  # runs and the report; what is done there is not done again
@@ -68,8 +70,14 @@ class DistillationConfig:
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Settings of each row of the table."""
-        return self.arms or STANDARD_ARMS
+        """Settings of each row, ablations last."""
+        return {**(self.arms or STANDARD_ARMS), **self.ablations}
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """Row and seed of every training, in order."""
+        first = [(row, seed) for seed in self.seeds for row in self.rows if row not in self.ablations]
+        return first + [(row, seed) for seed in self.ablation_seeds or self.seeds for row in self.ablations]
 
     def __post_init__(self) -> None:
         asked = {name for rows in self.questions.values() for name in rows}
@@ -79,6 +87,11 @@ class DistillationConfig:
                 f"there is no row {', '.join(sorted(unknown))}, which a baseline or a question names; rows are "
                 f"{', '.join(self.rows)}"
             )
+        twice = set(self.arms or STANDARD_ARMS) & set(self.ablations)
+        unasked = set(self.ablations) - asked
+        if twice or unasked:
+            problem = f"{', '.join(sorted(twice))} is an arm too" if twice else "no question names " + ", ".join(unasked)
+            raise ValueError(f"ablations: {problem}")
         for name, row in self.rows.items():
             if row.get("teacher", "") not in ("", *self.teachers):
                 known = ", ".join(self.teachers) or "none"
@@ -99,9 +112,8 @@ def run_distillation(config: DistillationConfig) -> str:
     teacher = _teacher(config)
     others = {name: _train_teacher(config, f"teacher_{name}", settings) for name, settings in config.teachers.items()}
     trainings = {
-        (arm, seed): _training(config, arm, seed, others.get(row.get("teacher", ""), teacher))
-        for seed in config.seeds
-        for arm, row in config.rows.items()
+        (row, seed): _training(config, row, seed, others.get(config.rows[row].get("teacher", ""), teacher))
+        for row, seed in config.runs
     }
     teacher_metrics = _teacher_metrics(config, teacher, trainings[next(iter(trainings))])
     table = Table(
@@ -116,7 +128,7 @@ def run_distillation(config: DistillationConfig) -> str:
         table.outcomes.append(outcome)
         table.outcomes.sort(key=lambda entry: (list(config.rows).index(entry.method), entry.seed))
         table.write(path)
-    distilled = config.output / list(config.rows)[-1] / f"seed{config.seeds[0]}"
+    distilled = config.output / table.methods[-1] / f"seed{config.seeds[0]}"
     plain = config.output / config.baseline / f"seed{config.seeds[0]}"
     table.latency_ratio = latency_ratio(distilled / LAST, plain / LAST)
     table.write(path)

@@ -71,8 +71,7 @@ def write_report(table: Table, folder: Path, *, teacher: Path, split: str) -> Pa
 def _questions(table: Table) -> str:
     """What is asked, with the rows that tell."""
     return "".join(
-        f"<h2>{html.escape(question)}</h2>{_table(table, [name for name in rows if name in table.methods])}"
-        for question, rows in table.config.get("questions", {}).items()
+        f"<h2>{html.escape(question)}</h2>{_table(table, rows)}" for question, rows in table.questions.items() if rows
     )
 
 
@@ -86,7 +85,7 @@ def _table(table: Table, methods: Sequence[str] | None = None) -> str:
     )
     caption = (
         f"{table.teacher.split}, {table.teacher.num_samples} frames. NDS and mAP in points, mean ± standard deviation "
-        f"over {len(table.config['seeds'])} seeds; gains over {table.config['baseline']} seed by seed; train: training "
+        f"over seeds; gains over {table.config['baseline']} seed by seed; train: training "
         "time relative to that row, memory: more than it takes at its peak, cost: tensors of the exported student "
         "against that row's."
     )
@@ -138,7 +137,8 @@ def _class_gains(table: Table) -> Figure:
     axes.set(xticks=places, xticklabels=CLASS_NAMES, ylabel="gain in AP [points]")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.tick_params(axis="x", rotation=25)
-    axes.legend(fontsize=7)
+    if rows:
+        axes.legend(fontsize=7)
     return figure
 
 

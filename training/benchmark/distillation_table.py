@@ -67,7 +67,17 @@ class Table:
 
     @property
     def methods(self) -> list[str]:
-        """Rows that have an outcome, in order."""
+        """Rows that have an outcome, in order, without ablations."""
+        return [row for row in self._rows if row not in self.config["ablations"]]
+
+    @property
+    def questions(self) -> dict[str, list[str]]:
+        """What was asked, and the rows that tell and have an outcome."""
+        asked = self.config["questions"].items()
+        return {question: [row for row in rows if row in self._rows] for question, rows in asked}
+
+    @property
+    def _rows(self) -> list[str]:
         return list(dict.fromkeys(outcome.method for outcome in self.outcomes))
 
     def of(self, method: str) -> list[Outcome]:
@@ -105,6 +115,7 @@ class Table:
 
 HEADER = (
     "method",
+    "seeds",
     "NDS",
     "mAP",
     "gain NDS",
@@ -130,12 +141,13 @@ def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[st
     errors = (f"{value:.3f}" for value in teacher.tp_errors.values())
     rows: list[tuple[str, ...]] = []
     if methods is None:
-        rows.append(("LiDAR teacher", *_scores([teacher.nds], [teacher.mean_ap]), "", "", *errors, "", "", ""))
+        rows.append(("LiDAR teacher", "", *_scores([teacher.nds], [teacher.mean_ap]), "", "", *errors, "", "", ""))
     for method in table.methods if methods is None else methods:
         runs, base = table.of(method), table.of(table.baseline_of(method))
         rows.append(
             (
                 method,
+                str(len(runs)),
                 *_scores([run.nds for run in runs], [run.mean_ap for run in runs]),
                 *(_gain(runs, base, name) if runs != base else "" for name in ("nds", "mean_ap")),
                 *(f"{mean(run.tp_errors[name] for run in runs):.3f}" for name in runs[0].tp_errors),
@@ -147,20 +159,24 @@ def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[st
 
 
 def table_text(table: Table) -> str:
-    """The table as text."""
-    rows = [HEADER, *rows_of(table)]
+    """The table, and that of each question, as text."""
+    ratio = table.latency_ratio
+    note = "" if ratio is None else f"\nlatency of the last row's student over that of the baseline: {ratio:.2f}"
+    asked = [f"\n\n{question}\n{_aligned(rows_of(table, rows))}" for question, rows in table.questions.items()]
+    title = f"{table.teacher.split}, {table.teacher.num_samples} frames"
+    return f"{title}\n{_aligned(rows_of(table))}{note}" + "".join(asked)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
+    rows = [HEADER, *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    lines = [
+    return "\n".join(
         "  ".join(
             cell.ljust(width) if not column else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
-    ]
-    ratio = table.latency_ratio
-    note = "" if ratio is None else f"\nlatency of the last row's student over that of the baseline: {ratio:.2f}"
-    seeds = f"{table.teacher.split}, {table.teacher.num_samples} frames, {len(table.config['seeds'])} seeds"
-    return f"{seeds}\n" + "\n".join(lines) + note
+    )
 
 
 def paired_gains(runs: Sequence[Outcome], base: Sequence[Outcome], name: str) -> list[float]:
