@@ -80,18 +80,7 @@ class DistillationConfig:
         return first + [(row, seed) for seed in self.ablation_seeds or self.seeds for row in self.ablations]
 
     def __post_init__(self) -> None:
-        asked = {name for rows in self.questions.values() for name in rows}
-        unknown = {self.baseline, *self.baselines.values(), *self.baselines, *asked} - set(self.rows)
-        if unknown:
-            raise ValueError(
-                f"there is no row {', '.join(sorted(unknown))}, which a baseline or a question names; rows are "
-                f"{', '.join(self.rows)}"
-            )
-        twice = set(self.arms or STANDARD_ARMS) & set(self.ablations)
-        unasked = set(self.ablations) - asked
-        if twice or unasked:
-            problem = f"{', '.join(sorted(twice))} is an arm too" if twice else "no question names " + ", ".join(unasked)
-            raise ValueError(f"ablations: {problem}")
+        self._check_names()
         for name, row in self.rows.items():
             if row.get("teacher", "") not in ("", *self.teachers):
                 known = ", ".join(self.teachers) or "none"
@@ -100,6 +89,21 @@ class DistillationConfig:
                 raise ValueError(f"row {name}: teacher needs distill.method in the row, and no teacher_checkpoint")
         if not self.seeds or self.jobs < 1:
             raise ValueError("seeds must name at least one seed, and jobs must be at least 1")
+
+    def _check_names(self) -> None:
+        asked = {name for rows in self.questions.values() for name in rows}
+        unknown = {self.baseline, *self.baselines.values(), *self.baselines, *asked} - set(self.rows)
+        if unknown:
+            raise ValueError(
+                f"there is no row {', '.join(sorted(unknown))}, which a baseline or a question names; rows are "
+                f"{', '.join(self.rows)}"
+            )
+        twice = set(self.arms or STANDARD_ARMS) & set(self.ablations)
+        if twice:
+            raise ValueError(f"ablations: {', '.join(sorted(twice))} is an arm too; choose another name")
+        unasked = set(self.ablations) - asked
+        if unasked:
+            raise ValueError(f"ablations: no question names {', '.join(sorted(unasked))}; add one that shows it")
 
 
 def run_distillation(config: DistillationConfig) -> str:
