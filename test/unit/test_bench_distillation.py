@@ -179,11 +179,29 @@ def test_gains_are_paired_by_seed_and_spreads_are_over_seeds() -> None:
         *(outcome("better", seed, nds, train_seconds=150.0) for seed, nds in ((0, 0.15), (1, 0.24))),
         outcome("wider", 0, 0.3, graph={"a": [2, 4]}, parameters=8, peak_memory_bytes=2**30 + 2**20),
     ]
-    config = {"baseline": "plain", "baselines": {}, "ablations": {"wider": {}}, "questions": {"Wider?": ["wider"]}}
-    table = Table(config=config, machine={}, teacher=teacher, outcomes=outcomes, latency_ratio=None)
+    config = {
+        "baseline": "plain",
+        "baselines": {},
+        "arms": {"plain": {}, "better": {}},
+        "ablations": {"wider": {"teacher": "weak"}},
+        "questions": {"Wider?": ["wider"], "Better?": ["plain", "better"]},
+    }
+    table = Table(
+        config=config,
+        machine={},
+        teacher=teacher,
+        teachers={"weak": replace(teacher, nds=0.2)},
+        outcomes=outcomes,
+        latency_ratio=None,
+    )
     assert paired_gains(table.of("better"), table.of("plain"), "nds") == pytest.approx([5.0, 4.0])
     first, plain, better = rows_of(table)
-    (wider,) = rows_of(table, table.questions["Wider?"])
+    strong, weak, wider = rows_of(table, table.questions["Wider?"])
+    assert [cells[:3] for cells in (strong, weak)] == [
+        ("LiDAR teacher", "", "40.0"),
+        ("LiDAR teacher weak", "", "20.0"),
+    ]
+    assert [cells[0] for cells in rows_of(table, table.questions["Better?"])] == ["plain", "better"]
     assert first[:4] == ("LiDAR teacher", "", "40.0", "30.0")
     assert plain[:6] == ("plain", "2", "15.0 ±7.1", "7.5 ±3.5", "", "")
     assert better[2:6] == ("19.5 ±6.4", "9.8 ±3.2", "+4.5 ±0.7", "+2.2 ±0.4")

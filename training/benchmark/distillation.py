@@ -119,11 +119,15 @@ def run_distillation(config: DistillationConfig) -> str:
         (row, seed): _training(config, row, seed, others.get(config.rows[row].get("teacher", ""), teacher))
         for row, seed in config.runs
     }
-    teacher_metrics = _teacher_metrics(config, teacher, trainings[next(iter(trainings))])
+    data = trainings[next(iter(trainings))]
     table = Table(
         config=json.loads(json.dumps(asdict(config), default=str)),
         machine=_machine(),
-        teacher=teacher_metrics,
+        teacher=_teacher_metrics(config, "teacher_evaluation", teacher, data),
+        teachers={
+            name: _teacher_metrics(config, f"teacher_{name}_evaluation", checkpoint, data)
+            for name, checkpoint in others.items()
+        },
         outcomes=[],
         latency_ratio=None,
     )
@@ -271,9 +275,9 @@ def _train(training: TrainConfig, *, isolate: bool, bar: bool) -> None:
         raise OSError(f"the training in {folder} failed: {reason[0].removeprefix('bevdistill: ')} (see {log})")
 
 
-def _teacher_metrics(config: DistillationConfig, teacher: Path, training: TrainConfig) -> Metrics:
-    folder = config.output / "teacher_evaluation" / config.split
-    path = folder / "metrics.json"
+def _teacher_metrics(config: DistillationConfig, folder: str, teacher: Path, training: TrainConfig) -> Metrics:
+    output = config.output / folder / config.split
+    path = output / "metrics.json"
     if path.exists():
         return Metrics.from_json(path.read_text())
     return evaluate(
@@ -281,7 +285,7 @@ def _teacher_metrics(config: DistillationConfig, teacher: Path, training: TrainC
             source=str(teacher),
             data=training.data,
             split=config.split,
-            output=str(folder),
+            output=str(output),
             num_workers=training.run.num_workers,
             progress=False,
         )

@@ -62,6 +62,7 @@ class Table:
     config: dict[str, Any]  # of the benchmark
     machine: dict[str, Any]
     teacher: Metrics
+    teachers: dict[str, Metrics]  # those that some rows have instead, by name
     outcomes: list[Outcome]
     latency_ratio: float | None  # of a distilled student to its baseline, None before it is measured
 
@@ -88,6 +89,12 @@ class Table:
         """The row from which a row's gain is counted."""
         return str(self.config["baselines"].get(method, self.config["baseline"]))
 
+    def teachers_of(self, methods: Sequence[str]) -> dict[str, Metrics]:
+        """Teachers of these rows but the common one, by name."""
+        rows = {**self.config["arms"], **self.config["ablations"]}
+        names = [rows.get(method, {}).get("teacher") for method in methods]
+        return {name: metrics for name, metrics in self.teachers.items() if name in names}
+
     def has_same_graph(self, method: str) -> bool:
         """Whether a row's exported student has the same tensors as its baseline's."""
         graphs = [outcome.graph for row in (method, self.baseline_of(method)) for outcome in self.of(row)]
@@ -104,6 +111,7 @@ class Table:
             "config": self.config,
             "machine": self.machine,
             "teacher": asdict(self.teacher),
+            "teachers": {name: asdict(metrics) for name, metrics in self.teachers.items()},
             "latency_ratio": self.latency_ratio,
             "runs": runs,
         }
@@ -132,16 +140,16 @@ HEADER = (
 
 
 def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[str, ...]]:
-    """Cells of some of the table's methods; None: of all, and of the teacher.
+    """Cells of some of the table's methods, None: of all; teachers come first where the rows differ in theirs.
 
     Scores are in points, mean ± standard deviation over seeds, and gains over the matching row. Training time is a
     multiple of the baseline's, peak memory a difference to it, both medians.
     """
-    teacher = table.teacher
-    errors = (f"{value:.3f}" for value in teacher.tp_errors.values())
-    rows: list[tuple[str, ...]] = []
-    if methods is None:
-        rows.append(("LiDAR teacher", "", *_scores([teacher.nds], [teacher.mean_ap]), "", "", *errors, "", "", ""))
+    others = table.teachers_of(table.methods if methods is None else methods)
+    teachers = {f"LiDAR teacher {name}": metrics for name, metrics in others.items()}
+    if methods is None or others:
+        teachers = {"LiDAR teacher": table.teacher, **teachers}
+    rows = [_teacher_cells(name, metrics) for name, metrics in teachers.items()]
     for method in table.methods if methods is None else methods:
         runs, base = table.of(method), table.of(table.baseline_of(method))
         rows.append(
@@ -156,6 +164,11 @@ def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[st
             )
         )
     return rows
+
+
+def _teacher_cells(name: str, metrics: Metrics) -> tuple[str, ...]:
+    errors = (f"{value:.3f}" for value in metrics.tp_errors.values())
+    return (name, "", *_scores([metrics.nds], [metrics.mean_ap]), "", "", *errors, "", "", "")
 
 
 def table_text(table: Table) -> str:
