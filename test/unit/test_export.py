@@ -1,16 +1,21 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bevdistill_ros.core.geometry import transform_points
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.model.config import StudentConfig
+from training.benchmark.inference_cost import ring_frame
 from training.checkpoint import read_weights
 from training.data.nuscenes import DataConfig, load_index
 from training.export import ExportConfig, run_export, training_rig
+from training.fit import fit
 
 
 def test_bundle_holds_the_student_and_its_origin(tiny_student: Path, tiny_bundle: Path) -> None:
@@ -20,6 +25,42 @@ def test_bundle_holds_the_student_and_its_origin(tiny_student: Path, tiny_bundle
     assert bundle.manifest.student.num_queries == 12
     origin = bundle.manifest.provenance
     assert (origin["distillation"], origin["data"], origin["steps"]) == ("none", "v1.0-tiny/tiny_train", "2")
+
+
+class _Operations(TorchDispatchMode):
+    """Writes down every operation of torch, with the shapes that it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, list[tuple[int, ...]]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        shapes = [tuple(value.shape) for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        self.seen.append((str(func), shapes))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_distilled_bundle_does_what_a_plain_one_does(
+    tiny_bundle: Path, tiny_teacher: Path, make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The same network, the same tensors by name and shape, and the same operations in the same order."""
+    changes = {"distill.method": "bevdistill", "teacher_checkpoint": str(tiny_teacher)}
+    checkpoint = fit(make_run(tmp_path / "run", **changes))
+    run_export(ExportConfig(checkpoint=str(checkpoint), output=str(tmp_path / "bundle")))
+    distilled, plain = load_bundle(tmp_path / "bundle"), load_bundle(tiny_bundle)
+    assert distilled.manifest.provenance["distillation"] == "bevdistill"
+    assert distilled.manifest.student == plain.manifest.student
+    weights, others = distilled.student.state_dict(), plain.student.state_dict()
+    assert {name: value.shape for name, value in weights.items()} == {name: v.shape for name, v in others.items()}
+    assert not all(torch.equal(value, others[name]) for name, value in weights.items())
+    frame = ring_frame(plain.student)
+    seen = []
+    for bundle in (distilled, plain):
+        with torch.inference_mode(), _Operations() as operations:
+            bundle.student(frame)
+        seen.append(operations.seen)
+    assert len(seen[0]) > 100
+    assert seen[0] == seen[1]
 
 
 def test_rig_is_that_of_the_training_data_at_the_size_of_the_student(tiny_bundle: Path, tiny_world: Any) -> None:

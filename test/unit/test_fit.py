@@ -15,6 +15,7 @@ from training.checkpoint import read_checkpoint, read_weights
 from training.config import TrainConfig
 from training.data.nuscenes import load_index
 from training.data.sample import collate
+from training.distill.build import METHODS
 from training.fit import TrainData, build_module, fit, train_dataset
 from training.models import load_teacher
 from training.trainer import StudentTraining, build_schedule, parameter_groups
@@ -289,6 +290,33 @@ def test_temporal_student_trains_over_clips(make_run: MakeRun, tmp_path: Path) -
     assert len(lines) == 2
     with pytest.raises(ValueError, match=r"set data\.clip_length to 2 or more"):
         make_run(tmp_path / "run", **{"student.temporal": True})
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "none"])
+def test_every_method_teaches_a_temporal_student(
+    make_run: MakeRun, tiny_teacher: Path, tmp_path: Path, method: str
+) -> None:
+    """The gradient of the method's own terms reaches what the student does with the frame before."""
+    changes = {
+        "distill.method": method,
+        "distill.bevdistill_sparse.quality": False,  # this teacher's boxes have none
+        "teacher_checkpoint": str(tiny_teacher),
+        "student.temporal": True,
+        "data.clip_length": 2,
+    }
+    config = make_run(tmp_path, **changes)
+    dataset = train_dataset(config)
+    batch = collate([dataset[1], dataset[2]])
+    assert batch.history_present.all()
+    module = build_module(config).train()
+    losses = module.losses(batch)
+    own = [value for name, value in losses.items() if name not in ("classification", "box") and value.requires_grad]
+    assert own
+    assert all(value.isfinite() for value in own)
+    torch.stack(own).sum().backward()
+    past = [value for name, value in module.named_parameters() if "past_projection" in name]
+    assert past
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in past)
 
 
 def test_history_moves_neither_statistics_nor_mode(make_run: MakeRun, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def latency_ratio(first: Path, second: Path, *, rounds: int = 20) -> float:
         rounds: Frames of each.
     """
     students = [load_student(path)[1] for path in (first, second)]
-    frame = _frame(students[0])
+    frame = ring_frame(students[0])
     times: list[list[float]] = [[], []]
     with torch.inference_mode():
         for turn in range(rounds + 1):
@@ -39,7 +39,7 @@ def latency_ratio(first: Path, second: Path, *, rounds: int = 20) -> float:
     return medians[0] / medians[1]
 
 
-def _frame(student: BevFormer) -> CameraInput:
+def ring_frame(student: BevFormer) -> CameraInput:
     """A frame of noise from cameras that look around in a ring, 90 degrees wide."""
     config = student.config
     count = len(config.cameras)
