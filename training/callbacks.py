@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from training.checkpoint import CONFIG_KEY, config_text, read_checkpoint
 from training.config import TrainConfig
+from training.memory import peak_resident
 
 LAST = "last.ckpt"
 LOSSES = "losses.jsonl"
@@ -133,10 +133,7 @@ class Cost(pl.Callback):
         self._started = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        if torch.cuda.is_available():
-            peak = torch.cuda.max_memory_allocated()
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_resident()
         seconds = self._seconds_before + time.monotonic() - self._started
         return {"train_seconds": seconds, "peak_memory_bytes": max(peak, self._peak_before)}
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from training.callbacks import Cost, cost_of
 from training.checkpoint import read_checkpoint
 from training.config import TrainConfig
 from training.fit import fit
+from training.memory import peak_resident
 
 HOUR = 3600.0
 
@@ -26,6 +29,13 @@ def test_cost_adds_up_over_resumptions(make_run: Callable[..., TrainConfig], tmp
     whole = cost_of(fit(make_run(tmp_path / "run", **run, **{"optim.steps": 3, "run.resume": True})))
     assert HOUR < whole["train_seconds"] < 2 * HOUR
     assert whole["peak_memory_bytes"] == 10**12
+
+
+def test_a_program_does_not_inherit_the_peak_of_its_parent() -> None:
+    held = b"1" * 2**30
+    code = "from training.memory import peak_resident; print(peak_resident())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 2**24 < int(told) < len(held) <= peak_resident()
 
 
 def test_checkpoint_without_cost_is_told(tmp_path: Path, tiny_teacher: Path) -> None:

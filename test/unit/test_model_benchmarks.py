@@ -21,12 +21,12 @@ from training.benchmark.deformable import (
     mmcv_sampler,
     run_deformable,
 )
-from training.benchmark.memory import MEBIBYTE, kept_by_autograd, peak_memory
 from training.benchmark.step import StepConfig, run_step
 from training.checkpoint import config_text
 from training.cli import COMMANDS
 from training.config import TrainConfig
 from training.data.nuscenes import DataConfig
+from training.memory import MEBIBYTE, kept_by_autograd, peak_memory
 from training.settings import settings_from
 from training.trainer import StudentTraining
 

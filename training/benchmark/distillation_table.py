@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any, Self
 
 from training.evaluate.metrics import Metrics
@@ -215,10 +215,9 @@ def _spread(values: Sequence[float], sign: str = "") -> str:
 def _costs(runs: Sequence[Outcome], base: Sequence[Outcome]) -> tuple[str, str]:
     if not base:
         return "-", "-"
-    seconds = sorted(run.train_seconds for run in runs)[len(runs) // 2]
-    before = sorted(run.train_seconds for run in base)[len(base) // 2]
-    more = max(run.peak_memory_bytes for run in runs) - max(run.peak_memory_bytes for run in base)
-    return f"{seconds / before:.2f}x", f"{more / 2**20:+.0f} MiB"
+    seconds, before = (median(run.train_seconds for run in entries) for entries in (runs, base))
+    peak, peak_before = (median(run.peak_memory_bytes for run in entries) for entries in (runs, base))
+    return f"{seconds / before:.2f}x", f"{(peak - peak_before) / 2**20:+.0f} MiB"
 
 
 def _product(shape: Sequence[int]) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS
-from training.benchmark.memory import MEBIBYTE, peak_memory
 from training.data.index_build import LIDAR, build_arrays
+from training.memory import MEBIBYTE, peak_memory
 
 VERSION = "v1.0-generated"
 SAMPLES, ANNOTATIONS = 40, 34  # a scene, a sample; about those of v1.0-trainval

@@ -52,6 +52,14 @@ def kept_by_autograd() -> Iterator[dict[int, int]]:
         yield kept
 
 
+def peak_resident() -> int:
+    """The most memory that this process ever held [bytes] (Linux only).
+
+    Not `resource.getrusage`: what it tells begins, even for another program, with what the parent held.
+    """
+    return _resident("VmHWM")
+
+
 def _give_back() -> None:
     """Return memory that the allocator holds for later, which would hide what a block takes."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
