@@ -17,9 +17,6 @@ loss compares them: as regression codes, in metres, logarithms of sizes, sine an
 Pairs whose teacher boxes lie on one object, whatever class they were given, are never each other's negatives.
 
 Teacher queries of quality 0 are matched last, so that they take no student query from a better one.
-`matching: objects` departs from the paper: the student's query is the one that the detection loss assigns to the object
-under the teacher's box. With the paper's cost of both sets, many matched queries are on their way to another object by
-the detection loss (of a young student in a crowded scene 6 of 10), and the box term pulls them off it.
 
 Deviations: the divisor is at least 1, so that a frame of no good teacher box does not count in full. InfoNCE has the
 teacher's features as anchors. `positions: release` follows the authors' release, which contrasts BEV features sampled
@@ -36,8 +33,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.boxes import decode_boxes, iou_bev
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import SetPrediction, StudentOutput
-from training.criterion.matcher import HungarianMatcher
+from bevdistill_ros.model.outputs import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair
 from training.distill.mutual_information import Critic, info_nce
@@ -46,7 +42,6 @@ from training.distill.sampling import sample_bev
 from training.teacher.output import TeacherOutput
 
 ClassTerm = Literal["mi", "kl", "none"]
-Matching = Literal["set", "objects"]
 Positions = Literal["matched", "release"]
 Negatives = Literal["item", "batch"]
 
@@ -64,8 +59,6 @@ class BevDistillSparse(Distiller):
         temperature: Of the mi term.
         positions: Where the mi term takes its features: matched queries, or the maps at predicted centres (release).
         negatives: Where negatives of matched queries come from: the same item, or the whole batch.
-        matching: How a student's query is found for a teacher's: least total cost of both sets, or the query that
-            the detection loss assigns to the teacher query's object (objects).
         match_class_weight: Of the class cost in the matching.
         match_box_weight: Of the box cost in the matching [1/m].
         velocity_weight: Of the two velocities against the other eight numbers of the code.
@@ -85,7 +78,6 @@ class BevDistillSparse(Distiller):
         temperature: float,
         positions: Positions,
         negatives: Negatives,
-        matching: Matching,
         match_class_weight: float,
         match_box_weight: float,
         velocity_weight: float,
@@ -99,7 +91,6 @@ class BevDistillSparse(Distiller):
         self.critic = critic
         self.temperature = temperature
         self.positions, self.negatives = positions, negatives
-        self.matching = matching
         self.match_class_weight, self.match_box_weight = match_class_weight, match_box_weight
         self.velocity_weight = velocity_weight
         self.grid = grid
@@ -118,14 +109,12 @@ class BevDistillSparse(Distiller):
             box_weight=self.match_box_weight,
             wanted=weight_BK > 0,
         )
-        if self.matching == "objects":
-            index_LBK = follow_objects(index_LBK, objects_BK, predictions, batch.boxes, batch.labels)
         losses: dict[str, Tensor] = {}
         if self.class_term == "kl":
             divergence_LBK = class_divergence(take(predictions.logits, index_LBK), targets.logits)
             losses["sparse_kl"] = _reduce(divergence_LBK, weight_BK)
         elif self.class_term == "mi" and self.positions == "matched":
-            bound_LBK = self._contrast_queries(targets.features, predictions.features, index_LBK, objects_BK)
+            bound_LBK = self._contrast_queries(targets.features, take(predictions.features, index_LBK), objects_BK)
             losses["sparse_mi"] = _reduce(bound_LBK, weight_BK)
         elif self.class_term == "mi":
             losses["sparse_mi"] = self._contrast_maps(student, teacher)
@@ -134,25 +123,19 @@ class BevDistillSparse(Distiller):
             losses["sparse_box"] = _reduce(error_LBK, weight_BK)
         return losses
 
-    def _contrast_queries(
-        self, teacher_BKD: Tensor, features_LBQD: Tensor, index_LBK: Tensor, objects_BK: Tensor
-    ) -> Tensor:
-        """InfoNCE (L, B, K) of the teacher's queries and the student's of these indices."""
+    def _contrast_queries(self, teacher_BKD: Tensor, student_LBKD: Tensor, objects_BK: Tensor) -> Tensor:
+        """InfoNCE (L, B, K) of matched queries."""
         assert self.critic is not None
-        student_LBKD = take(features_LBQD, index_LBK)
         batch, count = objects_BK.shape
         if self.negatives == "batch":
-            # One long item; objects and queries of different items get different numbers.
-            item_B1 = torch.arange(batch, device=objects_BK.device)[:, None]
-            offset_B1 = item_B1 * (objects_BK.max() + 1)
-            objects_BK = torch.where(objects_BK >= 0, objects_BK + offset_B1, objects_BK).view(1, -1)
-            index_LBK = (index_LBK + item_B1 * features_LBQD.shape[2]).flatten(1, 2).unsqueeze(1)
+            # One long item; objects of different items get different numbers.
+            offset = torch.arange(batch, device=objects_BK.device)[:, None] * (objects_BK.max() + 1)
+            objects_BK = torch.where(objects_BK >= 0, objects_BK + offset, objects_BK).view(1, -1)
             teacher_BKD = teacher_BKD.flatten(0, 1).unsqueeze(0)
             student_LBKD = student_LBKD.flatten(1, 2).unsqueeze(1)
         same_object = (objects_BK[:, :, None] == objects_BK[:, None, :]) & (objects_BK >= 0)[:, :, None]
-        same_query = index_LBK[..., :, None] == index_LBK[..., None, :]
         mapped_teacher, mapped_student = self.critic(teacher_BKD, student_LBKD)
-        bound = info_nce(mapped_teacher, mapped_student, same_object | same_query, temperature=self.temperature)
+        bound = info_nce(mapped_teacher, mapped_student, same_object, temperature=self.temperature)
         return bound.view(len(student_LBKD), batch, count)
 
     def _contrast_maps(self, student: StudentOutput, teacher: TeacherOutput) -> Tensor:
@@ -206,30 +189,6 @@ def rate(
     return torch.where(overlap_BK > 0, quality_BK, 0.0), objects_BK
 
 
-@torch.no_grad()
-def follow_objects(
-    index_LBK: Tensor, objects_BK: Tensor, predictions: SetPrediction, boxes: Sequence[Tensor], labels: Sequence[Tensor]
-) -> Tensor:
-    """Where a teacher query lies on an object, put the student query that the detection loss assigns to that object.
-
-    Args:
-        index_LBK: Student queries (L, B, K) int64 of the set matching, which stay for queries that lie on none.
-        objects_BK: Index (B, K) int64 of the ground-truth box, or -1.
-        predictions: The student's, all layers.
-        boxes: Ground truth B x (M_b, 9).
-        labels: Its classes B x (M_b,).
-
-    Returns:
-        Student queries (L, B, K) int64; two teacher queries on one object get the same.
-    """
-    pairs = HungarianMatcher()(predictions, boxes, labels)
-    count = max((len(item) for item in labels), default=0)
-    query_LBM = torch.full((*index_LBK.shape[:2], count + 1), -1, device=index_LBK.device)  # the last is for no object
-    query_LBM[pairs.layer, pairs.item, pairs.target] = pairs.query
-    assigned_LBK = query_LBM.take_along_dim(objects_BK.where(objects_BK >= 0, count).expand_as(index_LBK), dim=-1)
-    return torch.where(assigned_LBK >= 0, assigned_LBK, index_LBK)
-
-
 def _reduce(values_LBK: Tensor, weight_BK: Tensor) -> Tensor:
     """Weighted mean over queries, mean over items, sum over layers."""
     total_LB = (weight_BK * values_LBK).sum(dim=-1)
@@ -251,7 +210,6 @@ class BevDistillSparseConfig(MethodConfig):
     critic_width: int = 512  # of the mi term
     positions: Positions = "matched"  # where the mi term takes its features
     negatives: Negatives = "item"  # where the mi term takes the negatives of matched queries
-    matching: Matching = "set"  # objects: the student's query is that of the teacher query's object
     match_class_weight: float = 1.0
     match_box_weight: float = 0.25  # [1/m]
     velocity_weight: float = 0.2  # of vx and vy inside the box term
@@ -292,7 +250,6 @@ class BevDistillSparseConfig(MethodConfig):
             temperature=self.temperature,
             positions=self.positions,
             negatives=self.negatives,
-            matching=self.matching,
             match_class_weight=self.match_class_weight,
             match_box_weight=self.match_box_weight,
             velocity_weight=self.velocity_weight,

@@ -12,7 +12,7 @@ from bevdistill_ros.core.boxes import decode_boxes, encode_boxes, iou_bev
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.outputs import SetPrediction
 from training.distill.base import DistillShapes
-from training.distill.bevdistill_sparse import BevDistillSparseConfig, follow_objects, rate
+from training.distill.bevdistill_sparse import BevDistillSparseConfig, rate
 from training.distill.mutual_information import info_nce
 from training.distill.queries import TeacherQueries, best_queries, match
 from training.distill.sampling import sample_bev
@@ -187,55 +187,6 @@ def test_only_teacher_queries_of_some_quality_choose(build, make_scene, make_bat
         make_batch([box_at(4.0)[None]], [torch.tensor([3])]),
     )
     assert losses["sparse_box"].item() == pytest.approx(4 * math.sqrt(0.8), abs=1e-3)
-
-
-class TestMatchingByObjects:
-    """The student has a query between two objects and one that is far from both."""
-
-    @pytest.fixture
-    def student(self):
-        said = queries(torch.stack([box_at(4.0), box_at(20.0)]), [3, 3])
-        features = torch.eye(6)[None, None, :2]
-        return SetPrediction(logits=said.logits[None], codes=said.codes[None], features=features)
-
-    def test_the_query_is_that_of_the_detection_loss(self, student):
-        """The first teacher box, nearer to the first query, lies on the object to which the loss sends the second."""
-        objects = [torch.stack([box_at(9.0), box_at(4.0)])]
-        labels = [torch.tensor([3, 3])]
-        index = torch.tensor([[[0, 1, 1]]])
-        followed = follow_objects(index, torch.tensor([[0, 1, -1]]), student, objects, labels)
-        assert followed.tolist() == [[[1, 0, 1]]]
-
-    def test_without_objects_the_set_matching_stays(self, student):
-        index = torch.tensor([[[1, 0]]])
-        none = torch.full((1, 2), -1)
-        followed = follow_objects(index, none, student, [torch.zeros(0, 9)], [torch.zeros(0, dtype=torch.int64)])
-        assert followed.tolist() == index.tolist()
-
-    def test_an_object_without_a_query_leaves_the_set_matching(self, student):
-        """Three objects, two queries: the third object, which nobody was sent to, keeps what the sets say."""
-        objects = [torch.stack([box_at(4.0), box_at(20.0), box_at(90.0)])]
-        index = torch.tensor([[[0, 0, 0]]])
-        followed = follow_objects(index, torch.tensor([[0, 1, 2]]), student, objects, [torch.tensor([3, 3, 3])])
-        assert followed.tolist() == [[[0, 1, 0]]]
-
-    def test_a_batch_is_its_items(self, build, make_scene):
-        scene = make_scene((3, 1))
-        distiller = build(matching="objects")
-        whole = distiller(scene.student, scene.teacher, scene.batch)
-        items = [distiller(one.student, one.teacher, one.batch) for one in map(scene.item, range(2))]
-        for name, value in whole.items():
-            torch.testing.assert_close(value, torch.stack([item[name] for item in items]).mean())
-
-    @pytest.mark.parametrize("negatives", ["item", "batch"])
-    def test_one_student_query_is_not_its_own_negative(self, build, negatives):
-        """Two teacher queries, one on the object and one on nothing, end at the only query of the student."""
-        predictions = two_on(torch.stack([box_at(0.0), box_at(30.0)]), [3, 3])
-        distiller = build(quality=False, negatives=negatives)
-        index = torch.zeros(1, 1, 2, dtype=torch.int64)
-        objects = torch.tensor([[0, -1]])
-        bound = distiller._contrast_queries(predictions.features[0], predictions.features, index, objects)
-        torch.testing.assert_close(bound, torch.zeros(1, 1, 2))
 
 
 def test_same_queries_give_zero(build, make_scene):
