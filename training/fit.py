@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,7 @@ def _first_step(config: TrainConfig, output: Path) -> int:
         _LOG.info("nothing to resume in %s: starting from step 0", output)
         return 0
     content = read_checkpoint(last)
-    different = _differences(read_config(content), json.loads(config_text(config)))
+    different = differences(read_config(content), json.loads(config_text(config)))
     if different:
         raise ValueError(
             f"{last} was trained with another {different[0]}; resume with the configuration in {output}/config.json"
@@ -225,24 +225,21 @@ def _first_step(config: TrainConfig, output: Path) -> int:
     return int(content["global_step"])
 
 
-def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Settings on which the losses of a resumed run depend and that are not the same.
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names, as `distill.fitnet.weight`, of the settings on which a run's losses depend and that are not the same.
 
-    A setting that is younger than the checkpoint is taken as unchanged, and the data may have moved.
+    A setting that only one of them knows, being younger or gone by now, is taken as unchanged, and the data may have
+    moved.
     """
-    before, now = _flat(saved), _flat(wanted)
-    free = {"data.root", "data.cache_dir", "data.val_split"}
-    return [
-        name
-        for name, value in now.items()
-        if name in before and before[name] != value and name not in free and not name.startswith("run.")
-    ]
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings by `part.name`."""
-    parts = {part: value if isinstance(value, dict) else {"": value} for part, value in config.items()}
-    return {f"{part}.{name}".rstrip("."): value for part, values in parts.items() for name, value in values.items()}
+    free = {"run", "data.root", "data.cache_dir", "data.val_split"}
+    different = []
+    for key in wanted.keys() & saved.keys():
+        name, before, now = f"{prefix}{key}", saved[key], wanted[key]
+        if name in free or before == now:
+            continue
+        both = isinstance(before, dict) and isinstance(now, dict)
+        different += differences(before, now, f"{name}.") if both else [name]
+    return sorted(different)
 
 
 def _trainer(config: TrainConfig, output: Path) -> pl.Trainer:

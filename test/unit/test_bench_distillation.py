@@ -111,7 +111,7 @@ def test_a_finished_run_of_other_settings_is_refused(bench: Bench) -> None:
     config = bench("runs", arms={"none": {}}, seeds=(0,))
     run_distillation(config)
     changed = replace(config, settings={"optim.learning_rate": 1e-4})
-    with pytest.raises(ValueError, match=r"none/seed0 holds a run of other settings \(optim\)"):
+    with pytest.raises(ValueError, match=r"none/seed0 holds a run of other settings \(optim\.learning_rate\)"):
         run_distillation(changed)
 
 

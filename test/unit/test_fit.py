@@ -16,7 +16,7 @@ from training.config import TrainConfig
 from training.data.nuscenes import load_index
 from training.data.sample import collate
 from training.distill.build import METHODS
-from training.fit import TrainData, build_module, fit, train_dataset
+from training.fit import TrainData, build_module, differences, fit, train_dataset
 from training.models import load_teacher
 from training.trainer import StudentTraining, build_schedule, parameter_groups
 
@@ -179,6 +179,14 @@ def test_run_is_not_resumed_with_other_settings(
     changes = {"role": "teacher", "run.resume": True, key: value}
     with pytest.raises(ValueError, match=f"was trained with another {named}"):
         fit(make_run(tiny_teacher.parent, **changes))
+
+
+def test_settings_that_only_one_side_knows_count_as_unchanged() -> None:
+    saved = {"distill": {"uvtr": {"weight": 1.0, "gone": 3}}, "augment": {"paste": None}, "run": {"threads": 1}}
+    wanted = {"distill": {"uvtr": {"weight": 1.0, "young": 2}}, "augment": {"paste": None}, "run": {"threads": 2}}
+    assert differences(saved, wanted) == []
+    changed = {"distill": {"uvtr": {"weight": 2.0}}, "augment": {"paste": {"objects": 3}}}
+    assert differences(saved, changed) == ["augment.paste", "distill.uvtr.weight"]
 
 
 def test_data_may_move_before_a_run_is_resumed(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:

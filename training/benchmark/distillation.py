@@ -26,7 +26,7 @@ from training.checkpoint import config_text
 from training.config import TrainConfig
 from training.evaluate.metrics import Metrics
 from training.evaluate.offline import EvaluateConfig, evaluate
-from training.fit import fit
+from training.fit import differences, fit
 from training.settings import settings_from
 
 _LOG = logging.getLogger(__name__)
@@ -245,15 +245,10 @@ def _check_same(folder: Path, training: TrainConfig) -> None:
     path = folder / CONFIG
     if not path.exists():
         return
-    before, now = json.loads(path.read_text()), json.loads(config_text(training))
-    for content in (before, now):
-        content.pop("run")
-        for place in ("root", "cache_dir", "val_split"):  # may differ, see `training.fit`
-            content["data"].pop(place)
-    if {name: before.get(name) for name in now} != now:
-        changed = ", ".join(name for name in now if before.get(name) != now[name])
+    changed = differences(json.loads(path.read_text()), json.loads(config_text(training)))
+    if changed:
         raise ValueError(
-            f"{folder} holds a run of other settings ({changed}); choose another output, or remove that folder"
+            f"{folder} holds a run of other settings ({', '.join(changed)}); choose another output, or remove that folder"
         )
 
 
