@@ -1,12 +1,14 @@
 """What a training run leaves on disk and shows while it runs."""
 
+import fcntl
 import json
+import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +20,8 @@ from training.checkpoint import CONFIG_KEY, config_text, read_checkpoint
 from training.config import TrainConfig
 from training.memory import peak_resident
 
+_LOG = logging.getLogger(__name__)
+
 LAST = "last.ckpt"
 LOSSES = "losses.jsonl"
 CONFIG = "config.json"
@@ -28,7 +32,8 @@ class LossLog(pl.Callback):
 
     Some lines also tell the gradient norms of the weighted losses, see `training.balance`.
 
-    A resumed run drops the lines of the steps that it does again.
+    A resumed run drops the lines of the steps that it does again. While the run lasts, its file of losses is locked:
+    a second process that would train in the same folder ends with its first step, and changes nothing there.
 
     Args:
         folder: Of the run; made when the first step is done, so that a run that can't begin leaves nothing.
@@ -39,6 +44,7 @@ class LossLog(pl.Callback):
     def __init__(self, folder: Path, config: TrainConfig, *, every: int) -> None:
         self._folder, self._config, self._every = folder, config, every
         self._kept: list[str] | None = None
+        self._file: IO[str] | None = None
         self._rate = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -60,13 +66,27 @@ class LossLog(pl.Callback):
         if step == 1 or step % self._every == 0 or step == trainer.max_steps or balance:
             values = {name: float(value) for name, value in trainer.callback_metrics.items()}
             values |= {f"gradient/{name}": norm for name, norm in balance.items()}
-            with (self._folder / LOSSES).open("a") as file:
-                file.write(json.dumps({"step": step, "learning_rate": self._rate, **values}) + "\n")
+            assert self._file is not None
+            self._file.write(json.dumps({"step": step, "learning_rate": self._rate, **values}) + "\n")
+            self._file.flush()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
 
     def _begin(self, kept: list[str]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = _locked(self._folder / LOSSES)
+        self._file.truncate(0)
+        self._file.writelines(f"{line}\n" for line in kept)
         (self._folder / CONFIG).write_text(json.dumps(json.loads(config_text(self._config)), indent=2) + "\n")
-        (self._folder / LOSSES).write_text("".join(f"{line}\n" for line in kept))
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class Checkpoints(pl.Callback):
@@ -177,6 +197,19 @@ class StepBar(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if hasattr(self, "_bar"):
             self._bar.close()
+
+
+def _locked(path: Path) -> IO[str]:
+    """The file, to append to; no other process gets it until it is closed, or this process has ended."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise OSError(f"another process is training in {path.parent}; wait for it, or end it") from error
+    except OSError as error:  # some network file systems have no locks
+        _LOG.info("%s can't be locked (%s): take care that no other process trains there", path, error.strerror)
+    return file
 
 
 def _step_of(line: str) -> float:

@@ -19,6 +19,7 @@ class Command:
     module: str
     config: str
     function: str
+    again: str = ""  # how to go on after an interruption
 
 
 COMMANDS: dict[str, Command] = {
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Command] = {
         module="training.fit",
         config="TrainConfig",
         function="run_train",
+        again="--run.resume true goes on with the training",
     ),
     "evaluate": Command(
         summary="score a checkpoint or a bundle with the official nuScenes metrics",
@@ -117,6 +119,7 @@ COMMANDS: dict[str, Command] = {
         module="training.benchmark.distillation",
         config="DistillationConfig",
         function="run_distillation",
+        again="the same command goes on",
     ),
     "demo": Command(
         summary="the whole loop in minutes on a CPU",
@@ -158,7 +161,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         return _fail(_reason(error), 1)
     except KeyboardInterrupt:
-        return _fail("interrupted" + ("; --run.resume true goes on with the training" if name == "train" else ""), 130)
+        return _fail("; ".join(filter(None, ("interrupted", command.again))), 130)
     if closing:
         sys.stdout.write(f"{closing}\n")
     return 0

@@ -39,6 +39,7 @@ def fit(config: TrainConfig) -> Path:
     Raises:
         ValueError: The configuration, the data or a checkpoint does not fit.
         FloatingPointError: A loss or a prediction is no longer finite.
+        OSError: Another process is training in the same folder.
         KeyboardInterrupt: The run was interrupted, or told to end; what it saved stays.
     """
     torch.set_num_threads(config.run.threads or torch.get_num_threads())

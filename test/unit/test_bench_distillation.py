@@ -1,5 +1,8 @@
 import json
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +14,12 @@ import yaml
 import training.benchmark.distillation as benchmark
 from training.benchmark.distillation import DistillationConfig, run_distillation
 from training.benchmark.distillation_table import Outcome, Table, paired_gains, rows_of
-from training.callbacks import LossLog
+from training.callbacks import LAST, LOSSES, LossLog
+from training.checkpoint import config_text, read_checkpoint
+from training.config import TrainConfig
 from training.evaluate.metrics import Metrics
+from training.fit import fit
+from training.settings import settings_from
 
 Bench = Callable[..., DistillationConfig]
 CHANGING = ("train_seconds", "peak_memory_bytes")
@@ -154,6 +161,51 @@ def test_teacher_is_trained_and_runs_are_processes_of_their_own(bench: Bench, fi
     for row, folder in (("fitnet", "teacher"), ("of_weak", "teacher_weak")):
         written = json.loads((config.output / row / "seed0/config.json").read_text())
         assert written["teacher_checkpoint"] == str(config.output / folder / "last.ckpt")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the trainings in /proc")
+def test_trainings_end_with_the_benchmark_and_have_their_folders_alone(bench: Bench) -> None:
+    config = bench("runs", arms={"none": {}}, seeds=(0, 1), jobs=2, isolate=True, settings={"optim.steps": 10_000})
+    wanted = config.output / "bench.yaml"
+    wanted.parent.mkdir()
+    wanted.write_text(config_text(config))
+    command = [sys.executable, "-m", "training", "bench", "distillation", "--config", str(wanted)]
+    folders = [config.output / f"none/seed{seed}" for seed in (0, 1)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: all((folder / LAST).exists() for folder in folders), timeout_s=120.0)
+        trainings = children_of(process.pid)
+        assert len(trainings) == 2
+        with pytest.raises(OSError, match="another process is training in"):
+            fit(training_of(folders[0]))
+        process.terminate()  # it alone, as a job control or a container does
+        _, errors = process.communicate(timeout=60.0)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "bevdistill: interrupted; the same command goes on"
+    assert not any(Path(f"/proc/{pid}").exists() for pid in trainings)
+    for folder in folders:
+        steps = [json.loads(line)["step"] for line in (folder / LOSSES).read_text().splitlines()]
+        assert steps == list(range(1, len(steps) + 1))
+        assert steps[-1] - 1 <= read_checkpoint(folder / LAST)["global_step"] <= steps[-1]
+
+
+def wait_until(is_so: Callable[[], bool], *, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s"
+        time.sleep(0.1)
+
+
+def children_of(pid: int) -> list[int]:
+    return [
+        int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
+    ]
+
+
+def training_of(folder: Path) -> TrainConfig:
+    return settings_from(TrainConfig, [f"--config={folder / 'wanted.json'}"])
 
 
 def outcome(method: str, seed: int, nds: float, **changes: Any) -> Outcome:

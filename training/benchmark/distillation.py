@@ -7,7 +7,7 @@ at any time: the table comes out the same.
 import json
 import logging
 import platform
-import subprocess
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from training.benchmark.distillation_report import write_report
 from training.benchmark.distillation_table import Outcome, Table, table_text
 from training.benchmark.inference_cost import graph_of, latency_ratio
+from training.benchmark.process import Commands
 from training.callbacks import CONFIG, LAST, cost_of
 from training.checkpoint import config_text
 from training.config import TrainConfig
@@ -112,9 +113,18 @@ def run_distillation(config: DistillationConfig) -> str:
     Raises:
         ValueError: Settings, data or a run that is there already do not fit.
         OSError: A training failed; its log is named.
+        KeyboardInterrupt: It was interrupted, or told to end; the same call goes on.
     """
-    teacher = _teacher(config)
-    others = {name: _train_teacher(config, f"teacher_{name}", settings) for name, settings in config.teachers.items()}
+    with Commands() as commands:
+        return _run(config, commands)
+
+
+def _run(config: DistillationConfig, commands: Commands) -> str:
+    teacher = _teacher(config, commands)
+    others = {
+        name: _train_teacher(config, commands, f"teacher_{name}", settings)
+        for name, settings in config.teachers.items()
+    }
     trainings = {
         (row, seed): _training(config, row, seed, others.get(config.rows[row].get("teacher", ""), teacher))
         for row, seed in config.runs
@@ -132,7 +142,7 @@ def run_distillation(config: DistillationConfig) -> str:
         latency_ratio=None,
     )
     path = config.results / f"distillation-{config.name}.json"
-    for outcome in _outcomes(config, trainings):
+    for outcome in _outcomes(config, commands, trainings):
         table.outcomes.append(outcome)
         table.outcomes.sort(key=lambda entry: (list(config.rows).index(entry.method), entry.seed))
         table.write(path)
@@ -144,19 +154,19 @@ def run_distillation(config: DistillationConfig) -> str:
     return f"{table_text(table)}\n\nresults: {path}\nreport: {page}"
 
 
-def _teacher(config: DistillationConfig) -> Path:
+def _teacher(config: DistillationConfig, commands: Commands) -> Path:
     """Checkpoint of the teacher of all rows that name no other."""
     if config.teacher_checkpoint:
         return Path(config.teacher_checkpoint)
-    return _train_teacher(config, "teacher", {})
+    return _train_teacher(config, commands, "teacher", {})
 
 
-def _train_teacher(config: DistillationConfig, folder: str, changes: Mapping[str, Any]) -> Path:
+def _train_teacher(config: DistillationConfig, commands: Commands, folder: str, changes: Mapping[str, Any]) -> Path:
     """Checkpoint of a teacher, trained where it is not there."""
     output = config.output / folder
     settings = {**_shared_settings(config, "teacher"), **changes}
     arguments = [f"--config={config.teacher}", *_words(settings), f"--run.output={output}", "--run.resume=true"]
-    _train(settings_from(TrainConfig, arguments), isolate=config.isolate, bar=True)
+    _train(settings_from(TrainConfig, arguments), commands if config.isolate else None, bar=True)
     return output / LAST
 
 
@@ -198,11 +208,13 @@ def _folder(config: DistillationConfig, arm: str, seed: int) -> Path:
     return config.output / arm / f"seed{seed}"
 
 
-def _outcomes(config: DistillationConfig, trainings: Mapping[tuple[str, int], TrainConfig]) -> Iterator[Outcome]:
+def _outcomes(
+    config: DistillationConfig, commands: Commands, trainings: Mapping[tuple[str, int], TrainConfig]
+) -> Iterator[Outcome]:
     """Outcome of every training as it comes, `jobs` at once."""
 
     def one(arm: str, seed: int) -> Outcome:
-        return _outcome(config, arm, seed, trainings[arm, seed])
+        return _outcome(config, commands, arm, seed, trainings[arm, seed])
 
     with ThreadPoolExecutor(config.jobs) as pool, tqdm(total=len(trainings), desc="runs", unit="run") as bar:
         futures = [pool.submit(one, arm, seed) for arm, seed in trainings]
@@ -213,17 +225,18 @@ def _outcomes(config: DistillationConfig, trainings: Mapping[tuple[str, int], Tr
                 bar.update()
                 yield outcome
         except BaseException:
+            commands.end()
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _outcome(config: DistillationConfig, arm: str, seed: int, training: TrainConfig) -> Outcome:
+def _outcome(config: DistillationConfig, commands: Commands, arm: str, seed: int, training: TrainConfig) -> Outcome:
     """Train and score one run, or read what was found before."""
     folder = _folder(config, arm, seed)
     _check_same(folder, training)
     found = folder / f"outcome-{config.split}.json"
     if not found.exists():
-        _train(training, isolate=config.isolate, bar=False)
+        _train(training, commands if config.isolate else None, bar=False)
         metrics = evaluate(
             EvaluateConfig(
                 source=str(folder / LAST),
@@ -248,12 +261,14 @@ def _check_same(folder: Path, training: TrainConfig) -> None:
     changed = differences(json.loads(path.read_text()), json.loads(config_text(training)))
     if changed:
         raise ValueError(
-            f"{folder} holds a run of other settings ({', '.join(changed)}); choose another output, or remove that folder"
+            f"{folder} holds a run of other settings ({', '.join(changed)}); choose another output, or remove that "
+            "folder"
         )
 
 
-def _train(training: TrainConfig, *, isolate: bool, bar: bool) -> None:
-    if not isolate:
+def _train(training: TrainConfig, commands: Commands | None, *, bar: bool) -> None:
+    """Train, as one of the commands or, where there are none, in this process."""
+    if commands is None:
         fit(training)
         return
     folder = Path(training.run.output)
@@ -262,9 +277,11 @@ def _train(training: TrainConfig, *, isolate: bool, bar: bool) -> None:
     wanted.write_text(config_text(training))
     command = [sys.executable, "-m", "training", "train", "--config", str(wanted)]
     with log.open("a") as file:
-        status = subprocess.run(command, stderr=None if bar else file, stdout=file, check=False).returncode
-    if status == 130:
+        status = commands.run(command, stdout=file, stderr=None if bar else file)
+    if status in (130, -signal.SIGTERM):
         raise KeyboardInterrupt
+    if status and bar:
+        raise OSError(f"the training in {folder} failed, with the reason above")
     if status:
         reason = log.read_text().strip().splitlines()[-1:] or [f"status {status}"]
         raise OSError(f"the training in {folder} failed: {reason[0].removeprefix('bevdistill: ')} (see {log})")

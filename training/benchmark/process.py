@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO, Any
 
 _STOP_TIMEOUT_S = 10.0
 _LOG_LINES = 12
@@ -118,6 +120,61 @@ class Child:
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the context is not open"
         return self._process
+
+
+class Commands:
+    """Commands that run to their end while the context is open, from any thread, and not longer than this process.
+
+    When the context ends early, or this process is told to end (SIGTERM, which then raises KeyboardInterrupt in the
+    main thread), those that run are told so too. Opened in the main thread.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_ending = False
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Commands":
+        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+        signal.signal(signal.SIGTERM, self._before)
+
+    def run(self, command: Sequence[str], *, stdout: IO[Any], stderr: IO[Any] | None) -> int:
+        """Run a command to its end; returns its exit status, which is negative for a signal.
+
+        Args:
+            command: The program and its arguments.
+            stdout: File for its output.
+            stderr: File for its errors; None shows them where ours are shown.
+
+        Raises:
+            KeyboardInterrupt: Commands are being ended.
+        """
+        with self._lock:
+            if self._is_ending:
+                raise KeyboardInterrupt
+            process = subprocess.Popen(command, stdout=stdout, stderr=stderr)
+            self._running.add(process)
+        try:
+            return process.wait()
+        finally:
+            if process.poll() is None:  # interrupted while waiting
+                process.terminate()
+                process.wait()
+            with self._lock:
+                self._running.discard(process)
+
+    def end(self) -> None:
+        """Tell all that run to end, and start no more; does not wait for them."""
+        with self._lock:
+            self._is_ending = True
+            for process in self._running:
+                process.terminate()
 
 
 def run_to_end(
