@@ -74,7 +74,7 @@ def results_of(config: DistillationConfig) -> list[dict[str, Any]]:
 def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     changes: dict[str, Any] = {
         "ablations": {"plain": {"distill.method": "bevdistill_dense", "distill.bevdistill_dense.mask": "none"}},
-        "ablation_seeds": (1,),
+        "row_seeds": {"plain": (1,)},
         "questions": {"Does plain imitation help?": ("none", "plain")},
     }
     whole, cut = bench("whole", **changes), bench("cut", **changes)
@@ -123,8 +123,14 @@ def test_a_finished_run_of_other_settings_is_refused(bench: Bench) -> None:
 
 
 def test_mistakes_in_rows_are_named(bench: Bench) -> None:
-    with pytest.raises(ValueError, match="there is no row best, which a baseline or a question names; rows are none"):
+    with pytest.raises(
+        ValueError, match="there is no row best, which a baseline, row_seeds or a question names; rows are none"
+    ):
         bench("runs", baseline="best")
+    with pytest.raises(ValueError, match="there is no row best, which"):
+        bench("runs", row_seeds={"best": (0,)})
+    with pytest.raises(ValueError, match="seeds and row_seeds must name at least one seed each"):
+        bench("runs", row_seeds={"none": ()})
     with pytest.raises(ValueError, match="ablations: no question names plain"):
         bench("runs", ablations={"plain": {}})
     with pytest.raises(ValueError, match="ablations: none is an arm too"):

@@ -57,12 +57,13 @@ class DistillationConfig:
     settings: dict[str, Any] = field(default_factory=dict)  # of all trainings, over those of the files
     # Rows, settings of each; `teacher: NAME` is one of teachers. Empty is one row a method.
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ablations: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows that only the tables of questions show
-    ablation_seeds: tuple[int, ...] = ()  # of the ablations, trained after all others; empty: as seeds
+    # Rows that only the tables of questions show; trained after the others.
+    ablations: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline: str = "none"  # row from which gains are counted
     baselines: dict[str, str] = field(default_factory=dict)  # for rows that have a baseline of their own
     questions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the report asks, and rows that tell
     seeds: tuple[int, ...] = (0, 1, 2)
+    row_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of rows that have others than seeds
     split: str = "synth_val"  # to score; not the one that settings were tuned on
     output: Path = Path("runs/distillation")  # runs and the report; what is done there is not done again
     results: Path = Path("results")  # folder of the result file
@@ -77,8 +78,15 @@ class DistillationConfig:
     @property
     def runs(self) -> list[tuple[str, int]]:
         """Row and seed of every training, in order."""
-        first = [(row, seed) for seed in self.seeds for row in self.rows if row not in self.ablations]
-        return first + [(row, seed) for seed in self.ablation_seeds or self.seeds for row in self.ablations]
+        seeds = {row: self.row_seeds.get(row, self.seeds) for row in self.rows}
+        every = list(dict.fromkeys(seed for own in seeds.values() for seed in own))
+        return [
+            (row, seed)
+            for is_ablation in (False, True)
+            for seed in every
+            for row in self.rows
+            if seed in seeds[row] and (row in self.ablations) == is_ablation
+        ]
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -88,16 +96,16 @@ class DistillationConfig:
                 raise ValueError(f"row {name}: there is no teacher {row['teacher']}; teachers names {known}")
             if "teacher" in row and ("distill.method" not in row or "teacher_checkpoint" in {**self.settings, **row}):
                 raise ValueError(f"row {name}: teacher needs distill.method in the row, and no teacher_checkpoint")
-        if not self.seeds or self.jobs < 1:
-            raise ValueError("seeds must name at least one seed, and jobs must be at least 1")
+        if not all((self.seeds, *self.row_seeds.values())) or self.jobs < 1:
+            raise ValueError("seeds and row_seeds must name at least one seed each, and jobs must be at least 1")
 
     def _check_names(self) -> None:
         asked = {name for rows in self.questions.values() for name in rows}
-        unknown = {self.baseline, *self.baselines.values(), *self.baselines, *asked} - set(self.rows)
+        unknown = {self.baseline, *self.baselines.values(), *self.baselines, *self.row_seeds, *asked} - set(self.rows)
         if unknown:
             raise ValueError(
-                f"there is no row {', '.join(sorted(unknown))}, which a baseline or a question names; rows are "
-                f"{', '.join(self.rows)}"
+                f"there is no row {', '.join(sorted(unknown))}, which a baseline, row_seeds or a question names; rows "
+                f"are {', '.join(self.rows)}"
             )
         twice = set(self.arms or STANDARD_ARMS) & set(self.ablations)
         if twice:
@@ -146,9 +154,10 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
         table.outcomes.append(outcome)
         table.outcomes.sort(key=lambda entry: (list(config.rows).index(entry.method), entry.seed))
         table.write(path)
-    distilled = config.output / table.methods[-1] / f"seed{config.seeds[0]}"
-    plain = config.output / config.baseline / f"seed{config.seeds[0]}"
-    table.latency_ratio = latency_ratio(distilled / LAST, plain / LAST)
+    distilled, plain = (
+        _folder(config, row, table.of(row)[0].seed) / LAST for row in (table.methods[-1], config.baseline)
+    )
+    table.latency_ratio = latency_ratio(distilled, plain)
     table.write(path)
     page = write_report(table, config.output, teacher=teacher, split=config.split)
     return f"{table_text(table)}\n\nresults: {path}\nreport: {page}"

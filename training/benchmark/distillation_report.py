@@ -172,7 +172,7 @@ def _features(table: Table, folder: Path, teacher: Path, split: str) -> Figure:
 
 
 def _frame(student: Path, teacher: Path, split: str) -> Batch:
-    """The frame of a split that has the most objects near its middle, as the student sees it, with LiDAR points."""
+    """The frame in the middle of a split, as the student sees it, with LiDAR points."""
     data = read_config(read_checkpoint(student))["data"]
     sweeps = read_config(read_checkpoint(teacher))["data"]["num_sweeps"]
     config = DataConfig(
