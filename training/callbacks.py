@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from training.checkpoint import CONFIG_KEY, config_text, read_checkpoint
 from training.config import TrainConfig
 from training.memory import peak_resident
+from training.whole_file import write_whole
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ CONFIG = "config.json"
 class LossLog(pl.Callback):
     """Writes the configuration, and a JSON line of unweighted losses every so many steps, from the first on.
 
-    Some lines also tell the gradient norms of the weighted losses, see `training.balance`.
+    Some lines also tell the weighted losses and their gradient norms, see `training.balance`.
 
     A resumed run drops the lines of the steps that it does again. While the run lasts, its file of losses is locked:
     a second process that would train in the same folder ends with its first step, and changes nothing there.
@@ -43,14 +45,14 @@ class LossLog(pl.Callback):
 
     def __init__(self, folder: Path, config: TrainConfig, *, every: int) -> None:
         self._folder, self._config, self._every = folder, config, every
-        self._kept: list[str] | None = None
+        self._kept: int | None = None  # bytes of the file to go on after; None when that is done
         self._file: IO[str] | None = None
         self._rate = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         path = self._folder / LOSSES
-        lines = path.read_text().splitlines() if trainer.global_step and path.exists() else []
-        self._kept = [line for line in lines if _step_of(line) <= trainer.global_step]
+        lines = path.read_bytes().splitlines(keepends=True) if trainer.global_step and path.exists() else []
+        self._kept = sum(len(line) for line in lines if _step_of(line) <= trainer.global_step)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._rate = trainer.optimizers[0].param_groups[-1]["lr"]
@@ -65,7 +67,7 @@ class LossLog(pl.Callback):
         balance: dict[str, float] = getattr(pl_module, "balance", {})
         if step == 1 or step % self._every == 0 or step == trainer.max_steps or balance:
             values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            values |= {f"gradient/{name}": norm for name, norm in balance.items()}
+            values |= balance
             assert self._file is not None
             self._file.write(json.dumps({"step": step, "learning_rate": self._rate, **values}) + "\n")
             self._file.flush()
@@ -76,12 +78,11 @@ class LossLog(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._close()
 
-    def _begin(self, kept: list[str]) -> None:
+    def _begin(self, kept: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._file = _locked(self._folder / LOSSES)
-        self._file.truncate(0)
-        self._file.writelines(f"{line}\n" for line in kept)
-        (self._folder / CONFIG).write_text(json.dumps(json.loads(config_text(self._config)), indent=2) + "\n")
+        self._file.truncate(kept)
+        write_whole(self._folder / CONFIG, json.dumps(json.loads(config_text(self._config)), indent=2) + "\n")
 
     def _close(self) -> None:
         if self._file is not None:
@@ -148,12 +149,17 @@ class Cost(pl.Callback):
     def __init__(self) -> None:
         self._seconds_before, self._peak_before = 0.0, 0
         self._started = time.monotonic()
+        self._device = torch.device("cpu")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
+        self._device = pl_module.device
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
 
     def state_dict(self) -> dict[str, Any]:
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_resident()
+        is_gpu = self._device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self._device) if is_gpu else peak_resident()
         seconds = self._seconds_before + time.monotonic() - self._started
         return {"train_seconds": seconds, "peak_memory_bytes": max(peak, self._peak_before)}
 
@@ -212,9 +218,11 @@ def _locked(path: Path) -> IO[str]:
     return file
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     """Step of a line; infinite for one that was cut off."""
+    if not line.endswith(b"\n"):
+        return math.inf
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return math.inf

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,14 @@ def _remembering(trained: TrainedTeacher, config: TrainConfig) -> FrozenTeacher:
     folder = cache_folder(
         Path(config.run.teacher_cache),
         Path(config.teacher_checkpoint),
-        *(data.root.resolve(), data.version, data.num_sweeps, config.student.grid, config.mmdet3d),
+        *(
+            data.root.resolve(),
+            data.version,
+            data.num_sweeps,
+            config.student.grid,
+            config.mmdet3d,
+            config.run.precision,
+        ),
     )
     return CachedTeacher(trained.teacher, folder, trained.grid)
 
@@ -226,21 +233,44 @@ def _first_step(config: TrainConfig, output: Path) -> int:
     return int(content["global_step"])
 
 
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+# What neither the data of a step nor its losses depend on; data may have moved.
+_FREE = {
+    *("data.root", "data.cache_dir", "data.val_split"),
+    *(f"run.{name}" for name in ("output", "resume", "checkpoint_every", "log_every", "balance_every", "progress")),
+    *(f"run.{name}" for name in ("teacher_cache", "num_workers", "accelerator", "threads")),
+    *(f"run.{name}" for name in ("recompute_activations", "channels_last")),
+}
+
+
+def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Names, as `distill.fitnet.weight`, of the settings on which a run's losses depend and that are not the same.
 
-    A setting that only one of them knows, being younger or gone by now, is taken as unchanged, and the data may have
-    moved.
+    Args:
+        saved: Configuration of a run, as JSON has it. A setting that is younger than it counts as at its default.
+        wanted: The same of another one, or of its continuation. A setting that is gone by now is not looked at.
     """
-    free = {"run", "data.root", "data.cache_dir", "data.val_split"}
-    different = []
-    for key in wanted.keys() & saved.keys():
-        name, before, now = f"{prefix}{key}", saved[key], wanted[key]
-        if name in free or before == now:
-            continue
-        both = isinstance(before, dict) and isinstance(now, dict)
-        different += differences(before, now, f"{name}.") if both else [name]
-    return sorted(different)
+    defaults = json.loads(config_text(TrainConfig()))
+    return sorted(name for name in _unequal(_filled(saved, defaults), wanted) if name not in _FREE)
+
+
+def _filled(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    given = {
+        name: _filled(value, defaults[name]) if _are_dicts(value, defaults.get(name)) else value
+        for name, value in content.items()
+    }
+    return {**defaults, **given}
+
+
+def _unequal(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in now.keys() & before.keys():
+        if _are_dicts(before[name], now[name]):
+            yield from _unequal(before[name], now[name], f"{prefix}{name}.")
+        elif before[name] != now[name]:
+            yield f"{prefix}{name}"
+
+
+def _are_dicts(*values: object) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def _trainer(config: TrainConfig, output: Path) -> pl.Trainer:

@@ -73,7 +73,8 @@ class TrainingModule(pl.LightningModule):
         self.optim, self.weights = config.optim, {**detection.weights, **weights}
         self.model, self.detection = model, detection
         self._balance_every = config.run.balance_every
-        self.balance: dict[str, float] = {}  # gradient norms of the weighted terms at the BEV map, of some steps
+        # Of some steps, each term by name: `weighted/` and, of its gradient's norm at the BEV map, `gradient/`.
+        self.balance: dict[str, float] = {}
         self._warned: set[str] = set()
 
     def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -107,13 +108,17 @@ class TrainingModule(pl.LightningModule):
         return total
 
     def _weigh(self, step: int, losses: Mapping[str, Tensor], bev: Tensor) -> dict[str, float]:
-        """Gradient norm of each weighted term; warns once of each that leaves detection no say."""
+        """Each weighted term and its gradient's norm; warns once of each that leaves detection no say."""
         weighted = {name: self.weights[name] * value for name, value in losses.items()}
         for name, ratio in dominant_terms(weighted, self.detection.weights).items():
             if name not in self._warned:
                 _LOG.warning("step %d: %s weighs %.0f times the detection loss; lower its weight", step, name, ratio)
                 self._warned.add(name)
-        return gradient_norms(weighted, bev)
+        norms = gradient_norms(weighted, bev)
+        return {
+            **{f"weighted/{name}": float(value.detach()) for name, value in weighted.items()},
+            **{f"gradient/{name}": norm for name, norm in norms.items()},
+        }
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on the step alone, so that a resumed run repeats it.

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from training.callbacks import LossLog
-from training.checkpoint import read_checkpoint, read_weights
+from training.checkpoint import config_text, read_checkpoint, read_weights
 from training.config import TrainConfig
 from training.data.nuscenes import load_index
 from training.data.sample import collate
@@ -66,10 +66,13 @@ def test_run_writes_checkpoint_configuration_and_losses(make_run: MakeRun, tmp_p
     assert [line["step"] for line in lines] == [1, 2, 4]
     names = {"classification", "box", "heatmap"}
     assert lines[1].keys() == {"step", "learning_rate", "total"} | names
-    assert lines[0].keys() - lines[1].keys() == {f"gradient/{name}" for name in names}
+    assert lines[0].keys() - lines[1].keys() == {
+        f"{kind}/{name}" for kind in ("gradient", "weighted") for name in names
+    }
     # Unweighted terms; the weights are applied in the total.
     weighted = 2.0 * lines[0]["classification"] + 0.25 * lines[0]["box"] + lines[0]["heatmap"]
     assert lines[0]["total"] == pytest.approx(weighted, rel=1e-5)
+    assert lines[0]["weighted/box"] == pytest.approx(0.25 * lines[0]["box"], rel=1e-5)
     assert lines[0]["learning_rate"] == pytest.approx(0.5e-3)  # the first of two warm-up steps
     assert json.loads((checkpoint.parent / "config.json").read_text())["role"] == role
     assert read_checkpoint(checkpoint)["global_step"] == 4
@@ -82,13 +85,15 @@ def test_training_lowers_the_loss(make_run: MakeRun, tmp_path: Path) -> None:
     assert lines[-1]["total"] < 0.8 * lines[0]["total"]
 
 
-@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize("kind", ["teacher", "student", "distilled student"])
 def test_resumed_run_equals_an_uninterrupted_one(
-    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+    make_run: MakeRun, tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """With averaged weights, dropout, augmentation and a line cut off in the log."""
+    """With averaged weights, dropout, augmentation, the distiller's batch statistics and a line cut off in the log."""
+    distilled = {"distill.method": "bevdistill", "teacher_checkpoint": str(tiny_teacher)}
     changes: dict[str, Any] = {
-        "role": role,
+        **(distilled if kind == "distilled student" else {}),
+        "role": kind.split()[-1],
         "optim.steps": 6,
         "optim.ema_decay": 0.5,
         "augment.bev": {},
@@ -181,12 +186,20 @@ def test_run_is_not_resumed_with_other_settings(
         fit(make_run(tiny_teacher.parent, **changes))
 
 
-def test_settings_that_only_one_side_knows_count_as_unchanged() -> None:
-    saved = {"distill": {"uvtr": {"weight": 1.0, "gone": 3}}, "augment": {"paste": None}, "run": {"threads": 1}}
-    wanted = {"distill": {"uvtr": {"weight": 1.0, "young": 2}}, "augment": {"paste": None}, "run": {"threads": 2}}
-    assert differences(saved, wanted) == []
-    changed = {"distill": {"uvtr": {"weight": 2.0}}, "augment": {"paste": {"objects": 3}}}
-    assert differences(saved, changed) == ["augment.paste", "distill.uvtr.weight"]
+def test_a_setting_younger_than_the_run_counts_as_at_its_default() -> None:
+    now = json.loads(config_text(TrainConfig()))
+    before = json.loads(config_text(TrainConfig()))
+    before["distill"]["uvtr"] = {"gone": 3}
+    before["data"]["root"] = before["run"]["output"] = "moved"
+    before["run"]["threads"] = 7
+    assert differences(before, now) == []
+    now["distill"]["uvtr"]["weight"] = 2.0
+    now["augment"]["paste"] = {"objects": 3}
+    now["run"] |= {"initial_weights": "other.ckpt", "precision": "16-mixed", "devices": 8}
+    assert differences(before, now) == [
+        *("augment.paste", "distill.uvtr.weight"),
+        *("run.devices", "run.initial_weights", "run.precision"),
+    ]
 
 
 def test_data_may_move_before_a_run_is_resumed(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:

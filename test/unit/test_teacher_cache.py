@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_teacher_is_not_asked_again(make_run: MakeRun, tiny_teacher: Path, tmp_p
     cached.of(collate([dataset[0]]))
     cached.module.register_forward_pre_hook(lambda *_: pytest.fail("asked again"))
     assert cached.of(collate([dataset[0]])).finest.shape[0] == 1
+
+
+def test_data_that_was_written_anew_is_asked_anew(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
+    config, teacher = load_teacher(tiny_teacher)
+    dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    batch = collate([dataset[0]])
+    fewer = replace(batch, points=tuple(points[::4] for points in batch.points))
+    cached.of(batch)
+    assert torch.allclose(cached.of(fewer).finest, teacher.of(fewer).finest, atol=1e-2)
+    assert not torch.allclose(cached.of(fewer).finest, cached.of(batch).finest, atol=1e-2)
 
 
 def test_a_run_that_finds_the_memory_learns_the_same(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A run that is done is never done again, and one that was stopped goes on where i
 at any time: the table comes out the same.
 """
 
+import hashlib
 import json
 import logging
 import platform
@@ -25,23 +26,21 @@ from training.benchmark.process import Commands
 from training.callbacks import CONFIG, LAST, cost_of
 from training.checkpoint import config_text
 from training.config import TrainConfig
+from training.distill.build import METHODS
 from training.evaluate.metrics import Metrics
 from training.evaluate.offline import EvaluateConfig, evaluate
 from training.fit import differences, fit
+from training.models import trained_teacher
 from training.settings import settings_from
+from training.teacher.mmdet3d_config import Mmdet3dConfig
+from training.whole_file import write_whole
 
 _LOG = logging.getLogger(__name__)
 
 STANDARD_ARMS: dict[str, dict[str, Any]] = {
     "none": {},
     "none_heatmap": {"criterion.heatmap": 1.0},  # the authors' release has a heatmap too, which helps by itself
-    **{
-        method: {"distill.method": method}
-        for method in (
-            *("fitnet", "set2set", "monodistill", "uvtr", "unidistill"),
-            *("bevdistill_dense", "bevdistill_sparse", "bevdistill"),
-        )
-    },
+    **{method: {"distill.method": method} for method in METHODS if method != "none"},
 }
 
 
@@ -54,7 +53,7 @@ class DistillationConfig:
     teacher_checkpoint: str = ""  # of a teacher that is trained already
     teachers: dict[str, dict[str, Any]] = field(default_factory=dict)  # more, settings over those of teacher, by name
     student: Path = Path("config/train/student_bench.yaml")  # training configuration of all students
-    settings: dict[str, Any] = field(default_factory=dict)  # of all trainings, over those of the files
+    settings: dict[str, Any] = field(default_factory=dict)  # of all trainings that have them, over those of the files
     # Rows, settings of each; `teacher: NAME` is one of teachers. Empty is one row a method.
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Rows that only the tables of questions show; trained after the others.
@@ -96,6 +95,8 @@ class DistillationConfig:
                 raise ValueError(f"row {name}: there is no teacher {row['teacher']}; teachers names {known}")
             if "teacher" in row and ("distill.method" not in row or "teacher_checkpoint" in {**self.settings, **row}):
                 raise ValueError(f"row {name}: teacher needs distill.method in the row, and no teacher_checkpoint")
+        if self.jobs > 1 and not self.isolate:
+            raise ValueError("jobs above 1 need isolate: true, as one process has one stream of random numbers")
         if not all((self.seeds, *self.row_seeds.values())) or self.jobs < 1:
             raise ValueError("seeds and row_seeds must name at least one seed each, and jobs must be at least 1")
 
@@ -133,6 +134,7 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
         name: _train_teacher(config, commands, f"teacher_{name}", settings)
         for name, settings in config.teachers.items()
     }
+    _check_teachers(config.output, {"teacher": teacher, **others})
     trainings = {
         (row, seed): _training(config, row, seed, others.get(config.rows[row].get("teacher", ""), teacher))
         for row, seed in config.runs
@@ -141,9 +143,9 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
     table = Table(
         config=json.loads(json.dumps(asdict(config), default=str)),
         machine=_machine(),
-        teacher=_teacher_metrics(config, "teacher_evaluation", teacher, data),
+        teacher=_teacher_metrics(config, "teacher_evaluation", teacher, data, data.mmdet3d),
         teachers={
-            name: _teacher_metrics(config, f"teacher_{name}_evaluation", checkpoint, data)
+            name: _teacher_metrics(config, f"teacher_{name}_evaluation", checkpoint, data, Mmdet3dConfig())
             for name, checkpoint in others.items()
         },
         outcomes=[],
@@ -159,7 +161,8 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
     )
     table.latency_ratio = latency_ratio(distilled, plain)
     table.write(path)
-    page = write_report(table, config.output, teacher=teacher, split=config.split)
+    shown = trained_teacher(teacher, data.mmdet3d, grid=data.student.grid)
+    page = write_report(table, config.output, teacher=shown, split=config.split)
     return f"{table_text(table)}\n\nresults: {path}\nreport: {page}"
 
 
@@ -201,8 +204,9 @@ def _training(config: DistillationConfig, arm: str, seed: int, teacher: Path) ->
 
 def _shared_settings(config: DistillationConfig, role: str) -> dict[str, Any]:
     """Settings of all trainings that this role has: a teacher takes none of the student's, and the other way round."""
-    other = {"teacher": ("student", "distill", "criterion", "optim"), "student": ("teacher",)}[role]
-    return {name: value for name, value in config.settings.items() if name.split(".")[0] not in other}
+    of_students = ("student.", "distill.", "criterion.", "optim.", "run.initial_weights", "run.backbone_")
+    others = {"teacher": of_students, "student": ("teacher.",)}[role]
+    return {name: value for name, value in config.settings.items() if not name.startswith(others)}
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:
@@ -258,7 +262,7 @@ def _outcome(config: DistillationConfig, commands: Commands, arm: str, seed: int
         )
         graph = graph_of(folder / LAST)
         outcome = Outcome.of(arm, seed, metrics, cost=cost_of(folder / LAST), graph=graph)
-        found.write_text(outcome.to_json())
+        write_whole(found, outcome.to_json())
     return Outcome.from_json(found.read_text())
 
 
@@ -296,7 +300,29 @@ def _train(training: TrainConfig, commands: Commands | None, *, bar: bool) -> No
         raise OSError(f"the training in {folder} failed: {reason[0].removeprefix('bevdistill: ')} (see {log})")
 
 
-def _teacher_metrics(config: DistillationConfig, folder: str, teacher: Path, training: TrainConfig) -> Metrics:
+def _check_teachers(folder: Path, teachers: Mapping[str, Path]) -> None:
+    """Remember the teachers' weights by name, and refuse other weights where there are runs of those before."""
+    path = folder / "teachers.json"
+    now = {name: _digest(checkpoint) for name, checkpoint in teachers.items()}
+    before: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    for name in teachers:
+        if before.get(name, now[name]) != now[name]:
+            raise ValueError(
+                f"{teachers[name]} has changed since the runs in {folder}; choose another output, or remove that folder"
+            )
+    write_whole(path, json.dumps({**before, **now}, indent=1) + "\n")
+
+
+def _digest(checkpoint: Path) -> str:
+    if not checkpoint.is_file():
+        raise ValueError(f"no checkpoint at {checkpoint}; correct teacher_checkpoint, or leave it empty to train one")
+    with checkpoint.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _teacher_metrics(
+    config: DistillationConfig, folder: str, teacher: Path, training: TrainConfig, mmdet3d: Mmdet3dConfig
+) -> Metrics:
     output = config.output / folder / config.split
     path = output / "metrics.json"
     if path.exists():
@@ -304,6 +330,7 @@ def _teacher_metrics(config: DistillationConfig, folder: str, teacher: Path, tra
     return evaluate(
         EvaluateConfig(
             source=str(teacher),
+            mmdet3d=mmdet3d,
             data=training.data,
             split=config.split,
             output=str(output),

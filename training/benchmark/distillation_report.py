@@ -21,7 +21,7 @@ from training.checkpoint import read_checkpoint, read_config
 from training.data.nuscenes import DataConfig, load_index
 from training.data.sample import Batch, collate
 from training.distill.foreground import Mask, foreground_mask
-from training.models import dataset_for, load_student, load_teacher
+from training.models import TrainedTeacher, dataset_for, load_student
 
 MASKS: tuple[Mask, ...] = ("box", "soft", "soft_sharp", "teacher_score")
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#1c1e21}
@@ -30,14 +30,14 @@ border-bottom:1px solid #ddd;white-space:nowrap}td:first-child,th:first-child{te
 caption{text-align:left;padding:.5em 0;color:#555}tr.best{background:#eef7ee}"""
 
 
-def write_report(table: Table, folder: Path, *, teacher: Path, split: str) -> Path:
+def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: str) -> Path:
     """Write `report.html` and its pictures into the folder of the runs.
 
     Args:
         table: What was found.
         folder: Of the benchmark; the runs are in it.
-        teacher: Checkpoint of the teacher.
-        split: Whose first frames are drawn.
+        teacher: Of the rows that name no other.
+        split: Whose middle frame is drawn.
 
     Returns:
         The page.
@@ -85,9 +85,9 @@ def _table(table: Table, methods: Sequence[str] | None = None) -> str:
     )
     caption = (
         f"{table.teacher.split}, {table.teacher.num_samples} frames. NDS and mAP in points, mean ± standard deviation "
-        f"over seeds; gains over {table.config['baseline']} seed by seed; train: training "
-        "time relative to that row, memory: more than it takes at its peak, cost: tensors of the exported student "
-        "against that row's."
+        "over seeds; gains seed by seed over the row that is named beside them; train: training time relative to that "
+        "row, memory: more than it takes at its peak; student: same, where the exported one has that row's tensors and "
+        "so costs no more at inference, or how many times its numbers."
     )
     heading = f"<caption>{html.escape(caption)}</caption>" if methods is None else ""
     return f"<table>{heading}<tr>{cells(HEADER, 'th')}</tr>{rows}</table>"
@@ -97,10 +97,10 @@ def _curves(table: Table, folder: Path) -> Figure:
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for method in table.methods:
-        lines = [_losses(folder / method / f"seed{run.seed}" / LOSSES) for run in table.of(method)]
+        logs = [_losses(folder / method / f"seed{run.seed}" / LOSSES) for run in table.of(method)]
+        steps = sorted(set.intersection(*(set(log) for log in logs)))
         for axes, name in ((left, "classification"), (right, "box")):
-            steps = [line["step"] for line in lines[0]]
-            values = np.array([[line[name] for line in run] for run in lines]).mean(axis=0)
+            values = np.array([[log[step][name] for step in steps] for log in logs]).mean(axis=0)
             axes.plot(steps, _smooth(values), label=method, linewidth=1.2)
     for axes, name in ((left, "classification loss"), (right, "box loss")):
         axes.set(xlabel="step", ylabel=f"{name}, all decoder layers")
@@ -109,8 +109,10 @@ def _curves(table: Table, folder: Path) -> Figure:
     return figure
 
 
-def _losses(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def _losses(path: Path) -> dict[int, dict[str, float]]:
+    """Lines of a run's log by step."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["step"]: line for line in lines}
 
 
 def _smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
@@ -122,17 +124,14 @@ def _class_gains(table: Table) -> Figure:
     rows = [
         method
         for method in table.methods
-        if table.of(table.baseline_of(method)) and method != table.baseline_of(method)
+        if method != table.baseline_of(method) and class_gains(table, method, CLASS_NAMES[0])
     ]
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(CLASS_NAMES))
     width = 0.8 / max(len(rows), 1)
     for number, method in enumerate(rows):
-        gains = [
-            100 * (_mean_ap(table, method, name) - _mean_ap(table, table.baseline_of(method), name))
-            for name in CLASS_NAMES
-        ]
+        gains = [mean(class_gains(table, method, name)) for name in CLASS_NAMES]
         axes.bar(places + (number - (len(rows) - 1) / 2) * width, gains, width, label=method)
     axes.set(xticks=places, xticklabels=CLASS_NAMES, ylabel="gain in AP [points]")
     axes.axhline(0, color="black", linewidth=0.8)
@@ -142,22 +141,23 @@ def _class_gains(table: Table) -> Figure:
     return figure
 
 
-def _mean_ap(table: Table, method: str, name: str) -> float:
-    return mean(run.class_ap[name] for run in table.of(method))
+def class_gains(table: Table, method: str, name: str) -> list[float]:
+    """Gains in AP of a class over the matching row, in points, seed by seed."""
+    before = {run.seed: run.class_ap[name] for run in table.of(table.baseline_of(method))}
+    return [100 * (run.class_ap[name] - before[run.seed]) for run in table.of(method) if run.seed in before]
 
 
-def _features(table: Table, folder: Path, teacher: Path, split: str) -> Figure:
+def _features(table: Table, folder: Path, teacher: TrainedTeacher, split: str) -> Figure:
     """Strength of the BEV features of teacher and students in one frame, and the masks, ground truth drawn on them."""
     methods = [table.config["baseline"], table.methods[-1]]
     checkpoints = [folder / method / f"seed{table.of(method)[0].seed}" / LAST for method in methods]
-    batch = _frame(checkpoints[0], teacher, split)
-    teacher_config, model = load_teacher(teacher)
-    said = model.of(batch)
+    batch = _frame(checkpoints[0], teacher.num_sweeps, split)
+    said = teacher.teacher.of(batch)
     maps = {"teacher": said.finest if said.encoded is None else said.encoded}
     for method, checkpoint in zip(methods, checkpoints, strict=True):
         with torch.inference_mode():
             maps[f"student, {method}"] = load_student(checkpoint)[1](batch.cameras).bev
-    grid = teacher_config.grid
+    grid = teacher.grid
     panels = {name: _strength(value[0]) for name, value in maps.items()}
     for mask in MASKS:
         weights = foreground_mask(mask, batch.boxes, grid, sigma=1.6, predictions=said.predictions)
@@ -171,14 +171,13 @@ def _features(table: Table, folder: Path, teacher: Path, split: str) -> Figure:
     return figure
 
 
-def _frame(student: Path, teacher: Path, split: str) -> Batch:
+def _frame(student: Path, num_sweeps: int, split: str) -> Batch:
     """The frame in the middle of a split, as the student sees it, with LiDAR points."""
     data = read_config(read_checkpoint(student))["data"]
-    sweeps = read_config(read_checkpoint(teacher))["data"]["num_sweeps"]
     config = DataConfig(
         root=Path(data["root"]),
         version=data["version"],
-        num_sweeps=sweeps,
+        num_sweeps=num_sweeps,
         cache_dir=Path(data["cache_dir"]) if data["cache_dir"] else None,
     )
     dataset = dataset_for(

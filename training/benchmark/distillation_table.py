@@ -1,7 +1,6 @@
 """Outcomes of the method table: on disk as JSON, and as the table that the paper prints."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from statistics import mean, median, stdev
 from typing import Any, Self
 
 from training.evaluate.metrics import Metrics
+from training.whole_file import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +115,7 @@ class Table:
             "latency_ratio": self.latency_ratio,
             "runs": runs,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(partial, path)
+        write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 HEADER = (
@@ -128,6 +125,7 @@ HEADER = (
     "mAP",
     "gain NDS",
     "gain mAP",
+    "over",
     "mATE",
     "mASE",
     "mAOE",
@@ -135,15 +133,16 @@ HEADER = (
     "mAAE",
     "train",
     "memory",
-    "cost",
+    "student",
 )
 
 
 def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[str, ...]]:
     """Cells of some of the table's methods, None: of all; teachers come first where the rows differ in theirs.
 
-    Scores are in points, mean ± standard deviation over seeds, and gains over the matching row. Training time is a
-    multiple of the baseline's, peak memory a difference to it, both medians.
+    Scores are in points, mean ± standard deviation over seeds, and gains over the row that is named beside them.
+    Training time is a multiple of that row's, peak memory a difference to it, both medians; the exported student is
+    the same, or so many times as large.
     """
     others = table.teachers_of(table.methods if methods is None else methods)
     teachers = {f"LiDAR teacher {name}": metrics for name, metrics in others.items()}
@@ -158,6 +157,7 @@ def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[st
                 str(len(runs)),
                 *_scores([run.nds for run in runs], [run.mean_ap for run in runs]),
                 *(_gain(runs, base, name) if runs != base else "" for name in ("nds", "mean_ap")),
+                table.baseline_of(method) if runs != base else "",
                 *(f"{mean(run.tp_errors[name] for run in runs):.3f}" for name in runs[0].tp_errors),
                 *_costs(runs, base),
                 "same" if table.has_same_graph(method) else f"{runs[0].parameters / base[0].parameters:.2f}x",
@@ -168,7 +168,7 @@ def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[st
 
 def _teacher_cells(name: str, metrics: Metrics) -> tuple[str, ...]:
     errors = (f"{value:.3f}" for value in metrics.tp_errors.values())
-    return (name, "", *_scores([metrics.nds], [metrics.mean_ap]), "", "", *errors, "", "", "")
+    return (name, "", *_scores([metrics.nds], [metrics.mean_ap]), "", "", "", *errors, "", "", "")
 
 
 def table_text(table: Table) -> str:

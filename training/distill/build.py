@@ -1,10 +1,9 @@
 """From a configuration to a distiller.
 
-A new method is one file, one test, and below its name and its settings.
+A new method is one file, one test, and one line in `DistillConfig`.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, fields
 
 from bevdistill_ros.core.grid import BevGrid
 from training.distill.base import CompositeDistiller, DistillShapes, MethodConfig
@@ -16,32 +15,19 @@ from training.distill.set2set import Set2SetConfig
 from training.distill.unidistill import UniDistillConfig
 from training.distill.uvtr import UvtrConfig
 
-Method = Literal[
-    "none",
-    "fitnet",
-    "set2set",
-    "monodistill",
-    "uvtr",
-    "bevdistill",
-    "bevdistill_dense",
-    "bevdistill_sparse",
-    "unidistill",
-]
-METHODS: tuple[Method, ...] = get_args(Method)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """Which method, and the settings of each; `bevdistill` is its dense and sparse part together."""
+    """Which method, and the settings of each, whose names are those of the methods."""
 
-    method: Method = "none"
+    method: str = "none"  # none, one of those below, or bevdistill, which is its dense and its sparse part
     fitnet: FitNetConfig = field(default_factory=FitNetConfig)
     set2set: Set2SetConfig = field(default_factory=Set2SetConfig)
     monodistill: MonoDistillConfig = field(default_factory=MonoDistillConfig)
     uvtr: UvtrConfig = field(default_factory=UvtrConfig)
+    unidistill: UniDistillConfig = field(default_factory=UniDistillConfig)
     bevdistill_dense: BevDistillDenseConfig = field(default_factory=BevDistillDenseConfig)
     bevdistill_sparse: BevDistillSparseConfig = field(default_factory=BevDistillSparseConfig)
-    unidistill: UniDistillConfig = field(default_factory=UniDistillConfig)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -56,6 +42,13 @@ class DistillConfig:
                 return {"bevdistill_dense": self.bevdistill_dense, "bevdistill_sparse": self.bevdistill_sparse}
             case name:
                 return {name: getattr(self, name)}
+
+
+METHODS: tuple[str, ...] = (
+    "none",
+    *(entry.name for entry in fields(DistillConfig) if entry.name != "method"),
+    "bevdistill",
+)
 
 
 def build_distiller(

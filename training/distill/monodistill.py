@@ -13,6 +13,7 @@ help by itself and be mistaken for distillation.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
@@ -86,7 +87,8 @@ def affinity(bev: Tensor, cells: int) -> Tensor:
     rows, cols = bev.shape[-2:]
     pooled = adaptive_avg_pool2d(bev, (min(rows, cells), min(cols, cells)))
     unit_BCN = normalize(pooled.flatten(2), dim=1)
-    return unit_BCN.transpose(1, 2) @ unit_BCN
+    with torch.autocast(bev.device.type, enabled=False):  # which would round the small differences away
+        return unit_BCN.transpose(1, 2) @ unit_BCN
 
 
 @dataclass(frozen=True, kw_only=True)

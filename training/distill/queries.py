@@ -39,8 +39,8 @@ def best_queries(teacher: TeacherOutput, student: SetPrediction, count: int) -> 
     """
     if teacher.predictions is None:
         raise ValueError(
-            "this teacher has no queries, which this method compares; choose a method that compares BEV maps "
-            "(fitnet, monodistill, uvtr, bevdistill_dense, unidistill)"
+            "this teacher has no queries, which this method compares; choose a method that compares BEV maps, as "
+            "bevdistill_dense does"
         )
     if teacher.predictions.logits.shape[-1] != student.logits.shape[-1]:
         raise ValueError(

@@ -102,7 +102,8 @@ def key_points(boxes: Sequence[Tensor], grid: BevGrid) -> tuple[Tensor, Tensor]:
 
 def _relations(features_BMPC: Tensor) -> Tensor:
     unit = normalize(features_BMPC, dim=-1)
-    return unit @ unit.transpose(-1, -2)
+    with torch.autocast(unit.device.type, enabled=False):  # which would round the small differences away
+        return unit @ unit.transpose(-1, -2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
 from training.data.tables import splits_of
 from training.evaluate.results import Results, results_from
+from training.whole_file import write_whole
 
 PROTOCOL = "detection_cvpr_2019"
 ERROR_NAMES: dict[str, str] = {  # the devkit's name: what papers write, with an m before it for the mean over classes
@@ -114,8 +115,8 @@ def evaluate_results(nusc: NuScenes, results: Results, split: str, output_dir: P
         path.write_text(json.dumps(chosen))
     measured = _run_devkit(nusc, path, split, output_dir)
     metrics = _metrics_from(measured, split, len(tokens))
-    (output_dir / "metrics.json").write_text(metrics.to_json())
     (output_dir / "metrics_summary.json").write_text(json.dumps(measured.serialize(), indent=2))
+    write_whole(output_dir / "metrics.json", metrics.to_json())
     return metrics
 
 

@@ -20,7 +20,7 @@ from training.teacher.output import TeacherOutput
 
 
 class CachedTeacher(FrozenTeacher):
-    """A frozen teacher with a memory by sample token.
+    """A frozen teacher with a memory by sample token and points.
 
     Maps are kept in half precision, and returned as they were kept from the first time on, so that a run that finds
     them learns the same as one that made them.
@@ -53,7 +53,7 @@ class CachedTeacher(FrozenTeacher):
 
     def _kept(self, batch: Batch, item: int) -> dict[str, Tensor]:
         """What the teacher says of one frame, from the memory or else for it."""
-        path = self._folder / f"{batch.tokens[item]}.safetensors"
+        path = self._folder / f"{batch.tokens[item]}-{_digest(batch, item)}.safetensors"
         if path.is_file():
             return load_file(path)
         chosen = slice(item, item + 1)
@@ -63,6 +63,12 @@ class CachedTeacher(FrozenTeacher):
         save_file(tensors, partial)
         os.replace(partial, path)
         return tensors
+
+
+def _digest(batch: Batch, item: int) -> str:
+    """Of all that the teacher sees of a frame: data may be written anew, with the same tokens."""
+    seen = (batch.points[item], batch.ego_from_lidar[item])
+    return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in seen)).hexdigest()[:16]
 
 
 _QUERIES = ("logits", "codes", "features")
