@@ -13,7 +13,8 @@ import torch
 import yaml
 
 import training.benchmark.distillation as benchmark
-from training.benchmark.distillation import DistillationConfig, run_distillation
+from training.benchmark.distillation import run_distillation
+from training.benchmark.distillation_config import DistillationConfig
 from training.benchmark.distillation_report import class_gains
 from training.benchmark.distillation_table import Outcome, Table, paired_gains, rows_of
 from training.callbacks import LAST, LOSSES, LossLog

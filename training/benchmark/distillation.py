@@ -6,19 +6,20 @@ at any time: the table comes out the same.
 
 import hashlib
 import json
-import logging
+import os
 import platform
 import signal
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from training.benchmark.distillation_config import DistillationConfig
 from training.benchmark.distillation_report import write_report
 from training.benchmark.distillation_table import Outcome, Table, table_text
 from training.benchmark.inference_cost import graph_of, latency_ratio
@@ -26,7 +27,6 @@ from training.benchmark.process import Commands
 from training.callbacks import CONFIG, LAST, cost_of
 from training.checkpoint import config_text
 from training.config import TrainConfig
-from training.distill.build import METHODS
 from training.evaluate.metrics import Metrics
 from training.evaluate.offline import EvaluateConfig, evaluate
 from training.fit import differences, fit
@@ -34,86 +34,6 @@ from training.models import trained_teacher
 from training.settings import settings_from
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 from training.whole_file import write_whole
-
-_LOG = logging.getLogger(__name__)
-
-STANDARD_ARMS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "none_heatmap": {"criterion.heatmap": 1.0},  # the authors' release has a heatmap too, which helps by itself
-    **{method: {"distill.method": method} for method in METHODS if method != "none"},
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillationConfig:
-    """What `bevdistill bench distillation` trains and compares."""
-
-    name: str = "synth"  # of the data set, for the result file distillation-<name>.json
-    teacher: Path = Path("config/train/teacher_tiny.yaml")  # training configuration; trained once
-    teacher_checkpoint: str = ""  # of a teacher that is trained already
-    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)  # more, settings over those of teacher, by name
-    student: Path = Path("config/train/student_bench.yaml")  # training configuration of all students
-    settings: dict[str, Any] = field(default_factory=dict)  # of all trainings that have them, over those of the files
-    # Rows, settings of each; `teacher: NAME` is one of teachers. Empty is one row a method.
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # Rows that only the tables of questions show; trained after the others.
-    ablations: dict[str, dict[str, Any]] = field(default_factory=dict)
-    baseline: str = "none"  # row from which gains are counted
-    baselines: dict[str, str] = field(default_factory=dict)  # for rows that have a baseline of their own
-    questions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the report asks, and rows that tell
-    seeds: tuple[int, ...] = (0, 1, 2)
-    row_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of rows that have others than seeds
-    split: str = "synth_val"  # to score; not the one that settings were tuned on
-    output: Path = Path("runs/distillation")  # runs and the report; what is done there is not done again
-    results: Path = Path("results")  # folder of the result file
-    jobs: int = 1  # trainings at once
-    isolate: bool = True  # each training in a process of its own, which its peak memory on a CPU needs
-
-    @property
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """Settings of each row, ablations last."""
-        return {**(self.arms or STANDARD_ARMS), **self.ablations}
-
-    @property
-    def runs(self) -> list[tuple[str, int]]:
-        """Row and seed of every training, in order."""
-        seeds = {row: self.row_seeds.get(row, self.seeds) for row in self.rows}
-        every = list(dict.fromkeys(seed for own in seeds.values() for seed in own))
-        return [
-            (row, seed)
-            for is_ablation in (False, True)
-            for seed in every
-            for row in self.rows
-            if seed in seeds[row] and (row in self.ablations) == is_ablation
-        ]
-
-    def __post_init__(self) -> None:
-        self._check_names()
-        for name, row in self.rows.items():
-            if row.get("teacher", "") not in ("", *self.teachers):
-                known = ", ".join(self.teachers) or "none"
-                raise ValueError(f"row {name}: there is no teacher {row['teacher']}; teachers names {known}")
-            if "teacher" in row and ("distill.method" not in row or "teacher_checkpoint" in {**self.settings, **row}):
-                raise ValueError(f"row {name}: teacher needs distill.method in the row, and no teacher_checkpoint")
-        if self.jobs > 1 and not self.isolate:
-            raise ValueError("jobs above 1 need isolate: true, as one process has one stream of random numbers")
-        if not all((self.seeds, *self.row_seeds.values())) or self.jobs < 1:
-            raise ValueError("seeds and row_seeds must name at least one seed each, and jobs must be at least 1")
-
-    def _check_names(self) -> None:
-        asked = {name for rows in self.questions.values() for name in rows}
-        unknown = {self.baseline, *self.baselines.values(), *self.baselines, *self.row_seeds, *asked} - set(self.rows)
-        if unknown:
-            raise ValueError(
-                f"there is no row {', '.join(sorted(unknown))}, which a baseline, row_seeds or a question names; rows "
-                f"are {', '.join(self.rows)}"
-            )
-        twice = set(self.arms or STANDARD_ARMS) & set(self.ablations)
-        if twice:
-            raise ValueError(f"ablations: {', '.join(sorted(twice))} is an arm too; choose another name")
-        unasked = set(self.ablations) - asked
-        if unasked:
-            raise ValueError(f"ablations: no question names {', '.join(sorted(unasked))}; add one that shows it")
 
 
 def run_distillation(config: DistillationConfig) -> str:
@@ -341,5 +261,12 @@ def _teacher_metrics(
 
 
 def _machine() -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return {"device": device, "cores": os.cpu_count(), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")  # Linux; elsewhere Python knows
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -62,10 +62,16 @@ def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: 
     page.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Distillation on {html.escape(split)}</title>'
         f"<style>{_STYLE}</style><h1>Distillation, side by side</h1>{_table(table)}{cost}{_questions(table)}{figures}"
-        f"<h2>How it was made</h2><p>{html.escape(json.dumps(table.machine))}</p>"
+        f"<h2>How it was made</h2><p>{html.escape(_making(table))}</p>"
         f"<details><summary>Settings</summary><pre>{settings}</pre></details></html>\n"
     )
     return page
+
+
+def _making(table: Table) -> str:
+    machine = ", ".join(f"{name} {value}" for name, value in table.machine.items())
+    hours = sum(run.train_seconds for run in table.outcomes) / 3600
+    return f"{len(table.outcomes)} trainings, {hours:.1f} hours in all, {table.config['jobs']} at once; {machine}"
 
 
 def _questions(table: Table) -> str:

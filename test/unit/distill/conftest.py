@@ -1,7 +1,7 @@
 """A student, a teacher and ground truth of random numbers, on a grid with more columns than rows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from training.teacher.output import TeacherOutput
 
 GRID = BevGrid(x_min=-8.0, x_max=8.0, y_min=-6.4, y_max=6.4, rows=16, cols=20)  # 0.8 m cells
 CHANNELS = 6  # of both maps and of all query features
+NINE_CELLS = BevGrid(x_min=-1.5, x_max=1.5, y_min=-1.5, y_max=1.5, rows=3, cols=3)  # centres at -1, 0 and 1 m
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,22 @@ def make_scene() -> Callable[..., Scene]:
 
 
 @pytest.fixture
+def make_nine_cells(make_scene: Callable[..., Scene]) -> Callable[..., Scene]:
+    """Makes scenes of nine cells by hand: two maps (C, 3, 3), and a box on the middle cell that heads along x."""
+
+    def make(student_bev: Tensor, teacher_bev: Tensor, *, length: float = 2.0, width: float = 2.0) -> Scene:
+        scene = make_scene((1,))
+        box = torch.tensor([[0.0, 0.0, 0.0, length, width, 1.0, 0.0, 0.0, 0.0]])
+        return Scene(
+            student=replace(scene.student, bev=student_bev[None]),
+            teacher=replace(scene.teacher, encoded=teacher_bev[None], grid=NINE_CELLS),
+            batch=batch_of([box], [torch.zeros(1, dtype=torch.int64)]),
+        )
+
+    return make
+
+
+@pytest.fixture
 def make_batch() -> Callable[[list[Tensor], list[Tensor]], Batch]:
     """Makes a batch of ground truth without sensors."""
     return batch_of
@@ -136,6 +153,12 @@ def make_batch() -> Callable[[list[Tensor], list[Tensor]], Batch]:
 def grid() -> BevGrid:
     """The grid of the scenes."""
     return GRID
+
+
+@pytest.fixture
+def nine_cells() -> BevGrid:
+    """The grid of the scenes of nine cells."""
+    return NINE_CELLS
 
 
 @pytest.fixture

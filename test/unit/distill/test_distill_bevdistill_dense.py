@@ -23,7 +23,8 @@ def without_adapters(grid, channels, **settings):
     return distiller
 
 
-def test_by_hand(grid, channels, make_scene, make_batch):
+@pytest.mark.parametrize("sigma", [1.6, 0.9])
+def test_by_hand(sigma, grid, channels, make_scene, make_batch):
     row, col = 5, 12
     x, y = grid.cell_centres()[row, col].tolist()
     box = torch.tensor([[x, y, 1.0, 4.0, 2.0, 1.5, 0.0, 0.0, 0.0]])
@@ -33,20 +34,20 @@ def test_by_hand(grid, channels, make_scene, make_batch):
     student_bev[0, 0, row, col] = 2.0
     student_bev[0, 1, row, col] = 1.0
     student_bev[0, 2, row, col + 1] = 3.0
-    loss = without_adapters(grid, channels)(
+    loss = without_adapters(grid, channels, sigma=sigma)(
         replace(scene.student, bev=student_bev),
         replace(scene.teacher, encoded=teacher_bev),
         make_batch([box], [torch.zeros(1, dtype=torch.int64)]),
     )["dense"]
-    weights = foreground_mask("soft", [box], grid).sum()
-    assert loss.item() == pytest.approx((5.0 + 9.0 * math.exp(-(0.8**2) / (2 * 1.6**2))) / weights.item())
+    weights = foreground_mask("soft", [box], grid, sigma=sigma).sum()
+    assert loss.item() == pytest.approx((5.0 + 9.0 * math.exp(-(0.8**2) / (2 * sigma**2))) / weights.item())
 
 
 @pytest.mark.parametrize("mask", ["none", "box", "soft", "soft_sharp", "teacher_score"])
 def test_matches_a_loop(mask, grid, channels, make_scene):
     scene = make_scene((3, 2))
-    loss = without_adapters(grid, channels, mask=mask)(scene.student, scene.teacher, scene.batch)["dense"]
-    weights = foreground_mask(mask, scene.batch.boxes, grid, predictions=scene.teacher.predictions)
+    loss = without_adapters(grid, channels, mask=mask, sigma=1.1)(scene.student, scene.teacher, scene.batch)["dense"]
+    weights = foreground_mask(mask, scene.batch.boxes, grid, sigma=1.1, predictions=scene.teacher.predictions)
     items = []
     for item in range(2):
         total, weight = 0.0, 0.0
@@ -81,6 +82,14 @@ def test_scale_of_the_teacher_does_not_matter_once_normalised(grid, channels, ma
     distiller = build(grid, channels)
     expected = distiller(scene.student, scene.teacher, scene.batch)["dense"]
     torch.testing.assert_close(distiller(scene.student, larger, scene.batch)["dense"], expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("teacher_adapter", "is_signed"), [("norm", True), ("none", True), ("conv", False)])
+def test_student_reaches_below_zero_where_the_teacher_does(teacher_adapter, is_signed, grid, channels, make_scene):
+    scene = make_scene()
+    distiller = build(grid, channels, teacher_adapter=teacher_adapter)
+    student, teacher = distiller.student_adapter(scene.student.bev), distiller.teacher_adapter(scene.teacher.encoded)
+    assert (student < 0).any() == (teacher < 0).any() == is_signed
 
 
 def collapse(adapter):

@@ -162,6 +162,23 @@ def test_matches_a_loop_over_layers_items_and_queries(build, make_scene, class_t
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, rel=1e-3)
 
 
+def test_kl_by_hand(build, make_scene, make_batch):
+    """The right box at the right place, of quality sqrt(0.8); the student agrees on all classes but the box's."""
+    scene, box = make_scene((1,)), box_at(0.0)[None]
+    teacher, student = (
+        SetPrediction(logits=each.logits[None], codes=each.codes[None], features=each.features[None])
+        for each in (queries(box, [3], score=0.8), queries(box, [3], score=0.5))
+    )
+    losses = build(class_term="kl", box_term=False)(
+        replace(scene.student, predictions=student),
+        replace(scene.teacher, predictions=teacher),
+        make_batch([box], [torch.tensor([3])]),
+    )
+    divergence = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    assert losses.keys() == {"sparse_kl"}
+    assert losses["sparse_kl"].item() == pytest.approx(math.sqrt(0.8) * divergence, abs=1e-4)
+
+
 @pytest.mark.parametrize(("wanted", "query"), [(None, 1), (torch.tensor([[True, False]]), 0)])
 def test_a_teacher_query_of_no_quality_takes_no_query_from_a_better_one(wanted, query):
     """Of the first target the first query is nearer (4 m against 6 m); the second target would have it (5 m)."""
@@ -261,6 +278,32 @@ def test_negatives_of_the_batch_are_added_to_those_of_the_item(build, make_scene
     one = scene.item(0)
     arguments = one.student, one.teacher, one.batch
     torch.testing.assert_close(batch(*arguments)["sparse_mi"], item(*arguments)["sparse_mi"])
+
+
+@torch.no_grad()
+def test_negatives_of_the_batch_match_a_loop(build, make_scene):
+    scene = make_scene((3, 3))
+    distiller = build(negatives="batch")
+    student = scene.student.predictions
+    targets = best_queries(scene.teacher, student, 50)
+    quality, objects = rate(targets, scene.batch.boxes, scene.batch.labels, gamma=0.5)
+    assert all({-1, 0, 1, 2} == set(item.tolist()) for item in objects)
+    index_LBK = match(student, targets, class_weight=1.0, box_weight=0.25, wanted=quality > 0)
+    places = list(itertools.product(range(2), range(objects.shape[1])))
+    expected = 0.0
+    for layer, (item, target) in itertools.product(range(2), places):
+        anchor = normalize(distiller.critic.teacher(targets.features[item, target]), dim=-1)
+        scores = {}
+        for other_item, other in places:
+            same = item == other_item and objects[item, target] == objects[item, other] != -1
+            if (item, target) == (other_item, other) or not same:
+                feature = student.features[layer, other_item, index_LBK[layer, other_item, other]]
+                image = normalize(distiller.critic.student(feature), dim=-1)
+                scores[other_item, other] = math.exp(float(anchor @ image) / 0.07)
+        share = quality[item, target].item() / max(quality[item].sum().item(), 1.0) / 2
+        expected -= share * math.log(scores[item, target] / sum(scores.values()))
+    loss = distiller(scene.student, scene.teacher, scene.batch)["sparse_mi"]
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_first_objects_of_two_items_are_different_objects(build, make_scene, make_batch):

@@ -7,8 +7,15 @@ import torch
 from jsonargparse import ArgumentParser
 
 from bevdistill_ros.model.outputs import SetPrediction
-from training.distill.base import CompositeDistiller, bev_pair
+from training.distill.base import CompositeDistiller, DistillShapes, bev_pair
+from training.distill.bevdistill_dense import BevDistillDenseConfig
+from training.distill.bevdistill_sparse import BevDistillSparseConfig
 from training.distill.build import METHODS, DistillConfig, build_distiller, weights_of
+from training.distill.fitnet import FitNetConfig
+from training.distill.monodistill import MonoDistillConfig
+from training.distill.set2set import Set2SetConfig
+from training.distill.unidistill import UniDistillConfig
+from training.distill.uvtr import UvtrConfig
 
 ACTIVE = [method for method in METHODS if method != "none"]
 ON_MAPS = [method for method in ACTIVE if method not in ("set2set", "bevdistill_sparse")]
@@ -195,6 +202,34 @@ def test_command_line_reaches_the_settings_of_a_method():
     config = parser.instantiate(parser.parse_args(arguments)).settings.distill
     assert weights_of(config) == {"dense": 0.5, "sparse_mi": 1.0, "sparse_box": 0.25}
     assert "class_path" not in parser.dump(parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        FitNetConfig(tap="finest"),
+        Set2SetConfig(num_queries=5, match_class_weight=2.0, match_box_weight=3.0, velocity_weight=4.0),
+        MonoDistillConfig(sigma=0.7, affinity_cells=5, tap="finest"),
+        UvtrConfig(tap="finest"),
+        BevDistillDenseConfig(mask="box", sigma=0.7, tap="finest"),
+        BevDistillSparseConfig(
+            box_term=False, quality=False, gamma=0.3, num_queries=5, temperature=0.2, positions="release", tap="finest"
+        ),
+        BevDistillSparseConfig(
+            class_term="kl", negatives="batch", match_class_weight=2.0, match_box_weight=3.0, velocity_weight=4.0
+        ),
+        UniDistillConfig(sigma=0.7, tap="finest"),
+    ],
+    ids=lambda settings: type(settings).__name__,
+)
+def test_settings_reach_the_distiller(settings, grid):
+    shapes = DistillShapes(
+        grid=grid, student_channels=2, teacher_channels=2, student_feature_dim=2, teacher_feature_dim=2
+    )
+    taken = vars(settings.build(shapes))
+    shared = vars(settings).keys() & taken.keys()
+    assert shared
+    assert {name: taken[name] for name in shared} == {name: getattr(settings, name) for name in shared}
 
 
 def test_an_unknown_method_is_refused():
