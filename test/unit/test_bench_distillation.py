@@ -117,6 +117,15 @@ def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch:
     assert "http" not in page.replace("https", "http").split("<details>")[0]
 
 
+def test_a_mistake_is_told_before_hours_of_training(bench: Bench, files: Path) -> None:
+    config = bench("runs", teacher=files / "teacher.yaml", teacher_checkpoint="")
+    with pytest.raises(ValueError, match="has no split 'tiny_vall'; splits found: tiny_train, tiny_val"):
+        run_distillation(replace(config, split="tiny_vall"))
+    with pytest.raises(ValueError, match="row none: unknown setting"):
+        run_distillation(replace(config, arms={"none": {"optim.stepz": 3}}))
+    assert not config.output.exists()
+
+
 def without_latency(closing: str) -> list[str]:
     return [line for line in closing.splitlines() if not line.startswith("latency")]
 

@@ -27,6 +27,7 @@ from training.benchmark.process import Commands
 from training.callbacks import CONFIG, LAST, cost_of
 from training.checkpoint import config_text
 from training.config import TrainConfig
+from training.data.nuscenes import load_index
 from training.evaluate.metrics import Metrics
 from training.evaluate.offline import EvaluateConfig, evaluate
 from training.fit import differences, fit
@@ -49,24 +50,29 @@ def run_distillation(config: DistillationConfig) -> str:
 
 
 def _run(config: DistillationConfig, commands: Commands) -> str:
-    teacher = _teacher(config, commands)
-    others = {
-        name: _train_teacher(config, commands, f"teacher_{name}", settings)
-        for name, settings in config.teachers.items()
-    }
-    _check_teachers(config.output, {"teacher": teacher, **others})
+    others = {name: _teacher_training(config, f"teacher_{name}", changes) for name, changes in config.teachers.items()}
+    common = None if config.teacher_checkpoint else _teacher_training(config, "teacher", {})
+    teacher = Path(config.teacher_checkpoint) if common is None else Path(common.run.output) / LAST
+    checkpoints = {"": teacher, **{name: Path(entry.run.output) / LAST for name, entry in others.items()}}
     trainings = {
-        (row, seed): _training(config, row, seed, others.get(config.rows[row].get("teacher", ""), teacher))
+        (row, seed): _training(config, row, seed, checkpoints[config.rows[row].get("teacher", "")])
         for row, seed in config.runs
     }
     data = trainings[next(iter(trainings))]
+    index = load_index(data.data)
+    for split in (data.data.train_split, config.split):  # a mistake is told now, not after hours
+        index.samples_of(split)
+    for training in (common, *others.values()):
+        if training is not None:
+            _train(training, commands if config.isolate else None, bar=True)
+    _check_teachers(config.output, checkpoints)
     table = Table(
         config=json.loads(json.dumps(asdict(config), default=str)),
         machine=_machine(),
         teacher=_teacher_metrics(config, "teacher_evaluation", teacher, data, data.mmdet3d),
         teachers={
-            name: _teacher_metrics(config, f"teacher_{name}_evaluation", checkpoint, data, Mmdet3dConfig())
-            for name, checkpoint in others.items()
+            name: _teacher_metrics(config, f"teacher_{name}_evaluation", checkpoints[name], data, Mmdet3dConfig())
+            for name in others
         },
         outcomes=[],
         latency_ratio=None,
@@ -86,20 +92,14 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
     return f"{table_text(table)}\n\nresults: {path}\nreport: {page}"
 
 
-def _teacher(config: DistillationConfig, commands: Commands) -> Path:
-    """Checkpoint of the teacher of all rows that name no other."""
-    if config.teacher_checkpoint:
-        return Path(config.teacher_checkpoint)
-    return _train_teacher(config, commands, "teacher", {})
-
-
-def _train_teacher(config: DistillationConfig, commands: Commands, folder: str, changes: Mapping[str, Any]) -> Path:
-    """Checkpoint of a teacher, trained where it is not there."""
-    output = config.output / folder
-    settings = {**_shared_settings(config, "teacher"), **changes}
-    arguments = [f"--config={config.teacher}", *_words(settings), f"--run.output={output}", "--run.resume=true"]
-    _train(settings_from(TrainConfig, arguments), commands if config.isolate else None, bar=True)
-    return output / LAST
+def _teacher_training(config: DistillationConfig, folder: str, changes: Mapping[str, Any]) -> TrainConfig:
+    settings = {
+        **_shared_settings(config, "teacher"),
+        **changes,
+        "run.output": str(config.output / folder),
+        "run.resume": True,
+    }
+    return settings_from(TrainConfig, [f"--config={config.teacher}", *_words(settings)])
 
 
 def _training(config: DistillationConfig, arm: str, seed: int, teacher: Path) -> TrainConfig:

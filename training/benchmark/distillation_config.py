@@ -6,7 +6,9 @@ from typing import Any
 
 from training.distill.build import METHODS
 
-STANDARD_ARMS: dict[str, dict[str, Any]] = {
+Rows = dict[str, dict[str, Any]]
+
+STANDARD_ARMS: Rows = {
     "none": {},
     "none_heatmap": {"criterion.heatmap": 1.0},  # the authors' release has a heatmap too, which helps by itself
     **{method: {"distill.method": method} for method in METHODS if method != "none"},
@@ -23,14 +25,12 @@ class DistillationConfig:
     teachers: dict[str, dict[str, Any]] = field(default_factory=dict)  # more, settings over those of teacher, by name
     student: Path = Path("config/train/student_bench.yaml")  # training configuration of all students
     settings: dict[str, Any] = field(default_factory=dict)  # of all trainings that have them, over those of the files
-    # Rows, settings of each; `teacher: NAME` is one of teachers. Empty is one row a method.
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # Rows that only the tables of questions show; trained after the others.
-    ablations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    arms: Rows = field(default_factory=dict)  # settings of each row; `teacher: NAME` is of teachers; empty: each method
+    ablations: Rows = field(default_factory=dict)  # rows that only the tables of questions show; trained last
     baseline: str = "none"  # row from which gains are counted
     baselines: dict[str, str] = field(default_factory=dict)  # for rows that have a baseline of their own
     questions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the report asks, and rows that tell
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2)  # of each row
     row_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of rows that have others than seeds
     split: str = "synth_val"  # to score; not the one that settings were tuned on
     output: Path = Path("runs/distillation")  # runs and the report; what is done there is not done again
@@ -39,7 +39,7 @@ class DistillationConfig:
     isolate: bool = True  # each training in a process of its own, which its peak memory on a CPU needs
 
     @property
-    def rows(self) -> dict[str, dict[str, Any]]:
+    def rows(self) -> Rows:
         """Settings of each row, ablations last."""
         return {**(self.arms or STANDARD_ARMS), **self.ablations}
 

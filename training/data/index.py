@@ -63,10 +63,8 @@ class NuScenesIndex:
         Raises:
             ValueError: There is no such split, or the tables hold none of its scenes.
         """
-        if split not in self.splits:
-            found = ", ".join(self.splits) or "none; add splits.json beside the tables"
-            raise ValueError(f"{self.root / self.version} has no split '{split}'; splits found: {found}")
-        wanted = np.array([name.decode() in self.splits[split] for name in self.scene_names], dtype=bool)
+        scenes = scenes_of(self.splits, split, self.root / self.version)
+        wanted = np.array([name.decode() in scenes for name in self.scene_names], dtype=bool)
         chosen = np.flatnonzero(wanted[self.scenes])
         if not len(chosen):
             raise ValueError(f"split '{split}' names no scene that {self.root / self.version} holds")
@@ -87,3 +85,11 @@ class NuScenesIndex:
     def poses_of(self, split: str) -> dict[str, Tensor]:
         """Sample token to global_from_ego (4, 4) float64, for a split."""
         return {self.token(sample): torch.tensor(self.global_from_ego[sample]) for sample in self.samples_of(split)}
+
+
+def scenes_of(splits: Mapping[str, tuple[str, ...]], split: str, tables: Path) -> tuple[str, ...]:
+    """Scene names of one of the splits of these tables; a ValueError lists those that there are."""
+    if split not in splits:
+        found = ", ".join(splits) or "none; add splits.json beside the tables"
+        raise ValueError(f"{tables} has no split '{split}'; splits found: {found}")
+    return splits[split]

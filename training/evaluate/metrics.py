@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
+from training.data.index import scenes_of
 from training.data.tables import splits_of
 from training.evaluate.results import Results, results_from
 from training.whole_file import write_whole
@@ -122,10 +123,9 @@ def evaluate_results(nusc: NuScenes, results: Results, split: str, output_dir: P
 
 def split_tokens(nusc: NuScenes, split: str) -> list[str]:
     """Tokens of the samples of a split; a ValueError lists the splits that there are."""
-    splits = splits_of(Path(nusc.dataroot), nusc.version)
-    if split not in splits:
-        raise ValueError(f"{nusc.table_root} has no split '{split}'; splits found: {', '.join(splits) or 'none'}")
-    scenes = {scene["token"] for scene in nusc.scene if scene["name"] in splits[split]}
+    root = Path(nusc.dataroot)
+    names = scenes_of(splits_of(root, nusc.version), split, root / nusc.version)
+    scenes = {scene["token"] for scene in nusc.scene if scene["name"] in names}
     tokens = [sample["token"] for sample in nusc.sample if sample["scene_token"] in scenes]
     if not tokens:
         raise ValueError(f"split '{split}' names no scene that {nusc.table_root} holds")

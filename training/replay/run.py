@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle
+from training.data.index import scenes_of
 from training.data.tables import open_tables, splits_of
 from training.evaluate.metrics import Metrics
 from training.replay.config import ReplayConfig, Replayed, Setup
@@ -96,10 +97,8 @@ def _scenes(config: ReplayConfig, nusc: NuScenes) -> tuple[str, ...]:
             raise ValueError(f"{config.version} has no scene {', '.join(missing)}; it has {', '.join(sorted(present))}")
         return config.scenes
     assert config.root is not None
-    splits = splits_of(config.root, config.version)
-    if config.split not in splits:
-        raise ValueError(f"{config.version} has no split '{config.split}'; it has {', '.join(splits)}")
-    return tuple(scene for scene in splits[config.split] if scene in present)
+    scenes = scenes_of(splits_of(config.root, config.version), config.split, config.root / config.version)
+    return tuple(scene for scene in scenes if scene in present)
 
 
 def _write_bags(setup: Setup, nusc: NuScenes, scenes: Sequence[str]) -> list[Path]:
