@@ -25,8 +25,9 @@ from training.models import TrainedTeacher, dataset_for, load_student
 
 MASKS: tuple[Mask, ...] = ("box", "soft", "soft_sharp", "teacher_score")
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#1c1e21}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.3em .7em;text-align:right;
-border-bottom:1px solid #ddd;white-space:nowrap}td:first-child,th:first-child{text-align:left}img{max-width:100%}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+td,th{padding:.3em .5em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}img{max-width:100%}
 caption{text-align:left;padding:.5em 0;color:#555}tr.best{background:#eef7ee}"""
 
 
