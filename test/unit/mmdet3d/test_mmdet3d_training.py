@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from training.checkpoint import read_checkpoint
+from training.benchmark.distillation import run_distillation
+from training.benchmark.distillation_config import DistillationConfig
+from training.checkpoint import config_text, read_checkpoint
 from training.cli import main
 from training.config import TrainConfig
 from training.data.sample import collate
@@ -66,6 +68,25 @@ def test_distillation_run(make_run: MakeRun, centerpoint: Any, tmp_path: Path) -
     assert all(math.isfinite(value) for line in lines for value in line.values())
     names = read_checkpoint(checkpoint)["state_dict"]
     assert not any("detector" in name for name in names)
+
+
+def test_methods_of_one_detector_side_by_side(make_run: MakeRun, centerpoint: Any, tmp_path: Path) -> None:
+    student = tmp_path / "student.yaml"
+    student.write_text(config_text(make_run(tmp_path, **changes(centerpoint, "none"))))
+    closing = run_distillation(
+        DistillationConfig(
+            student=student,
+            teacher_checkpoint=centerpoint.checkpoint,
+            arms={"none": {}, "fitnet": {"distill.method": "fitnet"}},
+            seeds=(0,),
+            split="tiny_val",
+            output=tmp_path / "runs",
+            results=tmp_path / "results",
+            isolate=False,
+        )
+    )
+    assert [line.split()[0] for line in closing.splitlines()[2:5]] == ["LiDAR", "none", "fitnet"]
+    assert (tmp_path / "runs/pictures/features.png").stat().st_size > 5000
 
 
 def test_sweeps_must_be_those_of_the_detector(make_run: MakeRun, centerpoint: Any, tmp_path: Path) -> None:
