@@ -15,7 +15,7 @@ from torch import Tensor
 from bevdistill_ros.core.boxes import corners_bev
 from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
-from training.benchmark.distillation_table import HEADER, Table, rows_of
+from training.benchmark.distillation_table import HEADER, Table, gains_of, rows_of
 from training.callbacks import LAST, LOSSES
 from training.checkpoint import read_checkpoint, read_config
 from training.data.nuscenes import DataConfig, load_index
@@ -150,8 +150,7 @@ def _class_gains(table: Table) -> Figure:
 
 def class_gains(table: Table, method: str, name: str) -> list[float]:
     """Gains in AP of a class over the matching row, in points, seed by seed."""
-    before = {run.seed: run.class_ap[name] for run in table.of(table.baseline_of(method))}
-    return [100 * (run.class_ap[name] - before[run.seed]) for run in table.of(method) if run.seed in before]
+    return gains_of(table.of(method), table.of(table.baseline_of(method)), lambda run: run.class_ap[name])
 
 
 def _features(table: Table, folder: Path, teacher: TrainedTeacher, split: str) -> Figure:

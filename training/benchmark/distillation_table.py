@@ -1,8 +1,9 @@
 """Outcomes of the method table: on disk as JSON, and as the table that the paper prints."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any, Self
@@ -193,9 +194,14 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def paired_gains(runs: Sequence[Outcome], base: Sequence[Outcome], name: str) -> list[float]:
-    """Gains in points seed by seed, which share start and data order."""
-    before = {run.seed: getattr(run, name) for run in base}
-    return [100 * (getattr(run, name) - before[run.seed]) for run in runs if run.seed in before]
+    """Gains in points of a score, by its name in `Outcome`, seed by seed, which share start and data order."""
+    return gains_of(runs, base, attrgetter(name))
+
+
+def gains_of(runs: Sequence[Outcome], base: Sequence[Outcome], score: Callable[[Outcome], float]) -> list[float]:
+    """Gains in points of any score of 0...1, seed by seed; of seeds that both sides have."""
+    before = {run.seed: score(run) for run in base}
+    return [100 * (score(run) - before[run.seed]) for run in runs if run.seed in before]
 
 
 def _gain(runs: Sequence[Outcome], base: Sequence[Outcome], name: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
@@ -118,3 +119,9 @@ def identity_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def exact_product(first: Tensor, second: Tensor) -> Tensor:
+    """Matrix product in the precision of its factors, also under autocast, where small differences would round away."""
+    with torch.autocast(first.device.type, enabled=False):
+        return first @ second

@@ -13,14 +13,21 @@ help by itself and be mistaken for distillation.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.outputs import StudentOutput
 from training.data.sample import Batch
-from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair, identity_convolution
+from training.distill.base import (
+    Distiller,
+    DistillShapes,
+    MethodConfig,
+    Tap,
+    bev_pair,
+    exact_product,
+    identity_convolution,
+)
 from training.distill.dense_head import DenseBoxHead, box_map, map_distance
 from training.distill.foreground import foreground_mask, weighted_mean
 from training.teacher.output import TeacherOutput
@@ -87,8 +94,7 @@ def affinity(bev: Tensor, cells: int) -> Tensor:
     rows, cols = bev.shape[-2:]
     pooled = adaptive_avg_pool2d(bev, (min(rows, cells), min(cols, cells)))
     unit_BCN = normalize(pooled.flatten(2), dim=1)
-    with torch.autocast(bev.device.type, enabled=False):  # which would round the small differences away
-        return unit_BCN.transpose(1, 2) @ unit_BCN
+    return exact_product(unit_BCN.transpose(1, 2), unit_BCN)
 
 
 @dataclass(frozen=True, kw_only=True)

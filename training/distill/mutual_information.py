@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from training.distill.base import exact_product
+
 
 class Critic(nn.Module):
     """g_T and g_S.
@@ -41,8 +43,7 @@ def info_nce(teacher: Tensor, student: Tensor, excluded: Tensor, *, temperature:
     Returns:
         (..., N), not negative; 0 for one without negatives.
     """
-    with torch.autocast(teacher.device.type, enabled=False):  # in half precision a small loss would round to nothing
-        scores = teacher @ student.transpose(-1, -2) / temperature
+    scores = exact_product(teacher, student.transpose(-1, -2)) / temperature
     positive = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     allowed = scores.masked_fill(excluded & ~positive, float("-inf"))
     return allowed.logsumexp(dim=-1) - scores.diagonal(dim1=-2, dim2=-1)

@@ -24,7 +24,15 @@ from bevdistill_ros.core.boxes import BOX_SIZE, corners_bev
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.outputs import StudentOutput
 from training.data.sample import Batch
-from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair, identity_convolution
+from training.distill.base import (
+    Distiller,
+    DistillShapes,
+    MethodConfig,
+    Tap,
+    bev_pair,
+    exact_product,
+    identity_convolution,
+)
 from training.distill.dense_head import DenseBoxHead, box_map, map_distance
 from training.distill.foreground import foreground_mask, weighted_mean
 from training.distill.sampling import sample_bev
@@ -102,8 +110,7 @@ def key_points(boxes: Sequence[Tensor], grid: BevGrid) -> tuple[Tensor, Tensor]:
 
 def _relations(features_BMPC: Tensor) -> Tensor:
     unit = normalize(features_BMPC, dim=-1)
-    with torch.autocast(unit.device.type, enabled=False):  # which would round the small differences away
-        return unit @ unit.transpose(-1, -2)
+    return exact_product(unit, unit.transpose(-1, -2))
 
 
 @dataclass(frozen=True, kw_only=True)

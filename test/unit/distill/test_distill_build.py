@@ -7,7 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from bevdistill_ros.model.outputs import SetPrediction
-from training.distill.base import CompositeDistiller, DistillShapes, bev_pair
+from training.distill.base import CompositeDistiller, DistillShapes, bev_pair, exact_product
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
 from training.distill.build import METHODS, DistillConfig, build_distiller, weights_of
@@ -230,6 +230,14 @@ def test_settings_reach_the_distiller(settings, grid):
     shared = vars(settings).keys() & taken.keys()
     assert shared
     assert {name: taken[name] for name in shared} == {name: getattr(settings, name) for name in shared}
+
+
+def test_product_is_exact_under_autocast():
+    first, second = torch.rand(3, 4), torch.rand(4, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (first @ second).dtype == torch.bfloat16
+        product = exact_product(first, second)
+    torch.testing.assert_close(product, (first.double() @ second.double()).float(), rtol=1e-6, atol=0)
 
 
 def test_an_unknown_method_is_refused():
