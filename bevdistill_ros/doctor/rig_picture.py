@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.geometry import invert_rigid
 from bevdistill_ros.core.wireframe import line_segments
-from bevdistill_ros.doctor.camera_views import CameraView, describe
+from bevdistill_ros.doctor.checks.rig import CameraView, describe
 
 CELL_WIDTH = 640  # [px] of a camera's picture
 COLUMNS = 3

@@ -8,24 +8,24 @@ import numpy as np
 import rclpy
 
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.doctor.calibration_topics import (
+from bevdistill_ros.doctor.checks.calibration import (
     MountingSource,
     check_camera_infos,
     check_mountings,
     check_odometry,
     straight_pictures,
 )
-from bevdistill_ros.doctor.camera_topics import Expectation, check_images
-from bevdistill_ros.doctor.camera_views import CameraView
+from bevdistill_ros.doctor.checks.images import Expectation, check_images
+from bevdistill_ros.doctor.checks.rig import CameraView
 from bevdistill_ros.doctor.config import DoctorConfig
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, warn
-from bevdistill_ros.doctor.graph import Graph
-from bevdistill_ros.doctor.node_parameters import parameters_of_file, parameters_of_node
-from bevdistill_ros.doctor.recording import Recording, listen
-from bevdistill_ros.doctor.target import Topics, find_topics, override
-from bevdistill_ros.node.calibration import Calibration, calibrations_of
+from bevdistill_ros.doctor.live.graph import Graph
+from bevdistill_ros.doctor.live.parameters import parameters_of_file, parameters_of_node
+from bevdistill_ros.doctor.live.recording import Recording, listen
+from bevdistill_ros.doctor.live.topics import Topics, find_topics, override
+from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.node.diagnostics import Level
-from bevdistill_ros.node.parameters import DetectorParameters
+from bevdistill_ros.node.rig.calibration import Calibration, calibrations_of
 
 _VERDICTS = {Level.OK: Verdict.OK, Level.WARN: Verdict.WARN}
 

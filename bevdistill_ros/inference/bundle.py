@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bevdistill_ros.core.files import read_text
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.core.safe_file import read_text
 from bevdistill_ros.inference.manifest import Manifest
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig

@@ -10,10 +10,10 @@ import torch
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import Bundle
-from bevdistill_ros.inference.memory import Memory, MemoryLimits
+from bevdistill_ros.inference.temporal_memory import Memory, MemoryLimits
 from bevdistill_ros.model.config import StudentConfig
-from bevdistill_ros.model.outputs import CameraInput, StudentOutput
 from bevdistill_ros.model.postprocess import detections_from
+from bevdistill_ros.model.records import CameraInput, StudentOutput
 
 Precision = Literal["fp32", "fp16", "bf16"]
 _AUTOCAST = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}

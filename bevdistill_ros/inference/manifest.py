@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.model.config import StudentConfig
 

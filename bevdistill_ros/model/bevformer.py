@@ -12,7 +12,7 @@ from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.efficientnet import EfficientNetLite0
 from bevdistill_ros.model.encoder import BevEncoder
 from bevdistill_ros.model.fpn import FeaturePyramid
-from bevdistill_ros.model.outputs import BevMemory, CameraInput, StudentOutput
+from bevdistill_ros.model.records import BevMemory, CameraInput, StudentOutput
 from bevdistill_ros.model.resnet import ResNet
 
 

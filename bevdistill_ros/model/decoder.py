@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.boxes import CODE_SIZE
-from bevdistill_ros.core.classes import NUM_CLASSES
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import NUM_CLASSES
 from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
-from bevdistill_ros.model.outputs import SetPrediction
 from bevdistill_ros.model.query_selection import HeatmapSelection, QuerySelection, Selection
+from bevdistill_ros.model.records import SetPrediction
 
 NUM_WAVES = 16  # sine and cosine pairs of a coordinate's embedding
 PRIOR_PROBABILITY = 0.01  # of a class at a query before training, as in focal loss

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.decoder import FeedForward
 from bevdistill_ros.model.deformable import MultiScaleDeformableAttention, maps_of
-from bevdistill_ros.model.outputs import BevMemory, CameraInput
 from bevdistill_ros.model.recompute import recomputed
+from bevdistill_ros.model.records import BevMemory, CameraInput
 from bevdistill_ros.model.spatial_attention import RigView, SpatialCrossAttention, VisiblePillars
 from bevdistill_ros.model.temporal_attention import TemporalSelfAttention, ego_motion, warp_bev
 

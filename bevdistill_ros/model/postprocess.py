@@ -7,7 +7,7 @@ import torch
 from bevdistill_ros.core.boxes import decode_boxes, wrap_angle
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 
 
 @torch.no_grad()

@@ -16,14 +16,14 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from bevdistill_ros.core.classes import CLASS_NAMES, attribute_of
 from bevdistill_ros.core.geometry import quaternion_from_yaw, transform_from
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, attribute_of
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.inference.decode import decode_image
 from bevdistill_ros.msg import Detection3D, Detection3DArray, PipelineStatus
-from bevdistill_ros.node.calibration import Calibration
 from bevdistill_ros.node.diagnostics import Item, SetReport
 from bevdistill_ros.node.markers import Shape
+from bevdistill_ros.node.rig.calibration import Calibration
 
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 _TO_RGB = {

@@ -14,8 +14,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.logging import get_logger
 from std_srvs.srv import Trigger
 
+from bevdistill_ros.interface import parameters as parameter_rules
 from bevdistill_ros.node import convert
-from bevdistill_ros.node import parameters as parameter_rules
 from bevdistill_ros.node.diagnostics import Item, Level, clock_item
 from bevdistill_ros.node.session import Session
 

@@ -9,8 +9,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from bevdistill_ros.node.calibration import NOT_YET
-from bevdistill_ros.node.parameters import DiagnosticsParameters
+from bevdistill_ros.interface.parameters import DiagnosticsParameters
+from bevdistill_ros.node.rig.calibration import NOT_YET
 
 STAGES: tuple[str, ...] = ("transport_age", "wait", "decode", "preprocess", "inference", "postprocess", "publish")
 BUSY = "worker busy"  # reason of sets that a newer one took the place of; cameras may well be faster than the model

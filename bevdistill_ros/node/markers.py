@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
-from bevdistill_ros.core.classes import CLASS_COLOURS, CLASS_NAMES, MOTION_THRESHOLD, Colour
+from bevdistill_ros.core.nuscenes import CLASS_COLOURS, CLASS_NAMES, MOTION_THRESHOLD, Colour
 from bevdistill_ros.core.records import Detections
 
 BOX_OPACITY = 0.45

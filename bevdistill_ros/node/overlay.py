@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from bevdistill_ros.core.boxes import corners_bev
-from bevdistill_ros.core.classes import CLASS_COLOURS, CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import CLASS_COLOURS, CLASS_NAMES
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.wireframe import box_segments
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.frame import frame_from_images
-from bevdistill_ros.node.calibration import Calibration, CalibrationStore, Mountings, Rectifier, calibrations_of
-from bevdistill_ros.node.ego_motion import EgoMotion, compensate
+from bevdistill_ros.node.rig.calibration import Calibration, CalibrationStore, Mountings, Rectifier, calibrations_of
+from bevdistill_ros.node.rig.ego_motion import EgoMotion, compensate
 
 MOUNTING_TOLERANCE = 1e-3  # [m, and sine of an angle] mountings that change by more are a change of the rig
 

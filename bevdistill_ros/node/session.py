@@ -9,9 +9,13 @@ from rclpy.lifecycle import LifecycleNode
 
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.inference.engine import Engine
-from bevdistill_ros.inference.memory import MemoryLimits
+from bevdistill_ros.inference.temporal_memory import MemoryLimits
+from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.node import convert
-from bevdistill_ros.node.calibration import (
+from bevdistill_ros.node.diagnostics import BUSY, Item, Level, Monitor, calibration_item
+from bevdistill_ros.node.pipeline import ImageSet, Pipeline, UnusableSet
+from bevdistill_ros.node.publishers import Outputs
+from bevdistill_ros.node.rig.calibration import (
     CalibrationStore,
     Mountings,
     RigMountings,
@@ -19,15 +23,11 @@ from bevdistill_ros.node.calibration import (
     differences_from_training,
     load_rig,
 )
-from bevdistill_ros.node.diagnostics import BUSY, Item, Level, Monitor, calibration_item
-from bevdistill_ros.node.ego_motion import EgoMotion, NoEgoMotion, OdometryBuffer
-from bevdistill_ros.node.filters import require_message_filters
-from bevdistill_ros.node.inputs import Inputs, Listeners
-from bevdistill_ros.node.outputs import Outputs
-from bevdistill_ros.node.parameters import DetectorParameters
-from bevdistill_ros.node.pipeline import ImageSet, Pipeline, UnusableSet
-from bevdistill_ros.node.synchronizer import DroppedSet
-from bevdistill_ros.node.transforms import TfMotion, TfMountings, Transforms
+from bevdistill_ros.node.rig.ego_motion import EgoMotion, NoEgoMotion, OdometryBuffer
+from bevdistill_ros.node.subscriptions import Inputs, Listeners
+from bevdistill_ros.node.sync.anchor import DroppedSet
+from bevdistill_ros.node.sync.filters import require_message_filters
+from bevdistill_ros.node.tf import TfMotion, TfMountings, Transforms
 from bevdistill_ros.node.worker import LatestWorker
 
 THROTTLE_S = 5.0  # between two log lines of one kind

@@ -12,13 +12,13 @@ from nuscenes.utils.geometry_utils import view_points
 from pyquaternion import Quaternion
 
 from bevdistill_ros.core.boxes import corners_3d, points_in_boxes
-from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.geometry import invert_rigid, project_points, transform_points
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
 from training.data.augment import BevAugment, BevAugmentConfig, Compose, RangeFilter
-from training.data.nuscenes import DataConfig, NuScenesDataset, NuScenesIndex, load_index
+from training.data.dataset import DataConfig, NuScenesDataset, NuScenesIndex, load_index
 from training.data.sample import collate
 from training.data.tables import open_tables
 from training.evaluate.metrics import evaluate_detections, evaluate_results

@@ -17,12 +17,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS  # noqa: E402
 from bevdistill_ros.node.convert import calibration_of, header_from, stamp_of  # noqa: E402
-from training.benchmark.node import NodeBenchConfig, run_node_bench, synthetic_rig  # noqa: E402
-from training.benchmark.pictures import PICTURE_SIZE  # noqa: E402
-from training.benchmark.ros.approximate_time import ApproximateTime  # noqa: E402
-from training.benchmark.ros.naive_node import prepared  # noqa: E402
-from training.benchmark.ros.vehicle import camera_infos, compressed_image, raw_image, stamped  # noqa: E402
-from training.benchmark.soak import SoakConfig, run_soak  # noqa: E402
+from training.benchmark.node.overhead import NodeBenchConfig, run_node_bench, synthetic_rig  # noqa: E402
+from training.benchmark.node.pictures import PICTURE_SIZE  # noqa: E402
+from training.benchmark.node.ros.approximate_time import ApproximateTime  # noqa: E402
+from training.benchmark.node.ros.naive_node import prepared  # noqa: E402
+from training.benchmark.node.ros.vehicle import camera_infos, compressed_image, raw_image, stamped  # noqa: E402
+from training.benchmark.node.soak import SoakConfig, run_soak  # noqa: E402
 
 MS = 1_000_000
 
@@ -116,9 +116,9 @@ def test_short_soak_accounts_for_every_set(tmp_path: Path) -> None:
 
 
 def test_bench_of_a_node_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.benchmark.node._START_TIMEOUT_S", 3.0)
-    monkeypatch.setattr("training.benchmark.node._command", lambda *_: ["json.tool", "/no/such/file"])
-    monkeypatch.setattr("training.benchmark.node.write_pictures", _write_one_colour)
+    monkeypatch.setattr("training.benchmark.node.overhead._START_TIMEOUT_S", 3.0)
+    monkeypatch.setattr("training.benchmark.node.overhead._command", lambda *_: ["json.tool", "/no/such/file"])
+    monkeypatch.setattr("training.benchmark.node.overhead.write_pictures", _write_one_colour)
     with pytest.raises(ChildProcessError, match="No such file"):
         run_node_bench(NodeBenchConfig(rounds=1, progress=False, output=tmp_path / "bench"))
 

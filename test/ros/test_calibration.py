@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.node.calibration import (
+from bevdistill_ros.node.rig.calibration import (
     Calibration,
     CalibrationStore,
     Rectifier,

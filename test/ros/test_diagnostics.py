@@ -9,7 +9,7 @@ pytestmark = pytest.mark.ros
 
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 
-from bevdistill_ros.node.calibration import NOT_YET  # noqa: E402
+from bevdistill_ros.interface.parameters import DiagnosticsParameters  # noqa: E402
 from bevdistill_ros.node.diagnostics import (  # noqa: E402
     BUSY,
     STAGES,
@@ -21,7 +21,7 @@ from bevdistill_ros.node.diagnostics import (  # noqa: E402
     calibration_item,
     clock_item,
 )
-from bevdistill_ros.node.parameters import DiagnosticsParameters  # noqa: E402
+from bevdistill_ros.node.rig.calibration import NOT_YET  # noqa: E402
 
 SECOND = 1_000_000_000
 START = 1_000 * SECOND

@@ -25,12 +25,12 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: E402
 
 from bevdistill_ros.core.grid import BevGrid  # noqa: E402
 from bevdistill_ros.core.rig import CameraRig  # noqa: E402
-from bevdistill_ros.doctor.camera_views import BODY_FROM_OPTICAL  # noqa: E402
+from bevdistill_ros.doctor.checks.dds import VARIABLES, our_profile, variable  # noqa: E402
+from bevdistill_ros.doctor.checks.rig import BODY_FROM_OPTICAL  # noqa: E402
 from bevdistill_ros.doctor.config import DoctorConfig  # noqa: E402
-from bevdistill_ros.doctor.dds import VARIABLES, our_profile, variable  # noqa: E402
 from bevdistill_ros.doctor.examination import Examination  # noqa: E402
 from bevdistill_ros.doctor.finding import Finding, Verdict  # noqa: E402
-from bevdistill_ros.doctor.graph import mismatch, node_quality  # noqa: E402
+from bevdistill_ros.doctor.live.graph import mismatch, node_quality  # noqa: E402
 from bevdistill_ros.inference.bundle import save_bundle  # noqa: E402
 from bevdistill_ros.model.bevformer import BevFormer  # noqa: E402
 from bevdistill_ros.model.config import StudentConfig  # noqa: E402

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from bevdistill_ros.core.geometry import quaternion_from_yaw, transform_from, yaw_of
-from bevdistill_ros.node.ego_motion import NoEgoMotion, OdometryBuffer, compensate
+from bevdistill_ros.node.rig.ego_motion import NoEgoMotion, OdometryBuffer, compensate
 
 SECOND = 1_000_000_000
 

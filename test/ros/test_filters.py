@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bevdistill_ros.node import filters
+from bevdistill_ros.node.sync import filters
 
 MS = 1_000_000
 

@@ -17,11 +17,11 @@ from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
-from bevdistill_ros.node.calibration import CalibrationStore  # noqa: E402
+from bevdistill_ros.interface.parameters import DetectorParameters, SyncParameters  # noqa: E402
 from bevdistill_ros.node.convert import header_from  # noqa: E402
-from bevdistill_ros.node.inputs import Inputs, Listeners  # noqa: E402
-from bevdistill_ros.node.parameters import DetectorParameters, SyncParameters  # noqa: E402
 from bevdistill_ros.node.pipeline import ImageSet  # noqa: E402
+from bevdistill_ros.node.rig.calibration import CalibrationStore  # noqa: E402
+from bevdistill_ros.node.subscriptions import Inputs, Listeners  # noqa: E402
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 TIMEOUT_S = 20.0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bevdistill_ros.core.classes import CLASS_COLOURS, CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import CLASS_COLOURS, CLASS_NAMES
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.node.markers import Lifetime, shapes_of

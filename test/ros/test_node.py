@@ -35,7 +35,7 @@ from tiny_model import (  # noqa: E402
 from vehicle import jpeg, jpegs, raws  # noqa: E402
 
 from bevdistill_ros.inference.decode import decode_image  # noqa: E402
-from bevdistill_ros.node.filters import HAS_MESSAGE_FILTERS  # noqa: E402
+from bevdistill_ros.node.sync.filters import HAS_MESSAGE_FILTERS  # noqa: E402
 
 
 def images(seed: int) -> list[np.ndarray]:

@@ -14,8 +14,8 @@ rclpy = pytest.importorskip("rclpy", reason="needs rclpy: make setup, then sourc
 from rclpy.parameter import Parameter  # noqa: E402
 
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS  # noqa: E402
+from bevdistill_ros.interface.reference import parameter_table  # noqa: E402
 from bevdistill_ros.node import parameters as rules  # noqa: E402
-from bevdistill_ros.node.reference import parameter_table  # noqa: E402
 from bevdistill_ros.node.session import in_model_order  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def test_shipped_file_names_every_parameter_and_is_valid() -> None:
 
 def test_readme_holds_the_table_of_parameters() -> None:
     table = parameter_table()
-    assert f"\n{table}\n" in README.read_text(), "put the output of python -m bevdistill_ros.node.reference there"
+    assert f"\n{table}\n" in README.read_text(), "put the output of python -m bevdistill_ros.interface.reference there"
     assert "| `score_threshold` | double | `0.2` | 0...1 | yes | detections below this score" in table
     assert all(f"| `{name}` |" in table for name in rules.settings())
 

@@ -16,8 +16,8 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: E402
 
 from bevdistill_ros.node.convert import header_from, odometry_of, stamp_of  # noqa: E402
-from bevdistill_ros.node.ego_motion import OdometryBuffer  # noqa: E402
 from bevdistill_ros.node.polled import PolledSubscription  # noqa: E402
+from bevdistill_ros.node.rig.ego_motion import OdometryBuffer  # noqa: E402
 
 QUALITY = QoSProfile(depth=3, reliability=QoSReliabilityPolicy.RELIABLE)
 TIMEOUT_S = 20.0

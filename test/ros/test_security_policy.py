@@ -23,7 +23,7 @@ from bevdistill_ros.inference.bundle import load_bundle, save_bundle  # noqa: E4
 from bevdistill_ros.model.bevformer import BevFormer  # noqa: E402
 from bevdistill_ros.model.config import StudentConfig  # noqa: E402
 from bevdistill_ros.node.detector_node import DetectorNode  # noqa: E402
-from bevdistill_ros.node.transforms import HAS_TF2  # noqa: E402
+from bevdistill_ros.node.tf import HAS_TF2  # noqa: E402
 
 POLICY = Path(__file__).parents[2] / "config" / "security" / "detector.policy.xml"
 PATH = "/bevdistill_detector"

@@ -1,6 +1,6 @@
 """Recent messages of one camera."""
 
-from bevdistill_ros.node.stream import Stream
+from bevdistill_ros.node.sync.stream import Stream
 
 
 def test_nearest_of_two_equally_near_is_the_earlier() -> None:

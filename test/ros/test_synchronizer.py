@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bevdistill_ros.node import filter_stand_ins, filters
-from bevdistill_ros.node.synchronizer import AnchorSynchronizer, DroppedSet
+from bevdistill_ros.node.sync import filter_stand_ins, filters
+from bevdistill_ros.node.sync.anchor import AnchorSynchronizer, DroppedSet
 
 MS = 1_000_000
 PERIOD = 83 * MS

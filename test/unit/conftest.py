@@ -289,8 +289,8 @@ def train_arguments(tiny_world: TinyDatabase) -> Callable[..., list[str]]:
 @pytest.fixture(scope="session")
 def make_run(train_arguments: Callable[..., list[str]]) -> Callable[..., Any]:
     """Makes the configuration of a tiny training run, see `train_arguments`."""
-    from training.config import TrainConfig
-    from training.settings import settings_from
+    from training.cli.settings import settings_from
+    from training.run.config import TrainConfig
 
     return lambda output, **changes: settings_from(TrainConfig, train_arguments(output, **changes))
 
@@ -298,7 +298,7 @@ def make_run(train_arguments: Callable[..., list[str]]) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def tiny_teacher(make_run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a teacher that was trained for two steps."""
-    from training.fit import fit
+    from training.run.fit import fit
 
     return fit(make_run(tmp_path_factory.mktemp("teacher") / "run", role="teacher"))
 
@@ -306,7 +306,7 @@ def tiny_teacher(make_run: Callable[..., Any], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def tiny_student(make_run: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoint of a student that was trained for two steps."""
-    from training.fit import fit
+    from training.run.fit import fit
 
     return fit(make_run(tmp_path_factory.mktemp("student") / "run"))
 

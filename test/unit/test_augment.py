@@ -8,7 +8,7 @@ from bevdistill_ros.core.boxes import corners_3d, points_in_boxes
 from bevdistill_ros.core.geometry import invert_rigid, project_points, transform_points
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.model.outputs import CameraInput
+from bevdistill_ros.model.records import CameraInput
 from training.data.augment import (
     BevAugment,
     BevAugmentConfig,

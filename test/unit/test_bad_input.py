@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from training.cli import main
+from training.cli.commands import main
 from training.replay.layout import layout_named
 from training.replay.messages import standard_types
 from training.replay.write_bag import SAMPLE_TOPIC, STATIC_TRANSFORM_TOPIC

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.balance import dominant_terms, gradient_norms
-from training.config import TrainConfig
-from training.fit import fit
+from training.run.balance import dominant_terms, gradient_norms
+from training.run.config import TrainConfig
+from training.run.fit import fit
 
 
 def test_gradient_norms_are_those_at_the_shared_map() -> None:

@@ -12,17 +12,17 @@ import pytest
 import torch
 import yaml
 
-import training.benchmark.distillation as benchmark
-from training.benchmark.distillation import run_distillation
-from training.benchmark.distillation_config import DistillationConfig
-from training.benchmark.distillation_report import class_gains
-from training.benchmark.distillation_table import Outcome, Table, paired_gains, rows_of
-from training.callbacks import LAST, LOSSES, LossLog
-from training.checkpoint import config_text, read_checkpoint
-from training.config import TrainConfig
+import training.benchmark.distillation.run as benchmark
+from training.benchmark.distillation.config import DistillationConfig
+from training.benchmark.distillation.report import class_gains
+from training.benchmark.distillation.run import run_distillation
+from training.benchmark.distillation.table import Outcome, Table, paired_gains, rows_of
+from training.cli.settings import settings_from
 from training.evaluate.metrics import Metrics
-from training.fit import fit
-from training.settings import settings_from
+from training.run.callbacks import LAST, LOSSES, LossLog
+from training.run.config import TrainConfig
+from training.run.fit import fit
+from training.weights.checkpoint import config_text, read_checkpoint
 
 Bench = Callable[..., DistillationConfig]
 CHANGING = ("train_seconds", "peak_memory_bytes")

@@ -11,10 +11,17 @@ import pytest
 import yaml
 
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
-from training.benchmark.drive import DriveLog, DrivePlan
-from training.benchmark.node import Measured, NodeBenchConfig, environment_with, measure, node_parameters, table
-from training.benchmark.pictures import PICTURE_SIZE, write_pictures
-from training.benchmark.process import Child, usage_of
+from training.benchmark.node.drive_plan import DriveLog, DrivePlan
+from training.benchmark.node.overhead import (
+    Measured,
+    NodeBenchConfig,
+    environment_with,
+    measure,
+    node_parameters,
+    table,
+)
+from training.benchmark.node.pictures import PICTURE_SIZE, write_pictures
+from training.replay.process import Child, usage_of
 
 
 def log(cpu_s: float, trips_ms: tuple[float, ...] = (10.0, 20.0), **stages: tuple[float, ...]) -> DriveLog:
@@ -48,8 +55,8 @@ def test_both_kinds_of_fast_dds_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
         seen.append((name, kind))
         return log(0.02)
 
-    monkeypatch.setattr("training.benchmark.node._drive_once", drive_once)
-    monkeypatch.setattr("training.benchmark.node.write_pictures", lambda folder: None)
+    monkeypatch.setattr("training.benchmark.node.overhead._drive_once", drive_once)
+    monkeypatch.setattr("training.benchmark.node.overhead.write_pictures", lambda folder: None)
     config = NodeBenchConfig(dds="both", detectors=("ours",), rounds=2, progress=False)
     measured = measure(config)
     assert list(measured) == ["ours", "ours, Fast DDS as it comes"]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from training.benchmark.faults import KINDS, Fault, draw_faults, fault_at, is_near
-from training.benchmark.process import Usage
-from training.benchmark.soak import SoakConfig, health_of, summary
-from training.benchmark.soak_log import EDGE, HEALTHY, Fate, SentSet, SoakLog, Told, account
+from training.benchmark.node.faults import KINDS, Fault, draw_faults, fault_at, is_near
+from training.benchmark.node.soak import SoakConfig, health_of, summary
+from training.benchmark.node.soak_log import EDGE, HEALTHY, Fate, SentSet, SoakLog, Told, account
+from training.replay.process import Usage
 
 CAMERAS = ("LEFT", "RIGHT")
 RATE_HZ = 10.0

@@ -9,7 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bevdistill_ros.model.config import StudentConfig
-from training.checkpoint import (
+from training.run.config import TrainConfig
+from training.teacher.load import config_from, load_student, load_teacher, sweeps_of_teacher
+from training.weights.checkpoint import (
     CONFIG_KEY,
     config_text,
     load_weights,
@@ -18,8 +20,6 @@ from training.checkpoint import (
     read_weights,
     shrink,
 )
-from training.config import TrainConfig
-from training.models import config_from, load_student, load_teacher, sweeps_of_teacher
 
 
 class Unpickled:

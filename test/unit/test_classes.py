@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-from bevdistill_ros.core.classes import CLASS_NAMES, CLASS_RANGES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = [path for part in ("bevdistill_ros", "training", "launch") for path in (REPOSITORY / part).rglob("*.py")]
@@ -30,5 +30,5 @@ def test_classes_are_those_of_the_benchmark() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_there_is_no_second_list_of_classes(path: Path) -> None:
     found = list(lists_of_classes(path.read_text(encoding="utf-8")))
-    is_owner = path == REPOSITORY / "bevdistill_ros/core/classes.py"
+    is_owner = path == REPOSITORY / "bevdistill_ros/core/nuscenes.py"
     assert found == ([list(CLASS_NAMES)] if is_owner else [])

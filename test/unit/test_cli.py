@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from training.cli import COMMANDS, main
+from training.cli.commands import COMMANDS, main
 
 REQUIRED = {
     "evaluate": ["--source=x"],
@@ -107,7 +107,7 @@ def test_interruption_is_told_with_its_own_status(
     def interrupted(config: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.fit.run_train", interrupted)
+    monkeypatch.setattr("training.run.fit.run_train", interrupted)
     assert_mistake(capsys, ["train"], "interrupted; --run.resume true goes on with the training", status=130)
 
 
@@ -120,5 +120,5 @@ def test_reason_of_a_data_loading_process_is_one_line(
         )
         raise ValueError(f"{text}ValueError: image a.jpg is cut off; copy it again")
 
-    monkeypatch.setattr("training.fit.run_train", failed)
+    monkeypatch.setattr("training.run.fit.run_train", failed)
     assert_mistake(capsys, ["train"], "bevdistill: image a.jpg is cut off; copy it again\n", status=1)

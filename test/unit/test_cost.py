@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.callbacks import Cost, cost_of
-from training.checkpoint import read_checkpoint
-from training.config import TrainConfig
-from training.fit import fit
 from training.memory import peak_resident
+from training.run.callbacks import Cost, cost_of
+from training.run.config import TrainConfig
+from training.run.fit import fit
+from training.weights.checkpoint import read_checkpoint
 
 HOUR = 3600.0
 

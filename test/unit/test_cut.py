@@ -8,7 +8,7 @@ import pytest
 from nuscenes.nuscenes import NuScenes
 
 from training.data.cut import CutConfig, cut, run_cut
-from training.data.nuscenes import DataConfig, NuScenesDataset, load_index
+from training.data.dataset import DataConfig, NuScenesDataset, load_index
 
 
 def settings(tiny: Any, output: Path, frames: int = 2) -> CutConfig:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from training.callbacks import LOSSES
-from training.checkpoint import read_checkpoint
+from training.run.callbacks import LOSSES
+from training.weights.checkpoint import read_checkpoint
 
 TIMEOUT = 240  # [s]
 

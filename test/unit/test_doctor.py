@@ -12,21 +12,21 @@ import yaml
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.doctor import dds
+from bevdistill_ros.doctor.checks import dds
+from bevdistill_ros.doctor.checks.bundle import check_bundle
+from bevdistill_ros.doctor.checks.gpu import Gpu, check_gpu, describe_gpu
+from bevdistill_ros.doctor.checks.packages import check_packages, check_version
+from bevdistill_ros.doctor.checks.ros import compare_definitions
 from bevdistill_ros.doctor.command import config_from, main
 from bevdistill_ros.doctor.config import SECTIONS, DoctorConfig
 from bevdistill_ros.doctor.examination import Examination
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, share_of, warn
-from bevdistill_ros.doctor.gpu import Gpu, check_gpu, describe_gpu
-from bevdistill_ros.doctor.model_bundle import check_bundle
-from bevdistill_ros.doctor.packages import check_packages, check_version
+from bevdistill_ros.doctor.live.topics import find_topics, override
 from bevdistill_ros.doctor.report import Section, has_failed, json_text, section_text, summary
-from bevdistill_ros.doctor.ros_installation import compare_definitions
-from bevdistill_ros.doctor.target import find_topics, override
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
-from training.cli import main as bevdistill
+from training.cli.commands import main as bevdistill
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "config" / "dds" / "fastdds.xml"
@@ -342,7 +342,7 @@ class TestReport:
 
 class TestCommand:
     def test_both_parsers_read_the_same(self) -> None:
-        from training.settings import settings_from
+        from training.cli.settings import settings_from
 
         words = ["--cameras=[A, B]", "--seconds", "2", "--rig=r.yaml", "--json", "--only=[rig]", "--precision", "bf16"]
         expected = DoctorConfig(
@@ -420,7 +420,7 @@ class TestCommand:
         def broken() -> list[Finding]:
             raise KeyError("x")
 
-        monkeypatch.setattr("bevdistill_ros.doctor.packages.check_packages", broken)
+        monkeypatch.setattr("bevdistill_ros.doctor.checks.packages.check_packages", broken)
         with Examination(DoctorConfig(only=("packages", "gpu"))) as examination:
             packages, gpu = map(examination.section, examination.wanted)
         assert "the check itself broke: KeyError: 'x'" in packages.findings[0].message
@@ -448,7 +448,7 @@ class TestCommand:
 @pytest.mark.ros
 def test_tolerance_without_ros_is_the_nodes_default() -> None:
     from bevdistill_ros.doctor.examination import FOCAL_TOLERANCE
-    from bevdistill_ros.node.parameters import DiagnosticsParameters
+    from bevdistill_ros.interface.parameters import DiagnosticsParameters
 
     assert DiagnosticsParameters().focal_tolerance == FOCAL_TOLERANCE
 
@@ -456,13 +456,13 @@ def test_tolerance_without_ros_is_the_nodes_default() -> None:
 @pytest.mark.ros
 class TestParameterFile:
     def read(self, tmp_path: Path, text: str) -> object:
-        from bevdistill_ros.doctor.node_parameters import parameters_of_file
+        from bevdistill_ros.doctor.live.parameters import parameters_of_file
 
         (tmp_path / "params.yaml").write_text(text)
         return parameters_of_file(tmp_path / "params.yaml")
 
     def test_shipped_one(self) -> None:
-        from bevdistill_ros.doctor.node_parameters import parameters_of_file
+        from bevdistill_ros.doctor.live.parameters import parameters_of_file
 
         parameters = parameters_of_file(ROOT / "config" / "node" / "detector.param.yaml")
         assert parameters.sync.reference_camera == "CAM_FRONT"

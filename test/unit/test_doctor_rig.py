@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.doctor.camera_views import BODY_FROM_OPTICAL, CameraView, check_views, describe, views_of
+from bevdistill_ros.doctor.checks.rig import BODY_FROM_OPTICAL, CameraView, check_views, describe, views_of
+from bevdistill_ros.doctor.checks.training_rig import check_against_training
 from bevdistill_ros.doctor.finding import Verdict
 from bevdistill_ros.doctor.rig_picture import CELL_WIDTH, RING_COLOUR, draw_rig, images_in, save_picture
-from bevdistill_ros.doctor.training_rig import check_against_training
 
 SIZE = (90, 160)
 MATRIX = np.array([[80.0, 0.0, 79.5], [0.0, 80.0, 44.5], [0.0, 0.0, 1.0]])

@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves
 from bevdistill_ros.core.geometry import transform_points
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.model.config import StudentConfig
-from training.benchmark.inference_cost import ring_frame
-from training.checkpoint import read_weights
-from training.data.nuscenes import DataConfig, load_index
+from training.benchmark.distillation.inference_cost import ring_frame
+from training.data.dataset import DataConfig, load_index
 from training.export import ExportConfig, run_export, training_rig
-from training.fit import fit
+from training.run.fit import fit
+from training.weights.checkpoint import read_weights
 
 
 def test_bundle_holds_the_student_and_its_origin(tiny_student: Path, tiny_bundle: Path) -> None:

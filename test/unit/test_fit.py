@@ -10,15 +10,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from training.callbacks import LossLog
-from training.checkpoint import config_text, read_checkpoint, read_weights
-from training.config import TrainConfig
-from training.data.nuscenes import load_index
+from training.data.dataset import load_index
 from training.data.sample import collate
 from training.distill.build import METHODS
-from training.fit import TrainData, build_module, differences, fit, train_dataset
-from training.models import load_teacher
-from training.trainer import StudentTraining, build_schedule, parameter_groups
+from training.run.callbacks import LossLog
+from training.run.config import TrainConfig
+from training.run.fit import TrainData, build_module, differences, fit, train_dataset
+from training.run.module import StudentTraining, build_schedule, parameter_groups
+from training.teacher.load import load_teacher
+from training.weights.checkpoint import config_text, read_checkpoint, read_weights
 
 MakeRun = Callable[..., TrainConfig]
 

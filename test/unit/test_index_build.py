@@ -12,9 +12,9 @@ import pytest
 from nuscenes.nuscenes import NuScenes
 
 from training.benchmark.index import ANNOTATIONS, SAMPLES, VERSION, IndexBenchConfig, run_index, write_tables
-from training.data import table_reader
-from training.data.index_build import build_arrays
-from training.data.table_reader import Tokens, columns_of, number_of, records_of, text_of
+from training.data.index import reader
+from training.data.index.build import build_arrays
+from training.data.index.reader import Tokens, columns_of, number_of, records_of, text_of
 
 RECORDS = [{"token": f"é{number}", "list": [1, [2, {"a": "], ["}]], "value": number} for number in range(20)]
 
@@ -30,7 +30,7 @@ class TestRecords:
     def test_records_are_those_of_json(
         self, table: Path, chunk: int, indent: int | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(table_reader, "CHUNK", chunk)
+        monkeypatch.setattr(reader, "CHUNK", chunk)
         table.write_text(json.dumps(RECORDS, indent=indent, ensure_ascii=False), encoding="utf-8")
         assert list(records_of(table)) == RECORDS
 
@@ -47,7 +47,7 @@ class TestRecords:
     def test_damage_in_the_middle_is_found_without_reading_on(
         self, table: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(table_reader, "CHUNK", 500)
+        monkeypatch.setattr(reader, "CHUNK", 500)
         table.write_text('[{"token": 1}, {"token: 2' + 100_000 * " " + "}]")
         with pytest.raises(ValueError, match="cut off or damaged"):
             list(records_of(table))
@@ -59,7 +59,7 @@ class TestRecords:
 
     @pytest.mark.parametrize("block", [1, 3, 20, 64])
     def test_columns_do_not_depend_on_the_blocks(self, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(table_reader, "BLOCK", block)
+        monkeypatch.setattr(reader, "BLOCK", block)
         kinds = {
             "text": text_of("token"),
             "value": number_of("value", np.int64),
@@ -157,7 +157,7 @@ class TestBuild:
 
     def test_memory_does_not_grow_with_what_is_not_needed(self, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Camera images between key frames and their poses are most of the tables of nuScenes."""
-        monkeypatch.setattr(table_reader, "CHUNK", 2**16)
+        monkeypatch.setattr(reader, "CHUNK", 2**16)
         folder = tiny.root / tiny.version
         data, poses = (json.loads((folder / f"{name}.json").read_text()) for name in ("sample_data", "ego_pose"))
         image = next(record for record in data if record["token"].startswith("CAM_FRONT"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import encode_boxes
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 from training.criterion.matcher import HungarianMatcher, assign, box_cost, focal_cost
 
 

@@ -10,9 +10,9 @@ import torch
 from nuscenes.eval.common.config import config_factory
 from nuscenes.nuscenes import NuScenes
 
-from bevdistill_ros.core.classes import CLASS_NAMES, CLASS_RANGES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES
 from bevdistill_ros.core.records import Detections
-from training.data.nuscenes import DataConfig, NuScenesIndex, load_index
+from training.data.dataset import DataConfig, NuScenesIndex, load_index
 from training.data.tables import open_tables
 from training.evaluate.metrics import ERROR_NAMES, PROTOCOL, Metrics, evaluate_detections, evaluate_results
 from training.evaluate.results import results_from

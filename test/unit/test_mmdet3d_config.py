@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from bevdistill_ros.core.classes import CLASS_NAMES
-from training.checkpoint import read_foreign_checkpoint
-from training.cli import main
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from training.cli.commands import main
 from training.teacher.mmdet3d_config import Mmdet3dConfig, facts_of
+from training.weights.checkpoint import read_foreign_checkpoint
 
 Change = Callable[[dict[str, Any]], Any]
 

@@ -22,13 +22,13 @@ from training.benchmark.deformable import (
     run_deformable,
 )
 from training.benchmark.step import StepConfig, run_step
-from training.checkpoint import config_text
-from training.cli import COMMANDS
-from training.config import TrainConfig
-from training.data.nuscenes import DataConfig
+from training.cli.commands import COMMANDS
+from training.cli.settings import settings_from
+from training.data.dataset import DataConfig
 from training.memory import MEBIBYTE, kept_by_autograd, peak_memory
-from training.settings import settings_from
-from training.trainer import StudentTraining
+from training.run.config import TrainConfig
+from training.run.module import StudentTraining
+from training.weights.checkpoint import config_text
 
 CPU = torch.device("cpu")
 SMALL = Problem(name="small", levels=((8, 12), (4, 6)), queries=50, points=3)

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.geometry import project_points, transform_points
-from training.data import nuscenes
-from training.data.nuscenes import DataConfig, NuScenesDataset, class_balanced_indices, load_index
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from training.data import dataset
+from training.data.dataset import DataConfig, NuScenesDataset, class_balanced_indices, load_index
 from training.data.points import read_points
 from training.data.sample import collate
 
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
 
 
-def index_of(tiny: Any, **settings: Any) -> nuscenes.NuScenesIndex:
+def index_of(tiny: Any, **settings: Any) -> dataset.NuScenesIndex:
     return load_index(DataConfig(root=tiny.root, version=tiny.version, **settings))
 
 
@@ -180,7 +180,7 @@ class TestUserMistakes:
 class TestCache:
     def test_second_start_reads_no_tables(self, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         first = index_of(tiny)
-        monkeypatch.setattr(nuscenes, "build_arrays", None)
+        monkeypatch.setattr(dataset, "build_arrays", None)
         assert_same(index_of(tiny), first)
 
     @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
@@ -334,7 +334,7 @@ class TestClassBalance:
             class_balanced_indices(index_of(tiny), "tiny_empty")
 
 
-def assert_same(first: nuscenes.NuScenesIndex, second: nuscenes.NuScenesIndex) -> None:
+def assert_same(first: dataset.NuScenesIndex, second: dataset.NuScenesIndex) -> None:
     for field in fields(first):
         one, other = getattr(first, field.name), getattr(second, field.name)
         if isinstance(one, np.ndarray):

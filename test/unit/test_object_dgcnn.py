@@ -10,10 +10,10 @@ from bevdistill_ros.core.boxes import decode_boxes
 from bevdistill_ros.core.grid import BevGrid
 from training.criterion.matcher import HungarianMatcher
 from training.criterion.set_loss import SetCriterion
+from training.teacher.backbone import BevBackbone
 from training.teacher.bev_encoder import BevEncoder, cell_centres
-from training.teacher.dgcnn import GraphInteraction
+from training.teacher.graph_interaction import GraphInteraction
 from training.teacher.object_dgcnn import ObjectDgcnn, TeacherConfig
-from training.teacher.second import BevBackbone
 
 GRID = BevGrid(x_min=-12.8, x_max=12.8, y_min=-12.8, y_max=12.8, rows=16, cols=16)
 TINY = TeacherConfig(

@@ -7,13 +7,13 @@ import torch
 
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.outputs import BevMemory
 from bevdistill_ros.model.postprocess import detections_from
-from training.config import TrainConfig
-from training.data.nuscenes import DataConfig
+from bevdistill_ros.model.records import BevMemory
+from training.data.dataset import DataConfig
 from training.data.sample import Batch, collate
 from training.evaluate.metrics import Metrics
-from training.evaluate.offline import EvaluateConfig, StudentDetector, detect_split, evaluate, load_detector
+from training.evaluate.run import EvaluateConfig, StudentDetector, detect_split, evaluate, load_detector
+from training.run.config import TrainConfig
 
 CPU = torch.device("cpu")
 

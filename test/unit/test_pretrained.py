@@ -12,7 +12,7 @@ from torch import Tensor
 from bevdistill_ros.model.config import IMAGE_MEAN, IMAGE_STD
 from bevdistill_ros.model.efficientnet import EfficientNetLite0
 from bevdistill_ros.model.resnet import ResNet
-from training.pretrained import LITE0_PACKAGE, load_backbone, load_matching
+from training.weights.backbone import LITE0_PACKAGE, load_backbone, load_matching
 
 
 def trunk(stages: tuple[int, ...] = (1, 2), name: str = "resnet18") -> ResNet:
@@ -65,7 +65,7 @@ def test_files_of_torchvision_and_of_detectors_fit(prefix: str, key: str, tmp_pa
 def test_safetensors_fit_and_the_log_says_what_matched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source, network = trunk((1, 2)), trunk((1, 2, 3))
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
-    with caplog.at_level(logging.INFO, logger="training.pretrained"):
+    with caplog.at_level(logging.INFO, logger="training.weights.backbone"):
         load_backbone(network, str(tmp_path / "weights.safetensors"))
     matched, total = len(source.state_dict()), len(network.state_dict())
     expected = f"{matched} of {total} tensors matched; {total - matched} missing (layer3.0.conv1.weight, "

@@ -7,7 +7,7 @@ import pytest
 import torch
 from nuscenes.eval.common.config import config_factory
 
-from bevdistill_ros.core.classes import CLASS_NAMES, CLASS_RANGES, attribute_of
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES, attribute_of
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 

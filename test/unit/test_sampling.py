@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from training.data.sampling import Draw, SeededDataset, StepBatchSampler
+from training.data.sampler import Draw, SeededDataset, StepBatchSampler
 
 
 class Noise(Dataset[float]):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from bevdistill_ros.core.classes import CLASS_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
 from training.evaluate.metrics import ERROR_NAMES, Metrics
 from training.evaluate.results import results_from

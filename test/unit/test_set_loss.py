@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.boxes import encode_boxes
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 from training.criterion import set_loss
 from training.criterion.matcher import HungarianMatcher
 from training.criterion.set_loss import SetCriterion, sigmoid_focal_loss

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
-from training.settings import settings_from
+from training.cli.settings import settings_from
 
 
 @dataclass(frozen=True, kw_only=True)

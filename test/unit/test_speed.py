@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from training.benchmark.speed import SpeedConfig, measure
-from training.config import TrainConfig
-from training.data.nuscenes import DataConfig
+from training.data.dataset import DataConfig
+from training.run.config import TrainConfig
 
 
 def test_table_has_training_and_inference(

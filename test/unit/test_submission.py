@@ -12,9 +12,9 @@ from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
 
 from bevdistill_ros.core.records import Detections
-from training.cli import main
-from training.data.nuscenes import DataConfig, load_index
-from training.evaluate.offline import EvaluateConfig, evaluate
+from training.cli.commands import main
+from training.data.dataset import DataConfig, load_index
+from training.evaluate.run import EvaluateConfig, evaluate
 from training.evaluate.submission import write_submission
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import read_checkpoint
-from training.config import TrainConfig
 from training.data.sample import collate
-from training.fit import build_module, fit, train_dataset
-from training.models import load_teacher
+from training.run.config import TrainConfig
+from training.run.fit import build_module, fit, train_dataset
+from training.run.module import StudentTraining
 from training.teacher.cache import CachedTeacher, cache_folder
-from training.trainer import StudentTraining
+from training.teacher.load import load_teacher
+from training.weights.checkpoint import read_checkpoint
 
 MakeRun = Callable[..., TrainConfig]
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.model.config import StudentConfig
-from training.config import TrainConfig
-from training.data.nuscenes import DataConfig
+from training.cli.settings import settings_from
+from training.data.dataset import DataConfig
 from training.data.sample import collate
-from training.fit import build_module, train_dataset
-from training.pretrained import LITE0_PACKAGE
-from training.settings import settings_from
+from training.run.config import TrainConfig
+from training.run.fit import build_module, train_dataset
 from training.teacher.object_dgcnn import TeacherConfig
+from training.weights.backbone import LITE0_PACKAGE
 
 FOLDER = Path(__file__).parents[2] / "config" / "train"
 CONFIGS = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
-from training.data.nuscenes import DataConfig, NuScenesDataset, load_index
+from training.data.dataset import DataConfig, NuScenesDataset, load_index
 from training.data.sample import Sample
-from training.visualize import TRUTH_COLOUR, ShowConfig, draw_frame, run_show
+from training.show import TRUTH_COLOUR, ShowConfig, draw_frame, run_show
 
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bevdistill_ros.core.rig import NUSCENES_CAMERAS
-from training.data.index_build import LIDAR, build_arrays
+from training.data.index.build import LIDAR, build_arrays
 from training.memory import MEBIBYTE, peak_memory
 
 VERSION = "v1.0-generated"

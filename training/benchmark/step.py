@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.inference.engine import device_from
-from training.config import TrainConfig
-from training.data.nuscenes import DataConfig
+from training.cli.settings import settings_from
+from training.data.dataset import DataConfig
 from training.data.sample import collate
-from training.fit import build_module, train_dataset
 from training.memory import MEBIBYTE, peak_memory
-from training.settings import settings_from
+from training.run.config import TrainConfig
+from training.run.fit import build_module, train_dataset
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 

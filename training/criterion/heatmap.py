@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from bevdistill_ros.core.classes import NUM_CLASSES
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import NUM_CLASSES
 from training.criterion.set_loss import inside_grid
 
 _INITIAL_LOGIT = -2.19  # a score of 0.1 everywhere keeps the first steps from being all about empty cells

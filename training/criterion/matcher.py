@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 
 from bevdistill_ros.core.boxes import BOX_SIZE, encode_boxes
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 
 NUM_MATCHED_CODES = 8  # leading code numbers that the box cost compares; the rest is velocity
 

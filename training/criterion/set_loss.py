@@ -11,9 +11,9 @@ from torch.distributed import all_reduce, get_world_size, is_available, is_initi
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from bevdistill_ros.core.boxes import CODE_SIZE, encode_boxes
-from bevdistill_ros.core.classes import NUM_CLASSES
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.core.nuscenes import NUM_CLASSES
+from bevdistill_ros.model.records import SetPrediction
 from training.criterion.matcher import Assignment, HungarianMatcher
 
 _VELOCITY = slice(7, 9)  # in a box

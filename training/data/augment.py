@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import CameraInput
+from bevdistill_ros.model.records import CameraInput
 from training.data.points import points_on_grid
 from training.data.sample import Sample
 

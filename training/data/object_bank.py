@@ -22,9 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bevdistill_ros.core.boxes import BOX_SIZE, iou_bev, points_in_boxes
-from bevdistill_ros.core.classes import CLASS_NAMES
-from training.data.index_cache import cache_path, one_at_a_time
-from training.data.nuscenes import DataConfig, NuScenesDataset
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from training.data.dataset import DataConfig, NuScenesDataset
+from training.data.index.cache import cache_path, one_at_a_time
 from training.data.sample import Sample
 
 POINT_SIZE = 5  # [x y z intensity lag], x y z from the centre of the box, in the directions of the ego frame

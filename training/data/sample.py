@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bevdistill_ros.model.outputs import CameraInput
+from bevdistill_ros.model.records import CameraInput
 
 
 @dataclass(frozen=True, kw_only=True)

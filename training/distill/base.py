@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import StudentOutput
+from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.teacher.output import TeacherOutput
 

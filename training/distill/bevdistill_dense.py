@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import StudentOutput
+from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair
 from training.distill.foreground import Mask, foreground_mask, weighted_mean

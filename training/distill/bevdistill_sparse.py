@@ -33,7 +33,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.boxes import decode_boxes, iou_bev
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import StudentOutput
+from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair
 from training.distill.mutual_information import Critic, info_nce

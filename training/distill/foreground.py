@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.boxes import points_in_boxes
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 from training.criterion.heatmap import gaussian_targets
 
 Mask = Literal["none", "box", "soft", "soft_sharp", "teacher_score"]

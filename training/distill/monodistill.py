@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import StudentOutput
+from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import (
     Distiller,

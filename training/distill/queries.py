@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 from training.criterion.matcher import NUM_MATCHED_CODES, assign, box_cost
 from training.teacher.output import TeacherOutput
 

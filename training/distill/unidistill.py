@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bevdistill_ros.core.boxes import BOX_SIZE, corners_bev
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import StudentOutput
+from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import (
     Distiller,

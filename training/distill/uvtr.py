@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import StudentOutput
+from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair, identity_convolution
 from training.distill.foreground import weighted_mean

@@ -16,9 +16,9 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
 from torch import Tensor
 
-from bevdistill_ros.core.classes import CLASS_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
-from training.data.index import scenes_of
+from training.data.index.arrays import scenes_of
 from training.data.tables import splits_of
 from training.evaluate.results import Results, results_from
 from training.whole_file import write_whole

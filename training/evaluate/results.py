@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import transform_boxes
-from bevdistill_ros.core.classes import CLASS_NAMES, attribute_of
 from bevdistill_ros.core.geometry import quaternion_from_yaw
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, attribute_of
 from bevdistill_ros.core.records import Detections
 
 MAX_BOXES = 500  # a sample; the devkit refuses more

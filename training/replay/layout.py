@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from bevdistill_ros.node.layouts import COMPRESSED_IMAGE, LAYOUTS, NODE_NAME, RAW_IMAGE, TopicLayout
+from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, LAYOUTS, NODE_NAME, RAW_IMAGE, TopicLayout
 
 __all__ = [
     "COMPRESSED_IMAGE",

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle
-from training.data.index import scenes_of
+from training.data.index.arrays import scenes_of
 from training.data.tables import open_tables, splits_of
 from training.evaluate.metrics import Metrics
 from training.replay.config import ReplayConfig, Replayed, Setup

@@ -16,8 +16,8 @@ from nuscenes import NuScenes
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import BOX_SIZE
-from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.geometry import yaw_of
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
 from training.evaluate.metrics import Metrics, evaluate_detections
 from training.replay import messages

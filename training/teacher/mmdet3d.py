@@ -27,15 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.boxes import encode_boxes, transform_boxes
-from bevdistill_ros.core.classes import CLASS_NAMES, NUM_CLASSES
 from bevdistill_ros.core.geometry import invert_rigid, transform_points
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import SetPrediction
-from training.checkpoint import read_foreign_checkpoint
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, NUM_CLASSES
+from bevdistill_ros.model.records import SetPrediction
 from training.data.points import MAX_INTENSITY
 from training.distill.sampling import sample_bev
 from training.teacher.mmdet3d_config import DetectorFacts, Mmdet3dConfig, facts_of
 from training.teacher.output import TeacherOutput
+from training.weights.checkpoint import read_foreign_checkpoint
 
 INTENSITY_COLUMN = 3
 LEAST_SCORE = 0.01

@@ -11,8 +11,8 @@ from math import isclose
 from typing import Any
 
 from bevdistill_ros.core.boxes import BOX_SIZE
-from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 
 LAG_COLUMN = 4  # of our points [x y z intensity lag] and, after its sweep loader, of mmdet3d's
 

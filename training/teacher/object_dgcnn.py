@@ -16,11 +16,11 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.fpn import FeaturePyramid
 from bevdistill_ros.model.query_selection import QuerySelection
+from training.teacher.backbone import BevBackbone
 from training.teacher.bev_encoder import BevEncoder
-from training.teacher.dgcnn import GraphInteraction
+from training.teacher.graph_interaction import GraphInteraction
 from training.teacher.output import TeacherOutput
 from training.teacher.pillars import PillarEncoder
-from training.teacher.second import BevBackbone
 
 PILLAR_STRIDES: tuple[int, ...] = (1, 2, 4, 8)
 QUERY_INTERACTIONS: tuple[str, ...] = ("attention", "dgcnn")

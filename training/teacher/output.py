@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 
 
 @dataclass(frozen=True, kw_only=True)

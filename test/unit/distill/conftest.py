@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.boxes import encode_boxes
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import CameraInput, SetPrediction, StudentOutput
+from bevdistill_ros.model.records import CameraInput, SetPrediction, StudentOutput
 from training.data.sample import Batch
 from training.teacher.output import TeacherOutput
 

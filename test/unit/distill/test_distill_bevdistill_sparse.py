@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from bevdistill_ros.core.boxes import decode_boxes, encode_boxes, iou_bev
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 from training.distill.base import DistillShapes
 from training.distill.bevdistill_sparse import BevDistillSparseConfig, rate
 from training.distill.mutual_information import info_nce

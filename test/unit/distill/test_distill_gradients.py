@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bevdistill_ros.model.outputs import StudentOutput
+from bevdistill_ros.model.records import StudentOutput
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
 from training.distill.build import METHODS, DistillConfig, build_distiller, weights_of

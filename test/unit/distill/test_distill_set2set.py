@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 from training.distill.queries import best_queries, class_divergence, code_distance
 from training.distill.set2set import Set2Set, Set2SetConfig
 

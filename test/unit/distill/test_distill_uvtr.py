@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.model.records import SetPrediction
 from training.distill.sampling import sample_bev
 from training.distill.uvtr import Uvtr
 

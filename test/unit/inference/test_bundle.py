@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bevdistill_ros.core.classes import CLASS_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference import bundle as bundle_module
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle

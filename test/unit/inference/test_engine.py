@@ -7,9 +7,9 @@ import torch
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.inference.bundle import Bundle
 from bevdistill_ros.inference.engine import Engine, device_from
-from bevdistill_ros.inference.memory import MemoryLimits
-from bevdistill_ros.model.outputs import BevMemory, CameraInput
+from bevdistill_ros.inference.temporal_memory import MemoryLimits
 from bevdistill_ros.model.postprocess import detections_from
+from bevdistill_ros.model.records import BevMemory, CameraInput
 
 Frames = Callable[..., CameraFrame]
 Bundles = Callable[..., Bundle]

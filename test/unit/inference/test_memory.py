@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.inference.memory import Memory, MemoryLimits
+from bevdistill_ros.inference.temporal_memory import Memory, MemoryLimits
 
 LIMITS = MemoryLimits(interval_s=0.5, max_gap_s=1.2, max_jump_m=20.0)
 START = 10**18

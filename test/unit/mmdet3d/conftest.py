@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bevdistill_ros.core.classes import CLASS_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 
 CENTERPOINT = "centerpoint/centerpoint_pillar02_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
 CENTERPOINT_VOXELS = "centerpoint/centerpoint_voxel01_second_secfpn_8xb4-cyclic-20e_nus-3d.py"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.teacher.mmdet3d import load_mmdet3d_teacher
 from training.teacher.mmdet3d_config import Mmdet3dConfig, facts_of
 

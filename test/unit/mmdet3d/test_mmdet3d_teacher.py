@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import decode_boxes
-from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.geometry import invert_rigid, transform_points
 from bevdistill_ros.core.grid import BevGrid
-from training.models import trained_teacher
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.teacher.frozen import FrozenTeacher
+from training.teacher.load import trained_teacher
 from training.teacher.mmdet3d import Mmdet3dTeacher, load_mmdet3d_teacher
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 from training.teacher.output import TeacherOutput

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from training.benchmark.distillation import run_distillation
-from training.benchmark.distillation_config import DistillationConfig
-from training.checkpoint import config_text, read_checkpoint
-from training.cli import main
-from training.config import TrainConfig
+from training.benchmark.distillation.config import DistillationConfig
+from training.benchmark.distillation.run import run_distillation
+from training.cli.commands import main
 from training.data.sample import collate
-from training.fit import build_module, fit, train_dataset
+from training.run.config import TrainConfig
+from training.run.fit import build_module, fit, train_dataset
+from training.weights.checkpoint import config_text, read_checkpoint
 
 pytestmark = pytest.mark.mmdet3d
 

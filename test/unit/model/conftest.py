@@ -12,7 +12,7 @@ from bevdistill_ros.core.geometry import invert_rigid
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
-from bevdistill_ros.model.outputs import CameraInput
+from bevdistill_ros.model.records import CameraInput
 
 CAMERAS = ("FRONT", "LEFT", "BACK")
 # More columns than rows, and not centred on the ego, so that a mix-up of the axes or of the centre shows.

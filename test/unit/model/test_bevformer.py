@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import IMAGE_MEAN, IMAGE_STD, StudentConfig
-from bevdistill_ros.model.outputs import BevMemory, CameraInput, StudentOutput
+from bevdistill_ros.model.records import BevMemory, CameraInput, StudentOutput
 
 
 def item_of(cameras: CameraInput, item: int) -> CameraInput:

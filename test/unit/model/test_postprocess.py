@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import encode_boxes
-from bevdistill_ros.core.classes import CLASS_NAMES
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.outputs import SetPrediction
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.model.postprocess import detections_from
+from bevdistill_ros.model.records import SetPrediction
 
 GRID = BevGrid(x_min=-10, x_max=30, y_min=-10, y_max=10, z_min=-3, z_max=5, rows=8, cols=8)
 BOX = torch.tensor([12.0, -3.0, 0.8, 4.5, 1.9, 1.6, 2.0, 3.0, -1.0])

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import torch
 
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.outputs import BevMemory, CameraInput
+from bevdistill_ros.model.records import BevMemory, CameraInput
 from bevdistill_ros.model.temporal_attention import remembering_weights
 
 MakeStudent = Callable[..., BevFormer]

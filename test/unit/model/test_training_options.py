@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.outputs import BevMemory, CameraInput
+from bevdistill_ros.model.records import BevMemory, CameraInput
 
 LITE0 = {"backbone": "efficientnet_lite0", "backbone_width": 64, "num_levels": 3}
 

@@ -1,0 +1,1 @@
+"""The sections of the doctor's report, one a file."""

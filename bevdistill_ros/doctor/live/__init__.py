@@ -1,0 +1,1 @@
+"""What a running system tells: its graph, streams, topics and parameters."""

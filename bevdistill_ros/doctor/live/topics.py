@@ -1,0 +1,109 @@
+"""The topics that the doctor listens to: those of the running node, else those that are published."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os.path import commonpath
+
+from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, LAYOUTS, NODE_NAME, RAW_IMAGE
+
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+ODOMETRY = "nav_msgs/msg/Odometry"
+
+Types = Mapping[str, Sequence[str]]  # topic: types
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topics:
+    """Names of the input topics; a name may be of a topic that nobody publishes."""
+
+    images: Mapping[str, str]  # by camera
+    camera_infos: Mapping[str, str]  # by camera
+    odometry: str
+    source: str  # where the names come from, in words
+
+
+def find_topics(cameras: Sequence[str], transport: str, *, node: str, subscribed: Types, published: Types) -> Topics:
+    """Topics of these cameras, by the node's own names, by a known layout, or by the camera's name in the topic's.
+
+    Args:
+        cameras: Camera names.
+        transport: raw or compressed.
+        node: Name of the running node; empty where none runs.
+        subscribed: What the running node listens to.
+        published: What is published.
+    """
+    image_type = _image_type(transport)
+    own = _own_topics(cameras, transport, node or NODE_NAME)
+    for where, pool in (("the node listens to", subscribed), ("is published", published)):
+        candidates = [own, *_layout_topics(cameras), _topics_by_name(cameras, pool, image_type)]
+        best = max(candidates, key=lambda topics: _score(topics, pool, image_type))
+        if _score(best, pool, image_type):
+            return replace(_with_odometry(best, pool), source=f"{best.source}, which {where}")
+    return own
+
+
+def override(topics: Topics, *, image: str, camera_info: str, odometry: str) -> Topics:
+    """The same with the user's own names, in which `{camera}` is the camera's; empty names change nothing."""
+    cameras = topics.camera_infos
+    return Topics(
+        images={name: image.format(camera=name) for name in cameras} if image else topics.images,
+        camera_infos={name: camera_info.format(camera=name) for name in cameras} if camera_info else cameras,
+        odometry=odometry or topics.odometry,
+        source="as you said" if image else topics.source,
+    )
+
+
+def expected_type(transport: str) -> str:
+    """Type of the image topics."""
+    return _image_type(transport)
+
+
+def _image_type(transport: str) -> str:
+    return COMPRESSED_IMAGE if transport == "compressed" else RAW_IMAGE
+
+
+def _score(topics: Topics, pool: Types, image_type: str) -> int:
+    """More, the more image topics are there; one of the right type counts double."""
+    found = [pool[topic] for topic in topics.images.values() if topic in pool]
+    return sum(2 if image_type in types else 1 for types in found)
+
+
+def _own_topics(cameras: Sequence[str], transport: str, node: str) -> Topics:
+    suffix = "image/compressed" if transport == "compressed" else "image"
+    return Topics(
+        images={camera: f"{node}/input/{camera}/{suffix}" for camera in cameras},
+        camera_infos={camera: f"{node}/input/{camera}/camera_info" for camera in cameras},
+        odometry=f"{node}/input/odometry",
+        source="the node's own names",
+    )
+
+
+def _layout_topics(cameras: Sequence[str]) -> list[Topics]:
+    return [
+        Topics(
+            images={camera: layout.image_topic(camera) for camera in cameras},
+            camera_infos={camera: layout.camera_info_topic(camera) for camera in cameras},
+            odometry=layout.odometry,
+            source=f"names of the layout {name}",
+        )
+        for name, layout in LAYOUTS.items()
+    ]
+
+
+def _topics_by_name(cameras: Sequence[str], pool: Types, image_type: str) -> Topics:
+    """Topics that hold the camera's name between two slashes, in capitals or not."""
+    images, infos = {}, {}
+    for camera in cameras:
+        mine = sorted(topic for topic in pool if camera.lower() in topic.lower().split("/"))
+        fit = [topic for topic in mine if image_type in pool[topic]]
+        image = next(iter(fit), f"/{camera}/image")
+        told = [topic for topic in mine if CAMERA_INFO in pool[topic]]
+        images[camera] = image
+        infos[camera] = max(told, key=lambda topic: len(commonpath([topic, image])), default=f"/{camera}/camera_info")
+    return Topics(images=images, camera_infos=infos, odometry="/odom", source="topics with the cameras' names")
+
+
+def _with_odometry(topics: Topics, pool: Types) -> Topics:
+    """With the only odometry there is, where the expected one is not."""
+    found = [topic for topic, types in pool.items() if ODOMETRY in types]
+    return replace(topics, odometry=found[0]) if topics.odometry not in pool and len(found) == 1 else topics

@@ -1,0 +1,1 @@
+"""What the outside must know of the node, without ROS: parameters, topics, transport."""

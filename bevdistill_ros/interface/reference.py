@@ -1,0 +1,39 @@
+"""The parameters as a Markdown table, from their declarations: `python -m bevdistill_ros.interface.reference`."""
+
+import sys
+from typing import Any
+
+from bevdistill_ros.interface.parameters import settings
+
+_TYPES = {bool: "bool", int: "int", float: "double", str: "string", tuple: "string[]"}
+
+
+def parameter_table() -> str:
+    """All parameters, one a line: name, type, default, what it may be, whether it may change live, and its meaning."""
+    head = ["| parameter | type | default | allowed | live | meaning |", "| --- | --- | --- | --- | --- | --- |"]
+    return "\n".join([*head, *(_row(name, entry) for name, entry in settings().items())])
+
+
+def _row(name: str, entry: Any) -> str:
+    limits = entry.metadata
+    live = "yes" if limits["live"] else ""
+    cells = [f"`{name}`", _TYPES[type(entry.default)], _default(entry.default), _allowed(limits), live]
+    return f"| {' | '.join([*cells, limits['description']])} |"
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"`{item}`" for item in value)
+    if isinstance(value, str):
+        return f"`{value}`" if value else "empty"
+    return f"`{str(value).lower()}`"
+
+
+def _allowed(limits: Any) -> str:
+    if limits["choices"]:
+        return ", ".join(f"`{choice}`" for choice in limits["choices"])
+    return "" if limits["low"] is None else f"{limits['low']:g}...{limits['high']:g}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(parameter_table() + "\n")

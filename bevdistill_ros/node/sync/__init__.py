@@ -1,0 +1,1 @@
+"""Sets of images, one per camera, from single messages."""

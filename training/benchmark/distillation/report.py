@@ -1,0 +1,209 @@
+"""The method table as a page that opens offline: table, training curves, gains by class, BEV features, masks."""
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from bevdistill_ros.core.boxes import corners_bev
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from training.benchmark.distillation.table import HEADER, Table, gains_of, rows_of
+from training.data.dataset import DataConfig, load_index
+from training.data.sample import Batch, collate
+from training.distill.foreground import Mask, foreground_mask
+from training.run.callbacks import LAST, LOSSES
+from training.teacher.load import TrainedTeacher, dataset_for, load_student
+from training.weights.checkpoint import read_checkpoint, read_config
+
+MASKS: tuple[Mask, ...] = ("box", "soft", "soft_sharp", "teacher_score")
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#1c1e21}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+td,th{padding:.3em .5em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
+td:first-child,th:first-child{text-align:left}img{max-width:100%}
+caption{text-align:left;padding:.5em 0;color:#555}tr.best{background:#eef7ee}"""
+
+
+def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: str) -> Path:
+    """Write `report.html` and its pictures into the folder of the runs.
+
+    Args:
+        table: What was found.
+        folder: Of the benchmark; the runs are in it.
+        teacher: Of the rows that name no other.
+        split: Whose middle frame is drawn.
+
+    Returns:
+        The page.
+    """
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    drawn = {
+        "curves.png": ("Training: detection loss", lambda: _curves(table, folder)),
+        "classes.png": ("Gain in AP by class over the matching row [points]", lambda: _class_gains(table)),
+        "features.png": ("BEV features of one frame", lambda: _features(table, folder, teacher, split)),
+    }
+    for name, (_, draw) in drawn.items():
+        draw().savefig(pictures / name, dpi=110)
+    figures = "".join(
+        f'<h2>{html.escape(title)}</h2><img src="pictures/{name}" alt="{html.escape(title)}">'
+        for name, (title, _) in drawn.items()
+    )
+    ratio = table.latency_ratio
+    cost = "" if ratio is None else f"<p>Latency of the last row's student over that of the baseline: {ratio:.2f}.</p>"
+    settings = html.escape(json.dumps(table.config, indent=1))
+    page = folder / "report.html"
+    page.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Distillation on {html.escape(split)}</title>'
+        f"<style>{_STYLE}</style><h1>Distillation, side by side</h1>{_table(table)}{cost}{_questions(table)}{figures}"
+        f"<h2>How it was made</h2><p>{html.escape(_making(table))}</p>"
+        f"<details><summary>Settings</summary><pre>{settings}</pre></details></html>\n"
+    )
+    return page
+
+
+def _making(table: Table) -> str:
+    machine = ", ".join(f"{name} {value}" for name, value in table.machine.items())
+    hours = sum(run.train_seconds for run in table.outcomes) / 3600
+    return f"{len(table.outcomes)} trainings, {hours:.1f} hours in all, {table.config['jobs']} at once; {machine}"
+
+
+def _questions(table: Table) -> str:
+    """What is asked, with the rows that tell."""
+    return "".join(
+        f"<h2>{html.escape(question)}</h2>{_table(table, rows)}" for question, rows in table.questions.items() if rows
+    )
+
+
+def _table(table: Table, methods: Sequence[str] | None = None) -> str:
+    def cells(row: Sequence[str], tag: str) -> str:
+        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+
+    best = max(methods or table.methods, key=lambda method: mean(run.nds for run in table.of(method)))
+    rows = "".join(
+        f'<tr class="{"best" if row[0] == best else ""}">{cells(row, "td")}</tr>' for row in rows_of(table, methods)
+    )
+    caption = (
+        f"{table.teacher.split}, {table.teacher.num_samples} frames. NDS and mAP in points, mean ± standard deviation "
+        "over seeds; gains seed by seed over the row that is named beside them; train: training time relative to that "
+        "row, memory: more than it takes at its peak; student: same, where the exported one has that row's tensors and "
+        "so costs no more at inference, or how many times its numbers."
+    )
+    heading = f"<caption>{html.escape(caption)}</caption>" if methods is None else ""
+    return f"<table>{heading}<tr>{cells(HEADER, 'th')}</tr>{rows}</table>"
+
+
+def _curves(table: Table, folder: Path) -> Figure:
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for method in table.methods:
+        logs = [_losses(folder / method / f"seed{run.seed}" / LOSSES) for run in table.of(method)]
+        steps = sorted(set.intersection(*(set(log) for log in logs)))
+        for axes, name in ((left, "classification"), (right, "box")):
+            values = np.array([[log[step][name] for step in steps] for log in logs]).mean(axis=0)
+            axes.plot(steps, _smooth(values), label=method, linewidth=1.2)
+    for axes, name in ((left, "classification loss"), (right, "box loss")):
+        axes.set(xlabel="step", ylabel=f"{name}, all decoder layers")
+        axes.grid(alpha=0.3)
+    right.legend(fontsize=7)
+    return figure
+
+
+def _losses(path: Path) -> dict[int, dict[str, float]]:
+    """Lines of a run's log by step."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["step"]: line for line in lines}
+
+
+def _smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
+    """Running mean of the last `width` values."""
+    return np.array([values[max(0, end - width) : end].mean() for end in range(1, len(values) + 1)])
+
+
+def _class_gains(table: Table) -> Figure:
+    rows = [
+        method
+        for method in table.methods
+        if method != table.baseline_of(method) and class_gains(table, method, CLASS_NAMES[0])
+    ]
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(CLASS_NAMES))
+    width = 0.8 / max(len(rows), 1)
+    for number, method in enumerate(rows):
+        gains = [mean(class_gains(table, method, name)) for name in CLASS_NAMES]
+        axes.bar(places + (number - (len(rows) - 1) / 2) * width, gains, width, label=method)
+    axes.set(xticks=places, xticklabels=CLASS_NAMES, ylabel="gain in AP [points]")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.tick_params(axis="x", rotation=25)
+    if rows:
+        axes.legend(fontsize=7)
+    return figure
+
+
+def class_gains(table: Table, method: str, name: str) -> list[float]:
+    """Gains in AP of a class over the matching row, in points, seed by seed."""
+    return gains_of(table.of(method), table.of(table.baseline_of(method)), lambda run: run.class_ap[name])
+
+
+def _features(table: Table, folder: Path, teacher: TrainedTeacher, split: str) -> Figure:
+    """Strength of the BEV features of teacher and students in one frame, and the masks, ground truth drawn on them."""
+    methods = [table.config["baseline"], table.methods[-1]]
+    checkpoints = [folder / method / f"seed{table.of(method)[0].seed}" / LAST for method in methods]
+    batch = _frame(checkpoints[0], teacher.num_sweeps, split)
+    said = teacher.teacher.of(batch)
+    maps = {"teacher": said.finest if said.encoded is None else said.encoded}
+    for method, checkpoint in zip(methods, checkpoints, strict=True):
+        with torch.inference_mode():
+            maps[f"student, {method}"] = load_student(checkpoint)[1](batch.cameras).bev
+    grid = teacher.grid
+    panels = {name: _strength(value[0]) for name, value in maps.items()}
+    for mask in MASKS:
+        weights = foreground_mask(mask, batch.boxes, grid, sigma=1.6, predictions=said.predictions)
+        panels[f"mask {mask}"] = weights[0].numpy()
+    figure = Figure(figsize=(4 * 4, 2 * 4.1), layout="constrained")
+    axes = figure.subplots(2, 4).flatten()
+    for place, (name, values) in zip(axes, panels.items(), strict=False):
+        _draw_map(place, values, batch.boxes[0], grid, name)
+    for place in axes[len(panels) :]:
+        place.axis("off")
+    return figure
+
+
+def _frame(student: Path, num_sweeps: int, split: str) -> Batch:
+    """The frame in the middle of a split, as the student sees it, with LiDAR points."""
+    data = read_config(read_checkpoint(student))["data"]
+    config = DataConfig(
+        root=Path(data["root"]),
+        version=data["version"],
+        num_sweeps=num_sweeps,
+        cache_dir=Path(data["cache_dir"]) if data["cache_dir"] else None,
+    )
+    dataset = dataset_for(
+        config, load_student(student)[0], load_index(config), split, with_images=True, with_points=True
+    )
+    return collate([dataset[len(dataset) // 2]])
+
+
+def _strength(features: Tensor) -> np.ndarray:
+    """Length of each cell's feature (C, rows, cols) after its channels' means are taken off."""
+    centred = features.float() - features.float().mean(dim=(1, 2), keepdim=True)
+    return centred.norm(dim=0).cpu().numpy()
+
+
+def _draw_map(axes: Axes, values: np.ndarray, boxes: Tensor, grid: BevGrid, title: str) -> None:
+    """A BEV map from above, x (ahead) up and y (left) left, with the boxes of the ground truth."""
+    shown = values.T  # rows along x, columns along y
+    extent = (grid.y_min, grid.y_max, grid.x_min, grid.x_max)
+    axes.imshow(shown, origin="lower", extent=extent, cmap="magma")
+    for corners in corners_bev(boxes):
+        closed = np.vstack([corners.numpy(), corners[:1].numpy()])
+        axes.plot(closed[:, 1], closed[:, 0], color="#00d060", linewidth=0.6)
+    axes.set(title=title, xlim=(grid.y_max, grid.y_min), ylim=(grid.x_min, grid.x_max), xlabel="y [m]", ylabel="x [m]")

@@ -1,0 +1,1 @@
+"""The node under load, and for long under faults."""

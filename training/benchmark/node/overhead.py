@@ -1,0 +1,237 @@
+"""What the node takes around its network, beside the node as it is mostly written; over real middleware.
+
+A process of its own drives six cameras. In turn it drives ours, with a network that costs nothing, and the naive node
+of `training.benchmark.node.ros.naive_node`. ROS is imported in these processes only.
+"""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import yaml
+from tqdm import tqdm
+
+from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
+from training.benchmark.node.drive_plan import DriveLog, DrivePlan, Transport
+from training.benchmark.node.pictures import PICTURE_SIZE, write_pictures
+from training.replay.process import Child, run_to_end
+from training.synth.rig import nuscenes_cameras
+
+Detector = Literal["ours", "naive"]
+Dds = Literal["profile", "default"]
+DDS_NAMES: dict[Dds, str] = {"profile": "with our profile", "default": "as it comes"}
+
+PROFILE = Path(__file__).parents[2] / "config" / "dds" / "fastdds.xml"
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # of new and older releases
+REFERENCE_CAMERA = "CAM_FRONT"
+_START_TIMEOUT_S = 60.0
+_SPARE_S = 30.0  # what a drive may take beyond its plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeBenchConfig:
+    """What `bevdistill bench node` measures."""
+
+    transport: Transport = "compressed"  # kind of the images
+    dds: Literal["profile", "default", "both"] = "profile"  # with our Fast DDS profile, or without, which loses images
+    detectors: tuple[Detector, ...] = get_args(Detector)  # which nodes are driven
+    rate_hz: float = 12.0  # of each camera
+    seconds: float = 20.0  # driven and counted a round
+    rounds: int = 3  # of each node, in turn
+    warm_up_s: float = 2.0  # driven before each round, not counted
+    image_height: int = 480  # [px] of the network's input; this is the size of BEVFormer-tiny
+    image_width: int = 800  # [px]
+    output: Path | None = None  # folder for logs and results.json; null keeps none
+    progress: bool = True  # show a bar
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate_hz <= 100:
+            raise ValueError(f"rate_hz must be above 0 and at most 100, but is {self.rate_hz}")
+        if not (self.seconds * self.rate_hz >= 1 and self.warm_up_s * self.rate_hz >= 1):
+            raise ValueError(
+                f"seconds and warm_up_s must give time for a set at {self.rate_hz} Hz, "
+                f"but are {self.seconds} and {self.warm_up_s}"
+            )
+        if self.rounds < 1 or not self.detectors:
+            raise ValueError(
+                f"rounds must be at least 1 and detectors not empty, but they are {self.rounds} and "
+                f"{list(self.detectors)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """All rounds of one node together."""
+
+    sets_sent: int
+    sets_lost: int
+    cpu_ms: float  # CPU time of the node's process a set that it answered
+    round_trips_ms: tuple[float, ...]  # last image of a set sent to its detections received
+    stages_ms: Mapping[str, tuple[float, ...]]  # as the node tells them
+    drops: Mapping[str, int]  # sets that the node says it dropped, by its reason
+
+    @classmethod
+    def of(cls, logs: Sequence[DriveLog]) -> "Measured":
+        """Put rounds together."""
+        trips = tuple(trip for log in logs for trip in log.round_trips_ms)
+        names = list(dict.fromkeys(name for log in logs for name in log.stages_ms))
+        return cls(
+            sets_sent=sum(log.sets_sent for log in logs),
+            sets_lost=sum(log.sets_lost for log in logs),
+            cpu_ms=sum(log.cpu_s for log in logs) * 1e3 / max(len(trips), 1),
+            round_trips_ms=trips,
+            stages_ms={name: tuple(value for log in logs for value in log.stages_ms.get(name, ())) for name in names},
+            drops=sum((Counter(log.drops) for log in logs), Counter()),
+        )
+
+
+def run_node_bench(config: NodeBenchConfig) -> str:
+    """Measure; returns the tables, with the ratio of CPU times as the last line.
+
+    Raises:
+        ChildProcessError: One of the processes failed.
+        ModuleNotFoundError: There is no ROS 2.
+    """
+    check_ros()
+    measured = measure(config)
+    if config.output is not None:
+        content = {
+            name: {entry.name: getattr(result, entry.name) for entry in fields(result)}
+            for name, result in measured.items()
+        }
+        (config.output / "results.json").write_text(json.dumps(content, indent=1, default=dict))
+    return table(config, measured)
+
+
+def measure(config: NodeBenchConfig) -> dict[str, Measured]:
+    """Drive past each node, in turn; by its name, and where both kinds of Fast DDS are compared that of the kind."""
+    kinds: tuple[Dds, ...] = get_args(Dds) if config.dds == "both" else (config.dds,)
+    variants = {
+        name if kind == kinds[0] else f"{name}, Fast DDS {DDS_NAMES[kind]}": (name, kind)
+        for kind in kinds
+        for name in config.detectors
+    }
+    logs: dict[str, list[DriveLog]] = {label: [] for label in variants}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = config.output or Path(scratch)
+        write_pictures(folder / "pictures")
+        turns = [(number, *variant) for number in range(config.rounds) for variant in variants.items()]
+        for number, label, (name, kind) in tqdm(turns, desc="drive", unit="round", disable=not config.progress):
+            logs[label].append(_drive_once(config, name, kind, folder, number))
+    return {label: Measured.of(rounds) for label, rounds in logs.items()}
+
+
+def _drive_once(config: NodeBenchConfig, name: Detector, kind: Dds, folder: Path, number: int) -> DriveLog:
+    environment = environment_with(kind)
+    with Child(_command(config, name, folder), folder / f"{name}_{number}.log", environment) as detector:
+        plan = DrivePlan(
+            receiver_pid=detector.pid,
+            pictures=str(folder / "pictures"),
+            cameras=NUSCENES_CAMERAS,
+            transport=config.transport,
+            rate_hz=config.rate_hz,
+            warm_up_s=config.warm_up_s,
+            seconds=config.seconds,
+            start_timeout_s=_START_TIMEOUT_S,
+        )
+        paths = [folder / f"plan_{name}_{number}.json", folder / f"log_{name}_{number}.json"]
+        plan.write(paths[0])
+        module = ["training.benchmark.node.ros.drive", *map(str, paths)]
+        with Child(module, folder / f"vehicle_{name}_{number}.log", environment) as vehicle:
+            limit_s = 2 * _START_TIMEOUT_S + config.warm_up_s + config.seconds + _SPARE_S
+            run_to_end(vehicle, detector, timeout_s=limit_s)
+    return DriveLog.read(paths[1])
+
+
+def _command(config: NodeBenchConfig, name: Detector, folder: Path) -> list[str]:
+    """Module and arguments of a detector."""
+    size = [str(config.image_height), str(config.image_width)]
+    if name == "naive":
+        return ["training.benchmark.node.ros.naive_node", *size, config.transport]
+    parameters = node_parameters(folder, transport=config.transport)
+    return ["training.benchmark.node.ros.identity_node", *size, "--ros-args", "--params-file", str(parameters)]
+
+
+def node_parameters(folder: Path, **changes: object) -> Path:
+    """Write a parameter file of our node for the synthetic rig, which tells the mountings as there may be no tf."""
+    rig = synthetic_rig(*PICTURE_SIZE)
+    (folder / "rig.yaml").write_text(yaml.safe_dump(rig.to_dict(), sort_keys=False))
+    parameters = {
+        "rig_file": str((folder / "rig.yaml").absolute()),
+        "sync.reference_camera": REFERENCE_CAMERA,
+        **changes,
+    }
+    path = folder / "node.param.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+    return path
+
+
+def synthetic_rig(height: int, width: int) -> CameraRig:
+    """The rig that the pictures were taken with, for images of a size."""
+    cameras = nuscenes_cameras(width=width, height=height)
+    return CameraRig(
+        names=NUSCENES_CAMERAS,
+        intrinsics=torch.stack([torch.from_numpy(camera.intrinsics) for camera in cameras]),
+        ego_from_camera=torch.stack([torch.from_numpy(camera.ego_from_camera) for camera in cameras]),
+        image_size=(height, width),
+    )
+
+
+def environment_with(dds: Dds) -> dict[str, str]:
+    """Environment of the processes on both sides: with our Fast DDS profile, or with Fast DDS as it comes."""
+    environment = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
+    if dds == "profile":
+        old = environment.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+        environment[PROFILE_VARIABLES[1 if old else 0]] = str(PROFILE)
+    return environment
+
+
+def check_ros() -> None:
+    """Raise ModuleNotFoundError, saying what to do, where there is no ROS 2."""
+    from training.replay.run import check_ros as check
+
+    check()
+
+
+def table(config: NodeBenchConfig, measured: Mapping[str, Measured]) -> str:
+    """Results in words, for people."""
+    width, height = config.image_width, config.image_height
+    lines = [
+        f"six {PICTURE_SIZE[1]}x{PICTURE_SIZE[0]} cameras at {config.rate_hz:g} Hz, {config.transport}, "
+        f"to a network input of {width}x{height}",
+        f"Fast DDS {DDS_NAMES['default' if config.dds == 'default' else 'profile']} unless told otherwise, "
+        f"{config.rounds} x {config.seconds:g} s each, {os.cpu_count()} cores",
+    ]
+    if "ours" in measured:
+        lines += ["", f"{'our node, stages [ms]':<40}{'p50':>8}{'p95':>8}{'max':>8}"]
+        lines += [_row(name, values) for name, values in measured["ours"].stages_ms.items()]
+    lines += [
+        "",
+        f"{'last image sent to answer received [ms]':<40}{'p50':>8}{'p95':>8}{'max':>8}{'p95 in periods':>16}",
+    ]
+    for name, result in measured.items():
+        share = _percentile(result.round_trips_ms, 95) * config.rate_hz / 1e3
+        lines.append(f"{_row(name, result.round_trips_ms)}{share:>16.2f}")
+    lines += ["", f"{'':<32}{'sets sent':>12}{'lost':>8}{'CPU a set [ms]':>18}  drops that the node tells"]
+    for name, result in measured.items():
+        drops = ", ".join(f"{reason} ({count})" for reason, count in result.drops.items())
+        lines.append(f"{name:<32}{result.sets_sent:>12}{result.sets_lost:>8}{result.cpu_ms:>18.1f}  {drops}".rstrip())
+    if "ours" in measured and "naive" in measured:
+        lines += ["", f"cpu ratio (ours / naive): {measured['ours'].cpu_ms / measured['naive'].cpu_ms:.2f}"]
+    return "\n".join(lines)
+
+
+def _row(name: str, values: Sequence[float]) -> str:
+    columns = [_percentile(values, 50), _percentile(values, 95), max(values, default=float("nan"))]
+    return f"  {name:<38}" + "".join(f"{value:>8.1f}" for value in columns)
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    return float(np.percentile(values, share)) if values else float("nan")

@@ -1,0 +1,1 @@
+"""The command bevdistill and its settings."""

@@ -1,0 +1,202 @@
+"""The command `bevdistill`: one word a task, settings from YAML and the command line, one clear line for a mistake."""
+
+import importlib
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from training.cli.settings import nearest, settings_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command: what it is for, and where its settings and its function `(settings) -> closing text` are."""
+
+    summary: str
+    module: str
+    config: str
+    function: str
+    again: str = ""  # how to go on after an interruption
+
+
+COMMANDS: dict[str, Command] = {
+    "synth": Command(
+        summary="write a synthetic world to disk in nuScenes format",
+        module="training.synth.writer",
+        config="SynthConfig",
+        function="run_synth",
+    ),
+    "cut": Command(
+        summary="cut the scenes of a database in time: the first part to train on, the rest to score",
+        module="training.data.cut",
+        config="CutConfig",
+        function="run_cut",
+    ),
+    "train": Command(
+        summary="train a teacher, a student, or a student that learns from a teacher",
+        module="training.run.fit",
+        config="TrainConfig",
+        function="run_train",
+        again="--run.resume true goes on with the training",
+    ),
+    "evaluate": Command(
+        summary="score a checkpoint or a bundle with the official nuScenes metrics",
+        module="training.evaluate.run",
+        config="EvaluateConfig",
+        function="run_evaluate",
+    ),
+    "export": Command(
+        summary="turn a student's checkpoint into a bundle for the node",
+        module="training.export",
+        config="ExportConfig",
+        function="run_export",
+    ),
+    "replay": Command(
+        summary="replay scenes live through the ROS 2 node and score what it publishes",
+        module="training.replay.run",
+        config="ReplayConfig",
+        function="run_replay_command",
+    ),
+    "show": Command(
+        summary="draw detections and ground truth: six cameras and the bird's-eye view",
+        module="training.show",
+        config="ShowConfig",
+        function="run_show",
+    ),
+    "bench": Command(
+        summary="measure data generation, training and inference on this machine",
+        module="training.benchmark.speed",
+        config="SpeedConfig",
+        function="run_speed",
+    ),
+    "bench deformable": Command(
+        summary="compare our deformable sampling with mmcv's in plain torch: time, memory, numbers",
+        module="training.benchmark.deformable",
+        config="DeformableConfig",
+        function="run_deformable",
+    ),
+    "bench index": Command(
+        summary="time and memory of indexing tables as large as those of nuScenes",
+        module="training.benchmark.index",
+        config="IndexBenchConfig",
+        function="run_index",
+    ),
+    "bench decode": Command(
+        summary="accuracy of a student on JPEGs that are decoded whole and at a reduced size",
+        module="training.benchmark.decode",
+        config="DecodeConfig",
+        function="run_decode",
+    ),
+    "bench node": Command(
+        summary="what the node takes around its network, beside a naive node; over real middleware",
+        module="training.benchmark.node.overhead",
+        config="NodeBenchConfig",
+        function="run_node_bench",
+    ),
+    "bench soak": Command(
+        summary="a long drive with faults at random: memory, threads, and the fate of every set",
+        module="training.benchmark.node.soak",
+        config="SoakConfig",
+        function="run_soak",
+    ),
+    "bench step": Command(
+        summary="one training step of a configuration: parameters, memory, time",
+        module="training.benchmark.step",
+        config="StepConfig",
+        function="run_step",
+    ),
+    "doctor": Command(
+        summary="check everything that the node needs: packages, ROS, GPU, bundle, topics, calibration",
+        module="bevdistill_ros.doctor.command",
+        config="DoctorConfig",
+        function="run_doctor",
+    ),
+    "bench distillation": Command(
+        summary="train all distillation methods from the same start and compare them in a table",
+        module="training.benchmark.distillation.run",
+        config="DistillationConfig",
+        function="run_distillation",
+        again="the same command goes on",
+    ),
+    "demo": Command(
+        summary="the whole loop in minutes on a CPU",
+        module="training.demo",
+        config="DemoConfig",
+        function="run_demo",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 1 failed, 2 wrong call, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return 0
+    for words in (2, 1):  # some commands are two words
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return _run(name, arguments[words:])
+    close = nearest(" ".join(arguments[:2]), list(COMMANDS)) or nearest(arguments[0], list(COMMANDS))
+    return _fail(f"unknown command '{arguments[0]}'{close} (bevdistill --help lists the commands)", 2)
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    _set_up_output()
+    try:
+        config = settings_from(
+            getattr(module, command.config), arguments, program=f"bevdistill {name}", summary=command.summary
+        )
+    except ValueError as error:
+        return _fail(f"{error} (bevdistill {name} --help lists the settings)", 2)
+    except SystemExit:  # --help and --print_config
+        return 0
+    try:
+        closing = getattr(module, command.function)(config)
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        return _fail(_reason(error), 1)
+    except KeyboardInterrupt:
+        return _fail("; ".join(filter(None, ("interrupted", command.again))), 130)
+    if closing:
+        sys.stdout.write(f"{closing}\n")
+    return 0
+
+
+def _reason(error: Exception) -> str:
+    """What an error says; of one that was raised in a data loader's worker the line itself, not its traceback."""
+    text = str(error).strip() or type(error).__name__
+    if "Original Traceback" in text:
+        return re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
+    return text
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items()]
+    usage = "usage: bevdistill COMMAND [--config FILE] [--KEY VALUE ...]"
+    head = f"{usage}\n\ntrain with LiDAR once, drive with cameras only\n\n"
+    tail = "\n\nbevdistill COMMAND --help lists a command's settings; --print_config shows them all with their values\n"
+    return head + "\n".join(lines) + tail
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"bevdistill: {message}\n")
+    return status
+
+
+def _set_up_output() -> None:
+    """Our own progress goes to standard error; libraries' advice, which a user of ours can't act on, goes nowhere.
+
+    Lightning sets its levels when it is imported, so this comes after.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("training", "bevdistill_ros"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torch)\b.*")

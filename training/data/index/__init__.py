@@ -1,0 +1,1 @@
+"""Tables of a data set, read once and kept as arrays."""

@@ -1,0 +1,279 @@
+"""Making the index of a database from its tables, read record by record with only what is needed of each kept.
+
+The devkit keeps all of every record, which is several times as much memory.
+
+Shape legend: S samples, N cameras, D data records (all LiDAR sweeps, and camera key frames), A annotations of detection
+classes, W sweeps of all samples.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nuscenes.eval.detection.utils import category_to_detection_name
+from tqdm import tqdm
+
+from bevdistill_ros.core.boxes import BOX_SIZE, transform_boxes
+from bevdistill_ros.core.geometry import matrix_from_quaternion, transform_from, yaw_of
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from training.data.index.reader import Columns, Record, Tokens, columns_of, number_of, records_of, text_of
+
+LIDAR = "LIDAR_TOP"
+MAX_VELOCITY_GAP = 1.5  # [s] between two annotations that tell a velocity, and twice that over three, as in the devkit
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tables:
+    """What is kept of the tables, in their order."""
+
+    cameras: tuple[str, ...]  # channels: those of nuScenes in our order, then others by name
+    mountings: Columns  # token, channel, ego_from_sensor (4, 4), intrinsics (3, 3), which are NaN where there are none
+    scenes: Columns  # token, name
+    samples: Columns  # token, scene, prev, timestamp [us]
+    data: Columns  # token, sample, prev, pose, file, timestamp [us], size (height, width), mounting, is_key
+    global_from_ego: np.ndarray  # (D, 4, 4)
+    annotations: Columns  # token, sample, prev, next, label, box (x y z l w h yaw, global frame), points
+
+
+def build_arrays(root: Path, version: str, num_sweeps: int) -> Arrays:
+    """Make the array fields of a `NuScenesIndex`, with up to `num_sweeps` sweeps before each key frame.
+
+    Raises:
+        ValueError: The tables are damaged or hold no sample, or a sample lacks its LiDAR or a calibration.
+    """
+    folder = root / version
+    try:
+        tables = _read(folder)
+        samples = Tokens(tables.samples["token"], "sample")
+        data_sample, annotated = samples.rows(tables.data["sample"]), samples.rows(tables.annotations["sample"])
+        scenes = Tokens(tables.scenes["token"], "scene").rows(tables.samples["scene"])
+        previous = samples.rows(tables.samples["prev"])
+        sweeps = _sweeps(tables, data_sample, num_sweeps)
+        velocities = _velocities(tables, annotated)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"cannot read the tables in {folder} ({type(error).__name__}: {error}); unpack the metadata again"
+        ) from error
+    if not len(previous):
+        raise ValueError(f"the tables in {folder} hold no sample")
+    key_frames = sweeps[:, 0]
+    if (key_frames < 0).any():
+        token = tables.samples["token"][np.argmin(key_frames)].decode()
+        raise ValueError(f"sample {token} has no {LIDAR}, whose ego pose is the frame of reference")
+    global_from_ego = tables.global_from_ego[key_frames]
+    ego_from_global = np.linalg.inv(global_from_ego)
+    return {
+        "scene_names": tables.scenes["name"],
+        "camera_names": np.array([name.encode() for name in tables.cameras], dtype=np.bytes_),
+        "tokens": tables.samples["token"],
+        "stamps_ns": tables.data["timestamp"][key_frames] * 1000,
+        "scenes": scenes.astype(np.int32),
+        "previous": previous.astype(np.int32),
+        "global_from_ego": global_from_ego,
+        **_camera_arrays(tables, data_sample, ego_from_global),
+        **_sweep_arrays(tables, sweeps, ego_from_global),
+        **_box_arrays(tables, annotated, velocities, ego_from_global),
+    }
+
+
+def _read(folder: Path) -> _Tables:
+    sensors = {record["token"]: record for record in records_of(folder / "sensor.json")}
+    found = {record["channel"] for record in sensors.values() if record["modality"] == "camera"}
+    mountings = columns_of(
+        records_of(folder / "calibrated_sensor.json"),
+        {
+            "token": text_of("token"),
+            "channel": (np.str_, lambda record: sensors[record["sensor_token"]]["channel"]),
+            "ego_from_sensor": (np.float64, lambda record: transform_from(record["rotation"], record["translation"])),
+            "intrinsics": (np.float64, lambda record: record["camera_intrinsic"] or np.full((3, 3), np.nan)),
+        },
+    )
+    samples = {
+        "token": text_of("token"),
+        "scene": text_of("scene_token"),
+        "prev": text_of("prev"),
+        "timestamp": number_of("timestamp", np.int64),
+    }
+    data = _read_data(folder, mountings, found)
+    return _Tables(
+        cameras=tuple([name for name in NUSCENES_CAMERAS if name in found] + sorted(found - set(NUSCENES_CAMERAS))),
+        mountings=mountings,
+        scenes=columns_of(records_of(folder / "scene.json"), {"token": text_of("token"), "name": text_of("name")}),
+        samples=columns_of(records_of(folder / "sample.json"), samples),
+        data=data,
+        global_from_ego=_read_poses(folder, data["pose"]),
+        annotations=_read_annotations(folder),
+    )
+
+
+def _read_data(folder: Path, mountings: Columns, cameras: set[str]) -> Columns:
+    rows = {token.decode(): row for row, token in enumerate(mountings["token"])}
+    channels = mountings["channel"].tolist()
+
+    def needed() -> Iterator[Record]:
+        for record in _shown(folder / "sample_data.json"):
+            channel = channels[rows[record["calibrated_sensor_token"]]]
+            if channel == LIDAR or (record["is_key_frame"] and channel in cameras):
+                yield record
+
+    columns: dict[str, Any] = {
+        "token": text_of("token"),
+        "sample": text_of("sample_token"),
+        "prev": text_of("prev"),
+        "pose": text_of("ego_pose_token"),
+        "file": text_of("filename"),
+        "timestamp": number_of("timestamp", np.int64),
+        "size": (np.int32, lambda record: (record["height"] or 0, record["width"] or 0)),
+        "mounting": (np.int32, lambda record: rows[record["calibrated_sensor_token"]]),
+        "is_key": number_of("is_key_frame", np.bool_),
+    }
+    return columns_of(needed(), columns)
+
+
+def _read_poses(folder: Path, tokens: np.ndarray) -> np.ndarray:
+    """Poses global_from_ego (D, 4, 4) of tokens (D,)."""
+    wanted = {token.decode() for token in tokens}
+    poses = columns_of(
+        (record for record in _shown(folder / "ego_pose.json") if record["token"] in wanted),
+        {
+            "token": text_of("token"),
+            "pose": (np.float64, lambda record: transform_from(record["rotation"], record["translation"])),
+        },
+    )
+    rows = Tokens(poses["token"], "ego_pose").rows(tokens)
+    return np.asarray(poses["pose"].reshape(-1, 4, 4)[rows])
+
+
+def _read_annotations(folder: Path) -> Columns:
+    names = {record["token"]: record["name"] for record in records_of(folder / "category.json")}
+    detected = {token: category_to_detection_name(name) for token, name in names.items()}
+    labels = {
+        record["token"]: CLASS_NAMES.index(name)
+        for record in records_of(folder / "instance.json")
+        if (name := detected[record["category_token"]]) is not None
+    }
+
+    def box(record: Record) -> list[float]:
+        width, length, height = record["size"]
+        yaw = yaw_of(matrix_from_quaternion(record["rotation"]))
+        return [*record["translation"], length, width, height, yaw]
+
+    return columns_of(
+        (record for record in _shown(folder / "sample_annotation.json") if record["instance_token"] in labels),
+        {
+            "token": text_of("token"),
+            "sample": text_of("sample_token"),
+            "prev": text_of("prev"),
+            "next": text_of("next"),
+            "label": (np.int64, lambda record: labels[record["instance_token"]]),
+            "box": (np.float64, box),
+            "points": number_of("num_lidar_pts", np.int64),
+        },
+    )
+
+
+def _shown(path: Path) -> Iterator[dict[str, Any]]:
+    yield from tqdm(records_of(path), desc=f"Reading {path.stem}", unit=" records", disable=None)
+
+
+def _key_frames(tables: _Tables, data_sample: np.ndarray, channel: str) -> np.ndarray:
+    """Data row (S,) of each sample's key frame of a sensor; -1 where it has none."""
+    of_channel = tables.mountings["channel"][tables.data["mounting"]] == channel
+    rows = np.flatnonzero(of_channel & tables.data["is_key"])
+    found = np.full(len(tables.samples["token"]), -1)
+    found[data_sample[rows]] = rows
+    return found
+
+
+def _sweeps(tables: _Tables, data_sample: np.ndarray, num_sweeps: int) -> np.ndarray:
+    """Data rows (S, 1 + num_sweeps) of the LiDAR key frame and of the sweeps before it; -1 where there are none."""
+    lidar = np.flatnonzero(tables.mountings["channel"][tables.data["mounting"]] == LIDAR)
+    before = np.full(len(data_sample) + 1, -1)  # one more, so that before[-1] is -1 too
+    found = Tokens(tables.data["token"][lidar], f"sample_data of {LIDAR}").rows(tables.data["prev"][lidar])
+    before[lidar] = np.where(found >= 0, lidar[found] if len(lidar) else -1, -1)
+    chain = [_key_frames(tables, data_sample, LIDAR)]
+    for _ in range(num_sweeps):
+        chain.append(before[chain[-1]])
+    return np.stack(chain, axis=1)
+
+
+def _velocities(tables: _Tables, annotated: np.ndarray) -> np.ndarray:
+    """Velocities (A, 2) [m/s] in the global frame, from the annotations before and after; NaN where unknown."""
+    tokens = Tokens(tables.annotations["token"], "sample_annotation")
+    own = np.arange(len(annotated))
+    ends = [tokens.rows(tables.annotations[name]) for name in ("prev", "next")]
+    first, last = (np.where(end >= 0, end, own) for end in ends)
+    places = tables.annotations["box"].reshape(-1, BOX_SIZE - 2)[:, :2]
+    seconds = 1e-6 * tables.samples["timestamp"][annotated]
+    gap = seconds[last] - seconds[first]
+    longest = MAX_VELOCITY_GAP * np.where((ends[0] >= 0) & (ends[1] >= 0), 2, 1)
+    known = (first != last) & (gap <= longest) & (gap > 0)
+    moved = places[last] - places[first]
+    return np.where(known[:, None], moved / np.where(known, gap, 1.0)[:, None], np.nan)
+
+
+def _camera_arrays(tables: _Tables, data_sample: np.ndarray, ego_from_global: np.ndarray) -> Arrays:
+    data, mountings = tables.data, tables.mountings
+    rows = np.full((len(ego_from_global), len(tables.cameras)), -1)
+    for column, name in enumerate(tables.cameras):
+        rows[:, column] = _key_frames(tables, data_sample, name)
+    there = rows >= 0
+    mounting = data["mounting"][rows]
+    intrinsics = mountings["intrinsics"][mounting]
+    unknown = np.argwhere(there & np.isnan(intrinsics).any(axis=(-2, -1)))
+    if len(unknown):
+        sample, camera = unknown[0]
+        token = mountings["token"][mounting[sample, camera]].decode()
+        file = data["file"][rows[sample, camera]].decode()
+        raise ValueError(f"calibrated_sensor {token} of {file} has no 3x3 camera_intrinsic")
+    poses = ego_from_global[:, None] @ (tables.global_from_ego[rows] @ mountings["ego_from_sensor"][mounting])
+    return {
+        "camera_files": np.where(there, data["file"][rows], b""),
+        "camera_stamps_ns": np.where(there, data["timestamp"][rows] * 1000, 0),
+        "camera_sizes": np.where(there[..., None], data["size"][rows], np.int32(1)),
+        "intrinsics": np.where(there[..., None, None], intrinsics, np.eye(3)),
+        "ego_from_camera": np.where(there[..., None, None], poses, np.eye(4)),
+    }
+
+
+def _sweep_arrays(tables: _Tables, sweeps: np.ndarray, ego_from_global: np.ndarray) -> Arrays:
+    there = sweeps >= 0
+    rows, sample = sweeps[there], np.nonzero(there)[0]
+    stamps = tables.data["timestamp"]
+    mounting = tables.data["mounting"][rows]
+    global_from_sensor = tables.global_from_ego[rows] @ tables.mountings["ego_from_sensor"][mounting]
+    return {
+        "sweep_offsets": _offsets(there.sum(axis=1)),
+        "sweep_files": tables.data["file"][rows],
+        "sweep_lags": (stamps[sweeps[sample, 0]] - stamps[rows]) * 1e-6,
+        "ego_from_sweep": ego_from_global[sample] @ global_from_sensor,
+    }
+
+
+def _box_arrays(tables: _Tables, annotated: np.ndarray, velocities: np.ndarray, ego_from_global: np.ndarray) -> Arrays:
+    order = np.argsort(annotated, kind="stable")
+    offsets = _offsets(np.bincount(annotated, minlength=len(ego_from_global)))
+    known = np.isfinite(velocities).all(axis=1)
+    boxes = np.concatenate([tables.annotations["box"].reshape(-1, BOX_SIZE - 2), velocities], axis=1)
+    boxes[~known, 7:] = 0.0
+    ordered, moved = torch.from_numpy(boxes[order]), np.zeros((len(order), BOX_SIZE), dtype=np.float32)
+    for sample, transform in enumerate(ego_from_global):
+        chosen = slice(int(offsets[sample]), int(offsets[sample + 1]))
+        moved[chosen] = transform_boxes(torch.from_numpy(transform), ordered[chosen]).float().numpy()
+    return {
+        "box_offsets": offsets,
+        "boxes": moved,
+        "labels": tables.annotations["label"][order],
+        "num_lidar_points": tables.annotations["points"][order],
+        "velocity_known": known[order],
+    }
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -1,0 +1,228 @@
+"""What a training run leaves on disk and shows while it runs."""
+
+import fcntl
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+from tqdm import tqdm
+
+from training.memory import peak_resident
+from training.run.config import TrainConfig
+from training.weights.checkpoint import CONFIG_KEY, config_text, read_checkpoint
+from training.whole_file import write_whole
+
+_LOG = logging.getLogger(__name__)
+
+LAST = "last.ckpt"
+LOSSES = "losses.jsonl"
+CONFIG = "config.json"
+
+
+class LossLog(pl.Callback):
+    """Writes the configuration, and a JSON line of unweighted losses every so many steps, from the first on.
+
+    Some lines also tell the weighted losses and their gradient norms, see `training.run.balance`.
+
+    A resumed run drops the lines of the steps that it does again. While the run lasts, its file of losses is locked:
+    a second process that would train in the same folder ends with its first step, and changes nothing there.
+
+    Args:
+        folder: Of the run; made when the first step is done, so that a run that can't begin leaves nothing.
+        config: The resolved configuration.
+        every: Steps between two lines.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, *, every: int) -> None:
+        self._folder, self._config, self._every = folder, config, every
+        self._kept: int | None = None  # bytes of the file to go on after; None when that is done
+        self._file: IO[str] | None = None
+        self._rate = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        path = self._folder / LOSSES
+        lines = path.read_bytes().splitlines(keepends=True) if trainer.global_step and path.exists() else []
+        self._kept = sum(len(line) for line in lines if _step_of(line) <= trainer.global_step)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._rate = trainer.optimizers[0].param_groups[-1]["lr"]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self._kept is not None:
+            self._begin(self._kept)
+            self._kept = None
+        step = trainer.global_step
+        balance: dict[str, float] = getattr(pl_module, "balance", {})
+        if step == 1 or step % self._every == 0 or step == trainer.max_steps or balance:
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            values |= balance
+            assert self._file is not None
+            self._file.write(json.dumps({"step": step, "learning_rate": self._rate, **values}) + "\n")
+            self._file.flush()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _begin(self, kept: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = _locked(self._folder / LOSSES)
+        self._file.truncate(kept)
+        write_whole(self._folder / CONFIG, json.dumps(json.loads(config_text(self._config)), indent=2) + "\n")
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Checkpoints(pl.Callback):
+    """Saves the run every so many steps, at its end, and when it is told to end; stands last among the callbacks.
+
+    Args:
+        path: The checkpoint; the one before is replaced when the new one is complete.
+        config: The resolved configuration, which goes into the checkpoint.
+        every: Steps between two saves.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig, *, every: int) -> None:
+        self._path, self._text, self._every = path, config_text(config), every
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[CONFIG_KEY] = self._text
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        # Of several processes only some may have been told; Lightning ends them all, and the last save stands.
+        must_end = trainer.received_sigterm and trainer.world_size == 1
+        if step % self._every == 0 or step == trainer.max_steps or must_end:
+            partial = self._path.with_name(f".{self._path.name}.partial")
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                os.replace(partial, self._path)
+
+
+class ExponentialAverage(WeightAveraging):
+    """Exponential moving average of the weights, which stand in for the model's in checkpoints and at the end.
+
+    Its memory grows with the run, up to that of `decay`: with a fixed one, the random weights of the start weigh on
+    all short runs.
+
+    Args:
+        decay: Share of the average that a step keeps.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor) -> None:
+            count = int(num_averaged)
+            kept = min(decay, (1 + count) / (10 + count))
+            for mean, value in zip(averaged, current, strict=True):
+                mean.copy_(kept * mean + (1 - kept) * value)
+
+        super().__init__(multi_avg_fn=average)
+
+
+class Cost(pl.Callback):
+    """Counts what a run costs, through all its resumptions; kept in the checkpoint, see `cost_of`.
+
+    The memory is the largest that was allocated on the GPU, or on a CPU the largest that the process ever held.
+    """
+
+    state_key = "cost"
+
+    def __init__(self) -> None:
+        self._seconds_before, self._peak_before = 0.0, 0
+        self._started = time.monotonic()
+        self._device = torch.device("cpu")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+        self._device = pl_module.device
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def state_dict(self) -> dict[str, Any]:
+        is_gpu = self._device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self._device) if is_gpu else peak_resident()
+        seconds = self._seconds_before + time.monotonic() - self._started
+        return {"train_seconds": seconds, "peak_memory_bytes": max(peak, self._peak_before)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before, self._peak_before = state_dict["train_seconds"], state_dict["peak_memory_bytes"]
+
+
+def cost_of(checkpoint: Path) -> dict[str, float]:
+    """`train_seconds` and `peak_memory_bytes` of the run of a checkpoint, so far.
+
+    Raises:
+        ValueError: There is no such checkpoint, or it does not know.
+    """
+    callbacks = read_checkpoint(checkpoint).get("callbacks", {})
+    if Cost.state_key not in callbacks:
+        raise ValueError(f"{checkpoint} does not tell what its training cost; train it anew")
+    return dict(callbacks[Cost.state_key])
+
+
+class StepBar(pl.Callback):
+    """A bar of the steps, with the total loss."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._bar = tqdm(
+            desc="train",
+            unit="step",
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            mininterval=0.2 if sys.stderr.isatty() else 10.0,
+            disable=not trainer.is_global_zero,
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        # The loss is read only when the bar is drawn, as that waits for the GPU.
+        if self._bar.update() or trainer.global_step == trainer.max_steps:
+            self._bar.set_postfix_str(f"loss {float(trainer.callback_metrics['total']):.3f}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "_bar"):
+            self._bar.close()
+
+
+def _locked(path: Path) -> IO[str]:
+    """The file, to append to; no other process gets it until it is closed, or this process has ended."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise OSError(f"another process is training in {path.parent}; wait for it, or end it") from error
+    except OSError as error:  # some network file systems have no locks
+        _LOG.info("%s can't be locked (%s): take care that no other process trains there", path, error.strerror)
+    return file
+
+
+def _step_of(line: bytes) -> float:
+    """Step of a line; infinite for one that was cut off."""
+    if not line.endswith(b"\n"):
+        return math.inf
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

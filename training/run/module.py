@@ -1,0 +1,244 @@
+"""Training of a teacher, of a student, and of a student that learns from a teacher.
+
+The step is: model -> criterion and distiller -> {name: unweighted scalar} -> one weighted sum. A run is a number of
+optimiser steps; what a step sees depends on its number alone, so a run that was stopped goes on exactly.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.query_selection import QuerySelection
+from bevdistill_ros.model.records import BevMemory, SetPrediction, StudentOutput
+from training.criterion.heatmap import HeatmapHead, heatmap_loss
+from training.criterion.matcher import HungarianMatcher
+from training.criterion.set_loss import SetCriterion
+from training.data.sample import Batch
+from training.distill.base import Distiller
+from training.distill.build import build_distiller, weights_of
+from training.run.balance import dominant_terms, gradient_norms
+from training.run.config import CriterionConfig, OptimConfig, TrainConfig
+from training.teacher.frozen import FrozenTeacher
+from training.teacher.object_dgcnn import ObjectDgcnn
+
+_LOG = logging.getLogger(__name__)
+
+
+class Detection(nn.Module):
+    """The detection losses of a BEV detector: set criterion and, where its weight is above 0, the centre heatmap.
+
+    Args:
+        config: Weights.
+        channels: Of the BEV map.
+        grid: Of the BEV map.
+        query_selection: heatmap: the model has a heatmap of its own to train; otherwise the heatmap is an auxiliary.
+    """
+
+    def __init__(
+        self, config: CriterionConfig, *, channels: int, grid: BevGrid, query_selection: QuerySelection
+    ) -> None:
+        super().__init__()
+        matcher = HungarianMatcher(class_weight=config.classification, box_weight=config.box)
+        self.criterion = SetCriterion(matcher=matcher, grid=grid, velocity_weight=config.velocity)
+        auxiliary = config.heatmap > 0 and query_selection == "learned"
+        self.heatmap = HeatmapHead(channels, detach=config.detach_heatmap) if auxiliary else None
+        self.grid = grid
+        self.weights = {"classification": config.classification, "box": config.box, "heatmap": config.heatmap}
+
+    def forward(self, predictions: SetPrediction, bev: Tensor, batch: Batch) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.criterion(predictions, batch.boxes, batch.labels)
+        heatmap = predictions.heatmap if self.heatmap is None else self.heatmap(bev)
+        if heatmap is not None:
+            losses["heatmap"] = heatmap_loss(heatmap, batch.boxes, batch.labels, self.grid)
+        return losses
+
+
+class TrainingModule(pl.LightningModule):
+    """What teacher and student training share: weighting, optimiser, schedule, and the checks of a step."""
+
+    model: nn.Module  # what is trained and exported
+    slow_prefix = "no parameter"  # of those that learn at backbone_factor
+
+    def __init__(
+        self, config: TrainConfig, model: nn.Module, detection: Detection, weights: Mapping[str, float]
+    ) -> None:
+        super().__init__()
+        self.optim, self.weights = config.optim, {**detection.weights, **weights}
+        self.model, self.detection = model, detection
+        self._balance_every = config.run.balance_every
+        # Of some steps, each term by name: `weighted/` and, of its gradient's norm at the BEV map, `gradient/`.
+        self.balance: dict[str, float] = {}
+        self._warned: set[str] = set()
+
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Unweighted named scalars of a batch, and the BEV map (B, C, rows, cols) through which they all learn."""
+        raise NotImplementedError
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Unweighted named scalars of a batch."""
+        return self.terms(batch)[0]
+
+    def total(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """The one weighted sum."""
+        return torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        step = self.global_step + 1
+        try:
+            losses, bev = self.terms(batch)
+        except FloatingPointError as error:
+            before = {name: value for name, value in self.trainer.callback_metrics.items() if name != "total"}
+            raise FloatingPointError(f"step {step}: {error}; losses of the step before: {_listed(before)}") from error
+        total = self.total(losses)
+        if not torch.isfinite(total):
+            raise FloatingPointError(
+                f"the loss of step {step} is not finite: {_listed(losses)}; lower the learning rate"
+            )
+        scalars = {name: value.detach() for name, value in losses.items()}
+        self.log_dict({**scalars, "total": total.detach()}, batch_size=len(batch))
+        is_due = self._balance_every and (step == 1 or step % self._balance_every == 0)
+        self.balance = self._weigh(step, losses, bev) if is_due else {}
+        return total
+
+    def _weigh(self, step: int, losses: Mapping[str, Tensor], bev: Tensor) -> dict[str, float]:
+        """Each weighted term and its gradient's norm; warns once of each that leaves detection no say."""
+        weighted = {name: self.weights[name] * value for name, value in losses.items()}
+        for name, ratio in dominant_terms(weighted, self.detection.weights).items():
+            if name not in self._warned:
+                _LOG.warning("step %d: %s weighs %.0f times the detection loss; lower its weight", step, name, ratio)
+                self._warned.add(name)
+        norms = gradient_norms(weighted, bev)
+        return {
+            **{f"weighted/{name}": float(value.detach()) for name, value in weighted.items()},
+            **{f"gradient/{name}": norm for name, norm in norms.items()},
+        }
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout depends on the step alone, so that a resumed run repeats it.
+        torch.manual_seed(self.optim.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self, self.optim, self.slow_prefix),
+            lr=self.optim.learning_rate,
+            weight_decay=self.optim.weight_decay,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": build_schedule(optimizer, self.optim), "interval": "step"},
+        }
+
+
+class TeacherTraining(TrainingModule):
+    """Trains the LiDAR teacher."""
+
+    model: ObjectDgcnn
+
+    def __init__(self, config: TrainConfig) -> None:
+        model = ObjectDgcnn(config.teacher)
+        detection = Detection(
+            config.criterion,
+            channels=config.teacher.embed_dim,
+            grid=config.teacher.grid,
+            query_selection=config.teacher.query_selection,
+        )
+        super().__init__(config, model, detection, {})
+
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        output = self.model(batch.points)
+        return self.detection(output.predictions, output.finest, batch), output.finest
+
+
+class StudentTraining(TrainingModule):
+    """Trains the camera student, alone or distilled from a frozen teacher."""
+
+    model: BevFormer
+    slow_prefix = "model.backbone."
+
+    def __init__(self, config: TrainConfig, teacher: FrozenTeacher | None) -> None:
+        model = BevFormer(config.student)
+        detection = Detection(
+            config.criterion,
+            channels=config.student.embed_dim,
+            grid=config.student.grid,
+            query_selection=config.student.query_selection,
+        )
+        super().__init__(config, model, detection, weights_of(config.distill))
+        self.distiller: Distiller | None = None
+        if teacher is not None:
+            self.distiller = build_distiller(
+                config.distill,
+                grid=config.student.grid,
+                student_channels=config.student.embed_dim,
+                teacher_channels=teacher.channels,
+            )
+        self._teacher = (teacher,)  # in a tuple, so that it is neither saved nor trained with the student
+
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        output = self.student_output(batch)
+        losses = self.detection(output.predictions, output.bev, batch)
+        teacher = self._teacher[0]
+        if self.distiller is not None and teacher is not None:
+            losses |= self.distiller(output, teacher.of(batch), batch)
+        return losses, output.bev
+
+    def student_output(self, batch: Batch) -> StudentOutput:
+        """Run the student over the clip; gradients flow through the last frame only."""
+        previous: BevMemory | None = None
+        self.model.eval()  # as at inference: no dropout in the memory, and history does not move batch statistics
+        with torch.no_grad():
+            for frame, present in zip(batch.history, batch.history_present, strict=True):
+                bev = self.model.encode(frame, previous)
+                previous = BevMemory(bev=bev, global_from_ego=frame.global_from_ego, present=present)
+        self.model.train(self.training)
+        output: StudentOutput = self.model(batch.cameras, previous)
+        return output
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Take the teacher along to another device."""
+        if self._teacher[0] is not None:
+            self._teacher[0]._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+def _listed(losses: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items()) or "none"
+
+
+def parameter_groups(module: nn.Module, optim: OptimConfig, slow_prefix: str) -> list[dict[str, Any]]:
+    """The student's image backbone at its own learning rate; no weight decay on norms and biases."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith(slow_prefix), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": optim.learning_rate * (optim.backbone_factor if is_backbone else 1.0),
+            "weight_decay": optim.weight_decay if decays else 0.0,
+        }
+        for (is_backbone, decays), parameters in groups.items()
+    ]
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, optim: OptimConfig) -> torch.optim.lr_scheduler.LRScheduler:
+    """Learning rate over the steps: linear warm-up, then cosine to a thousandth, one cycle, or constant."""
+    if optim.schedule == "one_cycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=optim.steps, pct_start=0.2)
+
+    def factor(step: int) -> float:
+        warmup = min(1.0, (step + 1) / max(optim.warmup_steps, 1))
+        if optim.schedule == "constant":
+            return warmup
+        progress = min(1.0, max(0, step - optim.warmup_steps) / max(optim.steps - optim.warmup_steps, 1))
+        return warmup * (1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
