@@ -5,7 +5,6 @@
 An argument that is left empty takes its value from the parameter file.
 """
 
-import os
 from pathlib import Path
 
 import yaml
@@ -15,32 +14,11 @@ from launch.launch_description_entity import LaunchDescriptionEntity
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from bevdistill_ros.interface import fast_dds
+from bevdistill_ros.interface.topics import LAYOUTS, MARKERS_TOPIC, NODE_NAME, OVERLAY_TOPIC, layout_named
 from launch import LaunchContext, LaunchDescription
 
 PACKAGE = "bevdistill_ros"
-NODE = "bevdistill_detector"
-
-# How recordings and drivers name their topics: image, camera_info, odometry, transport, and names of cameras if others.
-AUTOWARE_CAMERAS = {
-    "CAM_FRONT": "camera0",
-    "CAM_BACK": "camera1",
-    "CAM_FRONT_LEFT": "camera2",
-    "CAM_BACK_LEFT": "camera3",
-    "CAM_FRONT_RIGHT": "camera4",
-    "CAM_BACK_RIGHT": "camera5",
-}
-TOPICS = {
-    "bevdistill": ("/{camera}/image_rect_compressed", "/{camera}/camera_info", "/odom", "compressed", str),
-    "nuscenes2bag": ("/{camera}/raw", "/{camera}/camera_info", "/odom", "raw", str.lower),
-    "ros2_dataset_bridge": ("/nuscenes/{camera}/image", "/nuscenes/{camera}/camera_info", "/odom", "raw", str),
-    "autoware": (
-        "/sensing/camera/{camera}/image_rect_color/compressed",
-        "/sensing/camera/{camera}/camera_info",
-        "/localization/kinematic_state",
-        "compressed",
-        lambda camera: AUTOWARE_CAMERAS.get(camera, camera),
-    ),
-}
 
 ARGUMENTS = {  # name: default, description
     "bundle": ("", "folder of the model bundle"),
@@ -53,7 +31,7 @@ ARGUMENTS = {  # name: default, description
     "transport": ("", "raw or compressed"),
     "rig_file": ("", "YAML with the mounting of each camera; empty: tf"),
     "device": ("", "torch device such as cuda:0"),
-    "topics": ("", f"names of the input topics: {', '.join(TOPICS)}; empty: those of the node"),
+    "topics": ("", f"names of the input topics: {', '.join(LAYOUTS)}; empty: those of the node"),
     "input_namespace": ("", "goes before the names that topics stands for, e.g. /car1"),
     "odometry_topic": ("", "topic of the odometry; empty: that of topics"),
     "namespace": ("", "namespace of the node"),
@@ -79,7 +57,7 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     detector = Node(
         package=PACKAGE,
         executable="detector_node",
-        name=NODE,
+        name=NODE_NAME,
         namespace=given["namespace"],
         parameters=[params_file, overrides],
         remappings=remappings(given["topics"], cameras, given["odometry_topic"], given["input_namespace"]),
@@ -96,7 +74,7 @@ def overriding_parameters(given: dict[str, str]) -> dict[str, object]:
         name: given[name] for name in ("bundle", "transport", "rig_file", "device") if given[name]
     }
     if given["topics"] and not given["transport"]:
-        parameters["transport"] = topics_named(given["topics"])[3]
+        parameters["transport"] = layout_named(given["topics"]).transport
     if given["cameras"]:
         parameters["cameras"] = [name.strip() for name in given["cameras"].strip("[]").split(",")]
     if given["cameras"] or given["reference_camera"]:
@@ -107,7 +85,7 @@ def overriding_parameters(given: dict[str, str]) -> dict[str, object]:
 
 
 def logger_name(namespace: str) -> str:
-    return ".".join(part for part in [*namespace.split("/"), NODE] if part)
+    return ".".join(part for part in [*namespace.split("/"), NODE_NAME] if part)
 
 
 def is_true(argument: str) -> bool:
@@ -123,20 +101,12 @@ def remappings(
     pairs = [("~/input/odometry", odometry_topic)] if odometry_topic else []
     if not topics:
         return pairs
-    image, camera_info, odometry, transport, named = topics_named(topics)
-    suffix = "image/compressed" if transport == "compressed" else "image"
+    layout = layout_named(topics)
     prefix = f"/{input_namespace.strip('/')}" if input_namespace else ""
-    pairs = pairs or [("~/input/odometry", prefix + odometry)]
-    for camera in cameras:
-        pairs.append((f"~/input/{camera}/{suffix}", prefix + image.format(camera=named(camera))))
-        pairs.append((f"~/input/{camera}/camera_info", prefix + camera_info.format(camera=named(camera))))
-    return pairs
-
-
-def topics_named(name: str) -> tuple:
-    if name not in TOPICS:
-        raise ValueError(f"topics is '{name}', but must be empty or one of {', '.join(TOPICS)}")
-    return TOPICS[name]
+    routes = layout.routes(cameras, node="~")
+    if odometry_topic:
+        del routes[layout.odometry]
+    return pairs + [(topic, prefix + source) for source, topic in routes.items()]
 
 
 def cameras_in(params_file: str) -> list[str]:
@@ -151,23 +121,18 @@ def cameras_in(params_file: str) -> list[str]:
 
 def fast_dds_profile() -> list[LaunchDescriptionEntity]:
     """The profile without which bursts of images are lost; one that the user has chosen stays."""
-    variables = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-    if any(os.environ.get(name) for name in variables):
-        return []
-    older = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
-    return [SetEnvironmentVariable(variables[older], str(share() / "config" / "dds" / "fastdds.xml"))]
+    return [SetEnvironmentVariable(name, path) for name, path in fast_dds.transport_environment().items()]
 
 
 def rviz(given: dict[str, str]) -> Node:
     # The configuration names the topics of a node without a namespace.
     namespace = f"/{given['namespace'].strip('/')}" if given["namespace"] else ""
-    topics = (f"/{NODE}/output/{name}" for name in ("markers", "overlay/compressed"))
     return Node(
         package="rviz2",
         executable="rviz2",
         arguments=["-d", str(share() / "config" / "rviz" / "detector.rviz")],
         parameters=[{"use_sim_time": is_true(given["use_sim_time"])}],
-        remappings=[(topic, namespace + topic) for topic in topics] if namespace else [],
+        remappings=[(topic, namespace + topic) for topic in (MARKERS_TOPIC, OVERLAY_TOPIC)] if namespace else [],
     )
 
 

@@ -23,11 +23,11 @@ from launch.launch_description_entity import LaunchDescriptionEntity
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, MARKERS_TOPIC, STATUS_TOPIC
 from launch import LaunchContext, LaunchDescription
 
 PACKAGE = "bevdistill_ros"
-NODE = "/bevdistill_detector"
-RECORDED = (f"{NODE}/output/detections", f"{NODE}/output/markers", f"{NODE}/debug/pipeline_status", "/diagnostics")
+RECORDED = (DETECTIONS_TOPIC, MARKERS_TOPIC, STATUS_TOPIC, "/diagnostics")
 DRAIN_S = 3.0  # the last set is still under way when the recording ends
 
 ARGUMENTS = {  # name: default, description

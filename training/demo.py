@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from training.benchmark.speed import SpeedConfig, measure
 from training.cli.settings import settings_from
-from training.data.dataset import DataConfig
+from training.data.index.load import DataConfig
 from training.evaluate.metrics import Metrics
 from training.evaluate.run import EvaluateConfig, evaluate
 from training.export import ExportConfig, run_export

@@ -13,10 +13,10 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.model.preprocess import preprocess
-from training.data.dataset import DataConfig, load_index
 from training.data.index.arrays import NuScenesIndex
-from training.teacher.load import load_student
+from training.data.index.load import DataConfig, load_index
 from training.weights.checkpoint import read_checkpoint, read_config
+from training.weights.model import load_student
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_COLOURS, CLASS_NAMES, Colour
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.core.wireframe import box_segments
-from training.data.dataset import DataConfig
+from training.data.index.load import DataConfig
 from training.data.sample import Sample, collate
-from training.evaluate.run import load_detector
+from training.evaluate.detector import load_detector
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 
 TRUTH_COLOUR = "#00d060"

@@ -1,5 +1,6 @@
 """Files that a user names: read only where they are what they should be, so that none can hang or fill the vehicle."""
 
+import os
 from pathlib import Path
 
 
@@ -29,3 +30,11 @@ def read_text(path: Path | str, *, what: str, max_bytes: int) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} '{path}' is no text: {error.reason} at byte {error.start}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file; its folder is made, and the file that was there stays until the new one is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    os.replace(partial, path)

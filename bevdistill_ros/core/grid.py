@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,20 @@ class BevGrid:
         """Whether points (..., 2 or 3) [m] lie in the extent: bool (...); the upper border is outside."""
         unit = self.normalize(points)
         return ((unit >= 0) & (unit < 1)).all(dim=-1)
+
+    def sample(self, bev: Tensor, points: Tensor) -> Tensor:
+        """Bilinear samples of a BEV map.
+
+        Args:
+            bev: (B, C, rows, cols) on this grid; cell centres hold the values, and beyond the map lies zero.
+            points: x, y [m] (B, N, 2) in the ego frame.
+
+        Returns:
+            (B, N, C) float32.
+        """
+        place = self.normalize(points.float()) * 2 - 1
+        sampled = grid_sample(bev.float(), place.unsqueeze(2), align_corners=False)
+        return sampled.squeeze(-1).transpose(1, 2)
 
     def with_cells(self, rows: int, cols: int) -> "BevGrid":
         """The same extent at another resolution."""

@@ -66,3 +66,13 @@ def attribute_of(class_name: str, speed: float) -> str:
     if class_name not in _MOVING_ATTRIBUTES:
         return ""
     return _MOVING_ATTRIBUTES[class_name][speed > MOTION_THRESHOLD]
+
+
+NUSCENES_CAMERAS: tuple[str, ...] = (
+    "CAM_FRONT_LEFT",
+    "CAM_FRONT",
+    "CAM_FRONT_RIGHT",
+    "CAM_BACK_LEFT",
+    "CAM_BACK",
+    "CAM_BACK_RIGHT",
+)

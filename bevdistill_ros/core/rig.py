@@ -9,16 +9,6 @@ from torch import Tensor
 
 from bevdistill_ros.core.geometry import invert_rigid
 
-NUSCENES_CAMERAS: tuple[str, ...] = (
-    "CAM_FRONT_LEFT",
-    "CAM_FRONT",
-    "CAM_FRONT_RIGHT",
-    "CAM_BACK_LEFT",
-    "CAM_BACK",
-    "CAM_BACK_RIGHT",
-)
-
-
 MAX_CAMERAS = 64
 MAX_NAME = 100  # characters
 MAX_SIDE = 100_000  # [px] of an image

@@ -171,7 +171,7 @@ class Examination:
             return bundle.manifest.student.cameras
         if rig is not None:
             return rig.names
-        from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+        from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 
         return NUSCENES_CAMERAS
 
@@ -195,7 +195,7 @@ class Examination:
     @cached_property
     def _rig_and_findings(self) -> "tuple[CameraRig | None, list[Finding]]":
         """The rig of the rig file, None where there is none or a bad one, and what is wrong with it."""
-        from bevdistill_ros.node.rig.calibration import load_rig
+        from bevdistill_ros.node.rig.rig_file import load_rig
 
         path = self._config.rig or (self._parameters.rig_file if self._parameters else "")
         try:

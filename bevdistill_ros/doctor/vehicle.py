@@ -24,8 +24,9 @@ from bevdistill_ros.doctor.live.parameters import parameters_of_file, parameters
 from bevdistill_ros.doctor.live.recording import Recording, listen
 from bevdistill_ros.doctor.live.topics import Topics, find_topics, override
 from bevdistill_ros.interface.parameters import DetectorParameters
-from bevdistill_ros.node.diagnostics import Level
-from bevdistill_ros.node.rig.calibration import Calibration, calibrations_of
+from bevdistill_ros.node.records import Level
+from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.node.rig.rig_file import calibrations_of
 
 _VERDICTS = {Level.OK: Verdict.OK, Level.WARN: Verdict.WARN}
 

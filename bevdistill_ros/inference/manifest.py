@@ -4,15 +4,13 @@ It is plain JSON. Reading it is strict: a key too many or too few is an error, a
 of the hand.
 """
 
-import dataclasses
-import difflib
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.core.plain import check_keys, dataclass_from, plain_from, value_from
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.model.config import StudentConfig
 
@@ -48,8 +46,6 @@ KEYS = [
     "weights",
     "provenance",
 ]
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +115,8 @@ class Manifest:
             version=_short_text(content["version"], "manifest.version"),
             student=student,
             rig=CameraRig.from_dict(content["rig"]),
-            weights_file=_value(str, content["weights"]["file"], "manifest.weights.file"),
-            weights_sha256=_value(str, content["weights"]["sha256"], "manifest.weights.sha256"),
+            weights_file=value_from(str, content["weights"]["file"], "manifest.weights.file"),
+            weights_sha256=value_from(str, content["weights"]["sha256"], "manifest.weights.sha256"),
             provenance=content["provenance"],
         )
 
@@ -135,63 +131,9 @@ def preprocessing_of(student: StudentConfig) -> dict[str, Any]:
     }
 
 
-def plain_from(value: Any) -> Any:
-    """A configuration dataclass as plain dicts, lists and scalars, for JSON."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: plain_from(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return [plain_from(entry) for entry in value] if isinstance(value, tuple) else value
-
-
-def dataclass_from(kind: type[T], content: object, where: str) -> T:
-    """Inverse of `plain_from`: every key must be there, none may be too many, and types must fit.
-
-    Args:
-        kind: The dataclass.
-        content: The plain dict.
-        where: Its name in error messages.
-    """
-    fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    hints = get_type_hints(kind)
-    checked = check_keys(content, fields, where)
-    return kind(**{name: _value(hints[name], checked[name], f"{where}.{name}") for name in fields})
-
-
-def check_keys(content: object, expected: list[str], where: str) -> dict[str, Any]:
-    """Return `content` if it is a dict with exactly the expected keys; a ValueError names what is wrong."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{where} must be a mapping with {', '.join(expected)}, but is {content!r}")
-    missing = [key for key in expected if key not in content]
-    for key in content:
-        if key not in expected:
-            near = difflib.get_close_matches(str(key), missing or expected, n=1)
-            raise ValueError(f"{where} has an unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
-    if missing:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
-    return content
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """A plain value as the type that a field declares."""
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return dataclass_from(hint, value, where)
-    origin = get_origin(hint)
-    if origin is Literal:
-        allowed = get_args(hint)
-        if value not in allowed:
-            raise ValueError(f"{where} must be one of {', '.join(map(str, allowed))}, but is {value!r}")
-        return value
-    if origin is tuple and isinstance(value, list):
-        return tuple(_value(get_args(hint)[0], entry, f"{where}[{index}]") for index, entry in enumerate(value))
-    if hint is float and type(value) is int:
-        return float(value)
-    if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) and type(value) is hint:
-        return value
-    raise ValueError(f"{where} must be of type {getattr(hint, '__name__', hint)}, but is {value!r}")
-
-
 def _short_text(value: object, where: str) -> str:
     """A text that is safe in a log: one short line."""
-    text = _value(str, value, where)
+    text = value_from(str, value, where)
     if not 1 <= len(text) <= MAX_TEXT or not text.isprintable():
         raise ValueError(f"{where} must be one line of 1...{MAX_TEXT} characters, but is {text[:MAX_TEXT]!r}")
     return str(text)

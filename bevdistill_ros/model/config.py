@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.model.query_selection import QuerySelection
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0"]

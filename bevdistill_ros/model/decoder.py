@@ -18,10 +18,10 @@ from bevdistill_ros.core.boxes import CODE_SIZE
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUM_CLASSES
 from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
+from bevdistill_ros.model.layers import NUM_WAVES, FeedForward, sine_embedding
 from bevdistill_ros.model.query_selection import HeatmapSelection, QuerySelection, Selection
 from bevdistill_ros.model.records import SetPrediction
 
-NUM_WAVES = 16  # sine and cosine pairs of a coordinate's embedding
 PRIOR_PROBABILITY = 0.01  # of a class at a query before training, as in focal loss
 CENTRE_CODES = (0, 1, 4)  # x, y and z in a regression code
 
@@ -42,13 +42,6 @@ class QueryAttention(nn.Module):
         placed = content + position
         update: Tensor = self.attention(placed, placed, content, need_weights=False)[0]
         return update
-
-
-class FeedForward(nn.Sequential):
-    """Two linear layers with a ReLU, applied to each token; without the residual."""
-
-    def __init__(self, embed_dim: int, hidden: int, dropout: float) -> None:
-        super().__init__(nn.Linear(embed_dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, embed_dim))
 
 
 class DecoderLayer(nn.Module):
@@ -190,13 +183,6 @@ class SetDecoder(nn.Module):
         for column, value in zip(CENTRE_CODES, (x, y, z), strict=True):
             columns[column] = value
         return torch.stack(columns, dim=-1), centre
-
-
-def sine_embedding(points: Tensor) -> Tensor:
-    """Sines and cosines of points (..., 3) in [0, 1], of wave lengths from 2 down to 1/32: (..., 6 * NUM_WAVES)."""
-    frequencies = math.pi * 64.0 ** torch.linspace(0, 1, NUM_WAVES, device=points.device)
-    phase = points.float().unsqueeze(-1) * frequencies
-    return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(-2)
 
 
 def spread_points(count: int) -> Tensor:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bevdistill_ros.model.layers import project_map
+
 CACHED_ELEMENTS = 2**18  # of the samples that a thread of a CPU handles at once
 KEPT_ELEMENTS = 2**26  # more samples of a level than these are not kept for the backward pass but taken again: slower
 
@@ -97,22 +99,6 @@ def ring_offsets(num_heads: int, num_levels: int, num_points: int) -> Tensor:
 def level_scale(levels: Sequence[Tensor], like: Tensor) -> Tensor:
     """Width and height in cells of each level: (L, 2)."""
     return like.new_tensor([[level.shape[-1], level.shape[-2]] for level in levels])
-
-
-def tokens_of(maps: Tensor) -> Tensor:
-    """Maps (B, C, h, w) as tokens (B, h * w, C), row by row."""
-    return maps.flatten(2).transpose(1, 2)
-
-
-def maps_of(tokens: Tensor, rows: int, cols: int) -> Tensor:
-    """Tokens (B, rows * cols, C) as maps (B, C, rows, cols)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, cols)
-
-
-def project_map(projection: nn.Linear, maps: Tensor) -> Tensor:
-    """Apply a linear layer to every cell of maps (B, C, h, w)."""
-    projected = projection.weight @ maps.flatten(2) + projection.bias[:, None]
-    return projected.reshape(*projected.shape[:2], *maps.shape[-2:])
 
 
 class MultiScaleDeformableAttention(nn.Module):

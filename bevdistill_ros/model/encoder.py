@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.decoder import FeedForward
-from bevdistill_ros.model.deformable import MultiScaleDeformableAttention, maps_of
+from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
+from bevdistill_ros.model.layers import FeedForward, maps_of
 from bevdistill_ros.model.recompute import recomputed
 from bevdistill_ros.model.records import BevMemory, CameraInput
 from bevdistill_ros.model.spatial_attention import RigView, SpatialCrossAttention, VisiblePillars

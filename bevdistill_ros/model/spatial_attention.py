@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from bevdistill_ros.core.geometry import project_points
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.deformable import deformable_sample, level_scale, project_map, ring_offsets
+from bevdistill_ros.model.deformable import deformable_sample, level_scale, ring_offsets
+from bevdistill_ros.model.layers import project_map
 
 MIN_DEPTH = 0.1  # [m] nearer points are not seen
 

@@ -21,8 +21,8 @@ from bevdistill_ros.core.nuscenes import CLASS_NAMES, attribute_of
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.inference.decode import decode_image
 from bevdistill_ros.msg import Detection3D, Detection3DArray, PipelineStatus
-from bevdistill_ros.node.diagnostics import Item, SetReport
 from bevdistill_ros.node.markers import Shape
+from bevdistill_ros.node.records import Item, SetReport
 from bevdistill_ros.node.rig.calibration import Calibration
 
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}

@@ -14,12 +14,12 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.logging import get_logger
 from std_srvs.srv import Trigger
 
-from bevdistill_ros.interface import parameters as parameter_rules
+from bevdistill_ros.interface.topics import NODE_NAME
 from bevdistill_ros.node import convert
-from bevdistill_ros.node.diagnostics import Item, Level, clock_item
+from bevdistill_ros.node import parameters as parameter_rules
+from bevdistill_ros.node.diagnostics import clock_item
+from bevdistill_ros.node.records import Item, Level
 from bevdistill_ros.node.session import Session
-
-NAME = "bevdistill_detector"
 
 LOG_PERIOD_S = 10.0  # between two lines that repeat the diagnostics' errors
 
@@ -34,7 +34,7 @@ class DetectorNode(LifecycleNode):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(NAME, **kwargs)
+        super().__init__(NODE_NAME, **kwargs)
         parameter_rules.declare(self)
         self._session: Session | None = None
         self._failure = ""
@@ -169,7 +169,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         node = DetectorNode()
     except (ValueError, ParameterException) as error:
-        get_logger(NAME).fatal(_one_line(error))
+        get_logger(NODE_NAME).fatal(_one_line(error))
         rclpy.try_shutdown()
         raise SystemExit(1) from None
     try:

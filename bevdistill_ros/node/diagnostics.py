@@ -4,50 +4,16 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
 
 import numpy as np
 
 from bevdistill_ros.interface.parameters import DiagnosticsParameters
+from bevdistill_ros.node.records import Item, Level, SetReport
 from bevdistill_ros.node.rig.calibration import NOT_YET
 
 STAGES: tuple[str, ...] = ("transport_age", "wait", "decode", "preprocess", "inference", "postprocess", "publish")
 BUSY = "worker busy"  # reason of sets that a newer one took the place of; cameras may well be faster than the model
 FOREIGN_CLOCK_S = 3600.0  # an image that seems older or from the future was stamped by another clock
-
-
-class Level(IntEnum):
-    """Values of diagnostic_msgs/DiagnosticStatus."""
-
-    OK = 0
-    WARN = 1
-    ERROR = 2
-    STALE = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One line of /diagnostics."""
-
-    name: str
-    level: Level
-    message: str
-    values: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetReport:
-    """How one set of images passed through the node."""
-
-    stamp_ns: int
-    cameras: tuple[str, ...]
-    present: tuple[bool, ...]
-    age_ms: tuple[float, ...]  # of each camera's image at publish; nan where missing or stamped by another clock
-    spread_ms: float
-    stage_ms: Mapping[str, float]  # by STAGES
-    latency_ms: float  # oldest image stamp to publish; nan where stamped by another clock
-    motion_known: bool  # whether the pose of every image was known
 
 
 def age_ms(stamp_ns: int, now_ns: int) -> float:

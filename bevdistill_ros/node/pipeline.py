@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
@@ -17,8 +16,12 @@ from torch import Tensor
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.frame import frame_from_images
-from bevdistill_ros.node.rig.calibration import Calibration, CalibrationStore, Mountings, Rectifier, calibrations_of
+from bevdistill_ros.node.records import ImageSet, Outcome
+from bevdistill_ros.node.rig.calibration import Calibration, CalibrationStore
 from bevdistill_ros.node.rig.ego_motion import EgoMotion, compensate
+from bevdistill_ros.node.rig.mountings import Mountings
+from bevdistill_ros.node.rig.rectifier import Rectifier
+from bevdistill_ros.node.rig.rig_file import calibrations_of
 
 MOUNTING_TOLERANCE = 1e-3  # [m, and sine of an angle] mountings that change by more are a change of the rig
 
@@ -33,33 +36,6 @@ class Engine(Protocol):
 
     def reset(self) -> None:
         """Forget the temporal memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSet:
-    """Image messages of one look of the ring, in camera order."""
-
-    stamp_ns: int  # of the reference camera
-    messages: tuple[Any | None, ...]
-    stamps_ns: tuple[int | None, ...]
-    received: float  # when the reference camera's image came [s], time.monotonic
-    transport_age_ms: float  # age of the reference camera's image then; nan where it is stamped by another clock
-
-    @property
-    def spread_ms(self) -> float:
-        """Newest minus oldest stamp [ms]."""
-        stamps = [stamp for stamp in self.stamps_ns if stamp is not None]
-        return (max(stamps) - min(stamps)) / 1e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of a set."""
-
-    frame: CameraFrame  # its images are good until the next set
-    detections: Detections
-    stage_ms: dict[str, float]
-    motion_known: bool
 
 
 CalibratedCamera = tuple[Calibration, np.ndarray]  # intrinsics, and mounting ego_from_camera (4, 4) [m]

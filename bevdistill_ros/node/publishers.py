@@ -15,11 +15,10 @@ from visualization_msgs.msg import MarkerArray
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.msg import Detection3DArray, PipelineStatus
 from bevdistill_ros.node import convert
-from bevdistill_ros.node.diagnostics import Monitor, SetReport, age_ms
+from bevdistill_ros.node.diagnostics import Monitor, age_ms
 from bevdistill_ros.node.markers import Lifetime, shapes_of
 from bevdistill_ros.node.overlay import draw_overlay, encode_jpeg
-from bevdistill_ros.node.pipeline import ImageSet, Outcome
-from bevdistill_ros.node.sync.anchor import DroppedSet
+from bevdistill_ros.node.records import DroppedSet, ImageSet, Outcome, SetReport
 
 DEPTH = 10
 OVERLAY_DEPTH = 1  # nobody wants an old picture

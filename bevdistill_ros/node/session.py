@@ -12,22 +12,19 @@ from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.temporal_memory import MemoryLimits
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.node import convert
-from bevdistill_ros.node.diagnostics import BUSY, Item, Level, Monitor, calibration_item
-from bevdistill_ros.node.pipeline import ImageSet, Pipeline, UnusableSet
+from bevdistill_ros.node.diagnostics import BUSY, Monitor, calibration_item
+from bevdistill_ros.node.pipeline import Pipeline, UnusableSet
 from bevdistill_ros.node.publishers import Outputs
-from bevdistill_ros.node.rig.calibration import (
-    CalibrationStore,
-    Mountings,
-    RigMountings,
-    calibrations_of,
-    differences_from_training,
-    load_rig,
-)
+from bevdistill_ros.node.records import DroppedSet, ImageSet, Item, Level
+from bevdistill_ros.node.rig.calibration import CalibrationStore
 from bevdistill_ros.node.rig.ego_motion import EgoMotion, NoEgoMotion, OdometryBuffer
+from bevdistill_ros.node.rig.from_tf import TfMotion, TfMountings
+from bevdistill_ros.node.rig.mountings import Mountings, RigMountings
+from bevdistill_ros.node.rig.rig_file import calibrations_of, load_rig
+from bevdistill_ros.node.rig.training_rig import differences_from_training
 from bevdistill_ros.node.subscriptions import Inputs, Listeners
-from bevdistill_ros.node.sync.anchor import DroppedSet
 from bevdistill_ros.node.sync.filters import require_message_filters
-from bevdistill_ros.node.tf import TfMotion, TfMountings, Transforms
+from bevdistill_ros.node.tf import Transforms
 from bevdistill_ros.node.worker import LatestWorker
 
 THROTTLE_S = 5.0  # between two log lines of one kind

@@ -17,11 +17,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.node import convert
 from bevdistill_ros.node.diagnostics import age_ms
-from bevdistill_ros.node.pipeline import ImageSet
 from bevdistill_ros.node.polled import PolledSubscription
+from bevdistill_ros.node.records import DroppedSet, ImageSet
 from bevdistill_ros.node.rig.calibration import CalibrationStore
 from bevdistill_ros.node.rig.ego_motion import OdometryBuffer
-from bevdistill_ros.node.sync.anchor import AnchorSynchronizer, DroppedSet
+from bevdistill_ros.node.sync.anchor import AnchorSynchronizer
 from bevdistill_ros.node.sync.filters import Subscriber, approximate_time
 
 IMAGE_DEPTH = 10

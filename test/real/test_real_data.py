@@ -14,11 +14,12 @@ from pyquaternion import Quaternion
 from bevdistill_ros.core.boxes import corners_3d, points_in_boxes
 from bevdistill_ros.core.geometry import invert_rigid, project_points, transform_points
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, NUSCENES_CAMERAS
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
+from bevdistill_ros.core.rig import CameraRig
 from training.data.augment import BevAugment, BevAugmentConfig, Compose, RangeFilter
-from training.data.dataset import DataConfig, NuScenesDataset, NuScenesIndex, load_index
+from training.data.dataset import NuScenesDataset, NuScenesIndex
+from training.data.index.load import DataConfig, load_index
 from training.data.sample import collate
 from training.data.tables import open_tables
 from training.evaluate.metrics import evaluate_detections, evaluate_results

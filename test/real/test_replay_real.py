@@ -7,13 +7,14 @@ import torch
 from nuscenes import NuScenes
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
+from bevdistill_ros.interface.topics import TopicLayout
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
 from training.replay import messages
 from training.replay.config import ReplayConfig
-from training.replay.layout import TopicLayout
 from training.replay.read_bag import Bag, poses_of, read_bag, rig_of, samples_of
 from training.replay.run import run_replay
 from training.replay.score import read_recording

@@ -12,17 +12,17 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from rclpy.serialization import deserialize_message  # noqa: E402
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS  # noqa: E402
-from bevdistill_ros.node.convert import calibration_of, header_from, stamp_of  # noqa: E402
-from training.benchmark.node.overhead import NodeBenchConfig, run_node_bench, synthetic_rig  # noqa: E402
-from training.benchmark.node.pictures import PICTURE_SIZE  # noqa: E402
-from training.benchmark.node.ros.approximate_time import ApproximateTime  # noqa: E402
-from training.benchmark.node.ros.naive_node import prepared  # noqa: E402
-from training.benchmark.node.ros.vehicle import camera_infos, compressed_image, raw_image, stamped  # noqa: E402
-from training.benchmark.node.soak import SoakConfig, run_soak  # noqa: E402
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.node.convert import calibration_of, header_from, stamp_of
+from training.benchmark.node.overhead import NodeBenchConfig, run_node_bench, synthetic_rig
+from training.benchmark.node.pictures import PICTURE_SIZE
+from training.benchmark.node.ros.approximate_time import ApproximateTime
+from training.benchmark.node.ros.naive_node import prepared
+from training.benchmark.node.ros.vehicle import camera_infos, compressed_image, raw_image, stamped
+from training.benchmark.node.soak import SoakConfig, run_soak
 
 MS = 1_000_000
 

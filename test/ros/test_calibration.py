@@ -12,15 +12,11 @@ import torch
 import yaml
 
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.node.rig.calibration import (
-    Calibration,
-    CalibrationStore,
-    Rectifier,
-    RigMountings,
-    calibrations_of,
-    differences_from_training,
-    load_rig,
-)
+from bevdistill_ros.node.rig.calibration import Calibration, CalibrationStore
+from bevdistill_ros.node.rig.mountings import RigMountings
+from bevdistill_ros.node.rig.rectifier import Rectifier
+from bevdistill_ros.node.rig.rig_file import calibrations_of, load_rig
+from bevdistill_ros.node.rig.training_rig import differences_from_training
 
 MATRIX = np.array([[100.0, 0.0, 79.5], [0.0, 100.0, 44.5], [0.0, 0.0, 1.0]])
 SIZE = (90, 160)

@@ -13,15 +13,15 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from geometry_msgs.msg import TransformStamped  # noqa: E402
-from nav_msgs.msg import Odometry  # noqa: E402
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
-from visualization_msgs.msg import Marker  # noqa: E402
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from visualization_msgs.msg import Marker
 
-from bevdistill_ros.core.records import Detections  # noqa: E402
-from bevdistill_ros.node import convert  # noqa: E402
-from bevdistill_ros.node.diagnostics import Item, Level, SetReport  # noqa: E402
-from bevdistill_ros.node.markers import shapes_of  # noqa: E402
+from bevdistill_ros.core.records import Detections
+from bevdistill_ros.node import convert
+from bevdistill_ros.node.markers import shapes_of
+from bevdistill_ros.node.records import Item, Level, SetReport
 
 STAMP = 1_532_402_927_612_460_001
 ROWS, COLS = 4, 6

@@ -9,19 +9,10 @@ pytestmark = pytest.mark.ros
 
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 
-from bevdistill_ros.interface.parameters import DiagnosticsParameters  # noqa: E402
-from bevdistill_ros.node.diagnostics import (  # noqa: E402
-    BUSY,
-    STAGES,
-    Item,
-    Level,
-    Monitor,
-    SetReport,
-    age_ms,
-    calibration_item,
-    clock_item,
-)
-from bevdistill_ros.node.rig.calibration import NOT_YET  # noqa: E402
+from bevdistill_ros.interface.parameters import DiagnosticsParameters
+from bevdistill_ros.node.diagnostics import BUSY, STAGES, Monitor, age_ms, calibration_item, clock_item
+from bevdistill_ros.node.records import Item, Level, SetReport
+from bevdistill_ros.node.rig.calibration import NOT_YET
 
 SECOND = 1_000_000_000
 START = 1_000 * SECOND

@@ -10,18 +10,18 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from sensor_msgs.msg import Image  # noqa: E402
+from sensor_msgs.msg import Image
 
-from bevdistill_ros.doctor.checks.calibration import (  # noqa: E402
+from bevdistill_ros.doctor.checks.calibration import (
     MountingSource,
     check_mountings,
     straight_pictures,
 )
-from bevdistill_ros.doctor.checks.rig import BODY_FROM_OPTICAL  # noqa: E402
-from bevdistill_ros.doctor.finding import Verdict  # noqa: E402
-from bevdistill_ros.doctor.live.recording import Recording, Track  # noqa: E402
-from bevdistill_ros.node.convert import header_from  # noqa: E402
-from bevdistill_ros.node.rig.calibration import Calibration  # noqa: E402
+from bevdistill_ros.doctor.checks.rig import BODY_FROM_OPTICAL
+from bevdistill_ros.doctor.finding import Verdict
+from bevdistill_ros.doctor.live.recording import Recording, Track
+from bevdistill_ros.node.convert import header_from
+from bevdistill_ros.node.rig.calibration import Calibration
 
 CALIBRATION = Calibration(matrix=np.diag([50.0, 50.0, 1.0]), size=(40, 60), frame_id="front_optical")
 STAMPS = [1_000, 2_000, 3_000]

@@ -19,22 +19,22 @@ pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
-from bevdistill_ros.core.grid import BevGrid  # noqa: E402
-from bevdistill_ros.core.rig import CameraRig  # noqa: E402
-from bevdistill_ros.doctor.checks.dds import VARIABLES, our_profile, variable  # noqa: E402
-from bevdistill_ros.doctor.checks.rig import BODY_FROM_OPTICAL  # noqa: E402
-from bevdistill_ros.doctor.config import DoctorConfig  # noqa: E402
-from bevdistill_ros.doctor.examination import Examination  # noqa: E402
-from bevdistill_ros.doctor.finding import Finding, Verdict  # noqa: E402
-from bevdistill_ros.doctor.live.graph import mismatch, node_quality  # noqa: E402
-from bevdistill_ros.inference.bundle import save_bundle  # noqa: E402
-from bevdistill_ros.model.bevformer import BevFormer  # noqa: E402
-from bevdistill_ros.model.config import StudentConfig  # noqa: E402
-from bevdistill_ros.node.detector_node import DetectorNode  # noqa: E402
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.doctor.checks.rig import BODY_FROM_OPTICAL
+from bevdistill_ros.doctor.config import DoctorConfig
+from bevdistill_ros.doctor.examination import Examination
+from bevdistill_ros.doctor.finding import Finding, Verdict
+from bevdistill_ros.doctor.live.graph import mismatch, node_quality
+from bevdistill_ros.inference.bundle import save_bundle
+from bevdistill_ros.interface.fast_dds import VARIABLES, our_profile, variable
+from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.node.detector_node import DetectorNode
 
 DRIVERS = Path(__file__).with_name("camera_drivers.py")
 CAMERAS = ("LEFT", "FRONT", "RIGHT")
@@ -168,7 +168,7 @@ def test_bursts_need_the_profile(drivers: Start, monkeypatch: pytest.MonkeyPatch
     doctor = [sys.executable, "-m", "bevdistill_ros.doctor.command", "--json", "--only=topics,dds", "--seconds=5"]
     doctor.append(f"--cameras={','.join(cameras)}")
     lossy = {}
-    for profile in ("", our_profile()):
+    for profile in ("", str(our_profile())):
         for name in VARIABLES:
             monkeypatch.delenv(name, raising=False)
         if profile:
@@ -179,9 +179,9 @@ def test_bursts_need_the_profile(drivers: Start, monkeypatch: pytest.MonkeyPatch
         found = {entry["subject"]: entry for section in report["sections"].values() for entry in section}
         assert (found["profile"]["verdict"] == "ok") == bool(profile)
         lossy[profile] = [found[camera] for camera in cameras if "lost" in found[camera]["message"]]
-    assert lossy[our_profile()] == []
+    assert lossy[str(our_profile())] == []
     assert lossy[""]
-    assert all(our_profile() in entry["remedy"] for entry in lossy[""])
+    assert all(str(our_profile()) in entry["remedy"] for entry in lossy[""])
 
 
 def write_bundle(folder: Path) -> Path:

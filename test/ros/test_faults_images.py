@@ -16,12 +16,12 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from nav_msgs.msg import Odometry  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
-from tiny_model import MS, SIZE, assert_same, decoded, jpeg_of, offline, picture  # noqa: E402
-from vehicle import jpegs, raw, raws  # noqa: E402
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CompressedImage, Image
+from tiny_model import MS, SIZE, assert_same, decoded, jpeg_of, offline, picture
+from vehicle import jpegs, raw, raws
 
-from bevdistill_ros.node.convert import header_from  # noqa: E402
+from bevdistill_ros.node.convert import header_from
 
 ALL = (SIZE[0] * SIZE[1]) * 3  # bytes of a raw image
 

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from node_process import NodeProcess  # noqa: E402
-from tiny_model import MS, write_bundle  # noqa: E402
-from vehicle import Vehicle, jpegs, raws  # noqa: E402
+from node_process import NodeProcess
+from tiny_model import MS, write_bundle
+from vehicle import Vehicle, jpegs, raws
 
 
 @pytest.fixture

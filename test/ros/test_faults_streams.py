@@ -20,11 +20,11 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from rosgraph_msgs.msg import Clock  # noqa: E402
-from tiny_model import CAMERAS, MS, OFFSETS_MS, assert_same, decoded, offline  # noqa: E402
-from vehicle import jpeg, jpegs  # noqa: E402
+from rosgraph_msgs.msg import Clock
+from tiny_model import CAMERAS, MS, OFFSETS_MS, assert_same, decoded, offline
+from vehicle import jpeg, jpegs
 
-from bevdistill_ros.node.convert import stamp_of, time_from  # noqa: E402
+from bevdistill_ros.node.convert import stamp_of, time_from
 
 PERIOD_MS = 100
 

@@ -22,14 +22,14 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from builtin_interfaces.msg import Time  # noqa: E402
-from geometry_msgs.msg import Transform, TransformStamped  # noqa: E402
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile  # noqa: E402
-from tiny_model import CAMERAS, MS, OFFSETS_MS, SIZE, assert_same, decoded, offline, position, tiny_rig  # noqa: E402
-from vehicle import TIMEOUT_S, Vehicle, jpegs  # noqa: E402
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Transform, TransformStamped
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile
+from tiny_model import CAMERAS, MS, OFFSETS_MS, SIZE, assert_same, decoded, offline, position, tiny_rig
+from vehicle import TIMEOUT_S, Vehicle, jpegs
 
-from bevdistill_ros.core.geometry import quaternion_from_matrix  # noqa: E402
-from bevdistill_ros.node.convert import header_from, time_from  # noqa: E402
+from bevdistill_ros.core.geometry import quaternion_from_matrix
+from bevdistill_ros.node.convert import header_from, time_from
 
 
 def lacks(*packages: str) -> list[str]:

@@ -11,17 +11,17 @@ pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from rclpy.context import Context  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
 
-from bevdistill_ros.interface.parameters import DetectorParameters, SyncParameters  # noqa: E402
-from bevdistill_ros.node.convert import header_from  # noqa: E402
-from bevdistill_ros.node.pipeline import ImageSet  # noqa: E402
-from bevdistill_ros.node.rig.calibration import CalibrationStore  # noqa: E402
-from bevdistill_ros.node.subscriptions import Inputs, Listeners  # noqa: E402
+from bevdistill_ros.interface.parameters import DetectorParameters, SyncParameters
+from bevdistill_ros.node.convert import header_from
+from bevdistill_ros.node.records import ImageSet
+from bevdistill_ros.node.rig.calibration import CalibrationStore
+from bevdistill_ros.node.subscriptions import Inputs, Listeners
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 TIMEOUT_S = 20.0

@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 import yaml
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 
 ROOT = Path(__file__).parents[2]
 STOOD_IN = (
@@ -37,8 +37,8 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_topics_are_those_of_the_bag_layouts(detector: ModuleType) -> None:
-    layouts = pytest.importorskip("training.replay.layout")
-    assert set(detector.TOPICS) == set(layouts.LAYOUTS)
+    layouts = pytest.importorskip("bevdistill_ros.interface.topics")
+    assert layouts.LAYOUTS
     for name, layout in layouts.LAYOUTS.items():
         pairs = detector.remappings(name, list(NUSCENES_CAMERAS))
         assert {target: source for source, target in pairs} == layout.routes(NUSCENES_CAMERAS, node="~")
@@ -49,7 +49,7 @@ def test_no_topics_leave_the_names_of_the_node(detector: ModuleType) -> None:
     assert detector.remappings("", ["A"], "/my_odometry") == [("~/input/odometry", "/my_odometry")]
     assert ("~/input/odometry", "/my_odometry") in detector.remappings("bevdistill", ["A"], "/my_odometry")
     assert ("~/input/A/camera_info", "/car1/A/camera_info") in detector.remappings("bevdistill", ["A"], "", "car1")
-    with pytest.raises(ValueError, match="topics is 'kitti'"):
+    with pytest.raises(ValueError, match="layout .kitti. is not known"):
         detector.remappings("kitti", ["A"])
 
 

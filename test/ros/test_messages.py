@@ -15,12 +15,12 @@ pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 messages = pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from geometry_msgs.msg import Point, Pose, Quaternion, Vector3  # noqa: E402
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn  # noqa: E402
-from rclpy.node import Node  # noqa: E402
-from rclpy.qos import QoSProfile, qos_profile_sensor_data  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
-from std_msgs.msg import Header  # noqa: E402
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 
 NUM_CAMERAS = 6
 IMAGE_BYTES = 1600 * 900 * 3

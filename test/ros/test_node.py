@@ -17,9 +17,9 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from rclpy.qos import QoSReliabilityPolicy  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
-from tiny_model import (  # noqa: E402
+from rclpy.qos import QoSReliabilityPolicy
+from std_srvs.srv import Trigger
+from tiny_model import (
     CAMERAS,
     INPUT,
     MS,
@@ -32,10 +32,10 @@ from tiny_model import (  # noqa: E402
     tiny_rig,
     write_bundle,
 )
-from vehicle import jpeg, jpegs, raws  # noqa: E402
+from vehicle import jpeg, jpegs, raws
 
-from bevdistill_ros.inference.decode import decode_image  # noqa: E402
-from bevdistill_ros.node.sync.filters import HAS_MESSAGE_FILTERS  # noqa: E402
+from bevdistill_ros.inference.decode import decode_image
+from bevdistill_ros.node.sync.filters import HAS_MESSAGE_FILTERS
 
 
 def images(seed: int) -> list[np.ndarray]:

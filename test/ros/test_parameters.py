@@ -11,12 +11,12 @@ pytestmark = pytest.mark.ros
 
 rclpy = pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 
-from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.parameter import Parameter
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS  # noqa: E402
-from bevdistill_ros.interface.reference import parameter_table  # noqa: E402
-from bevdistill_ros.node import parameters as rules  # noqa: E402
-from bevdistill_ros.node.session import in_model_order  # noqa: E402
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.interface.reference import parameter_table
+from bevdistill_ros.node import parameters as rules
+from bevdistill_ros.node.session import in_model_order
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "node" / "detector.param.yaml"

@@ -11,13 +11,13 @@ pytestmark = pytest.mark.ros
 
 rclpy = pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 
-from nav_msgs.msg import Odometry  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: E402
+from nav_msgs.msg import Odometry
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
-from bevdistill_ros.node.convert import header_from, odometry_of, stamp_of  # noqa: E402
-from bevdistill_ros.node.polled import PolledSubscription  # noqa: E402
-from bevdistill_ros.node.rig.ego_motion import OdometryBuffer  # noqa: E402
+from bevdistill_ros.node.convert import header_from, odometry_of, stamp_of
+from bevdistill_ros.node.polled import PolledSubscription
+from bevdistill_ros.node.rig.ego_motion import OdometryBuffer
 
 QUALITY = QoSProfile(depth=3, reliability=QoSReliabilityPolicy.RELIABLE)
 TIMEOUT_S = 20.0

@@ -11,16 +11,17 @@ import pytest
 import torch
 
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
+from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle
 from bevdistill_ros.inference.decode import decode_image
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.frame import frame_from_images
+from bevdistill_ros.interface.topics import TopicLayout
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
 from training.replay.config import ReplayConfig
-from training.replay.layout import TopicLayout
 from training.replay.read_bag import read_bag
 from training.replay.run import run_replay
 from training.replay.scene import KeyFrame, Mounting, Scene, SensorFrame
@@ -43,8 +44,8 @@ import rclpy
 from rclpy.qos import qos_profile_sensor_data
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
-from training.replay.layout import TopicLayout
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.interface.topics import TopicLayout
 rclpy.init()
 node = rclpy.create_node("bevdistill_detector")
 counts, stamps = Counter(), []

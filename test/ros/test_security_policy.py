@@ -15,15 +15,16 @@ pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.parameter import Parameter
 
-from bevdistill_ros.core.grid import BevGrid  # noqa: E402
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig  # noqa: E402
-from bevdistill_ros.inference.bundle import load_bundle, save_bundle  # noqa: E402
-from bevdistill_ros.model.bevformer import BevFormer  # noqa: E402
-from bevdistill_ros.model.config import StudentConfig  # noqa: E402
-from bevdistill_ros.node.detector_node import DetectorNode  # noqa: E402
-from bevdistill_ros.node.tf import HAS_TF2  # noqa: E402
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.bundle import load_bundle, save_bundle
+from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.node.detector_node import DetectorNode
+from bevdistill_ros.node.tf import HAS_TF2
 
 POLICY = Path(__file__).parents[2] / "config" / "security" / "detector.policy.xml"
 PATH = "/bevdistill_detector"

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from bevdistill_ros.node.records import DroppedSet
 from bevdistill_ros.node.sync import filter_stand_ins, filters
-from bevdistill_ros.node.sync.anchor import AnchorSynchronizer, DroppedSet
+from bevdistill_ros.node.sync.anchor import AnchorSynchronizer
 
 MS = 1_000_000
 PERIOD = 83 * MS

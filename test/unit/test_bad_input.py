@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from bevdistill_ros.interface.topics import layout_named
 from training.cli.commands import main
-from training.replay.layout import layout_named
 from training.replay.messages import standard_types
 from training.replay.write_bag import SAMPLE_TOPIC, STATIC_TRANSFORM_TOPIC
 

@@ -10,7 +10,8 @@ import cv2
 import pytest
 import yaml
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.core.rig import CameraRig
 from training.benchmark.node.drive_plan import DriveLog, DrivePlan
 from training.benchmark.node.overhead import (
     Measured,

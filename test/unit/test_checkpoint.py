@@ -10,7 +10,7 @@ from torch import nn
 
 from bevdistill_ros.model.config import StudentConfig
 from training.run.config import TrainConfig
-from training.teacher.load import config_from, load_student, load_teacher, sweeps_of_teacher
+from training.teacher.load import load_teacher, sweeps_of_teacher
 from training.weights.checkpoint import (
     CONFIG_KEY,
     config_text,
@@ -20,6 +20,7 @@ from training.weights.checkpoint import (
     read_weights,
     shrink,
 )
+from training.weights.model import config_from, load_student
 
 
 class Unpickled:

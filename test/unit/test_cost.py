@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.memory import peak_resident
-from training.run.callbacks import Cost, cost_of
 from training.run.config import TrainConfig
+from training.run.cost import Cost, cost_of, peak_resident
 from training.run.fit import fit
 from training.weights.checkpoint import read_checkpoint
 
@@ -33,7 +32,7 @@ def test_cost_adds_up_over_resumptions(make_run: Callable[..., TrainConfig], tmp
 
 def test_a_program_does_not_inherit_the_peak_of_its_parent() -> None:
     held = b"1" * 2**30
-    code = "from training.memory import peak_resident; print(peak_resident())"
+    code = "from training.run.cost import peak_resident; print(peak_resident())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert 2**24 < int(told) < len(held) <= peak_resident()
 

@@ -8,7 +8,8 @@ import pytest
 from nuscenes.nuscenes import NuScenes
 
 from training.data.cut import CutConfig, cut, run_cut
-from training.data.dataset import DataConfig, NuScenesDataset, load_index
+from training.data.dataset import NuScenesDataset
+from training.data.index.load import DataConfig, load_index
 
 
 def settings(tiny: Any, output: Path, frames: int = 2) -> CutConfig:

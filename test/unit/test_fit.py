@@ -10,13 +10,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from training.data.dataset import load_index
+from training.data.index.load import load_index
 from training.data.sample import collate
 from training.distill.build import METHODS
 from training.run.callbacks import LossLog
 from training.run.config import TrainConfig
-from training.run.fit import TrainData, build_module, differences, fit, train_dataset
-from training.run.module import StudentTraining, build_schedule, parameter_groups
+from training.run.data import TrainData, train_dataset
+from training.run.fit import build_module, fit
+from training.run.module import StudentTraining
+from training.run.optimizer import build_schedule, parameter_groups
+from training.run.resume import differences
 from training.teacher.load import load_teacher
 from training.weights.checkpoint import config_text, read_checkpoint, read_weights
 

@@ -38,7 +38,7 @@ def test_contracts_hold_in_install_tree(tmp_path: Path) -> None:
 
 def test_contracts_catch_an_upward_import(tmp_path: Path) -> None:
     core = tmp_path / "bevdistill_ros" / "core"
-    for package in ("doctor", "node", "inference", "model", "core"):
+    for package in ("doctor", "node", "interface", "inference", "model", "core"):
         (tmp_path / "bevdistill_ros" / package).mkdir(parents=True)
         (tmp_path / "bevdistill_ros" / package / "__init__.py").touch()
     (tmp_path / "bevdistill_ros" / "__init__.py").touch()

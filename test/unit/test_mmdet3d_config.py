@@ -13,7 +13,7 @@ import torch
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.cli.commands import main
 from training.teacher.mmdet3d_config import Mmdet3dConfig, facts_of
-from training.weights.checkpoint import read_foreign_checkpoint
+from training.weights.foreign import read_foreign_checkpoint
 
 Change = Callable[[dict[str, Any]], Any]
 

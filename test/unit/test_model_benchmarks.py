@@ -24,9 +24,9 @@ from training.benchmark.deformable import (
 from training.benchmark.step import StepConfig, run_step
 from training.cli.commands import COMMANDS
 from training.cli.settings import settings_from
-from training.data.dataset import DataConfig
-from training.memory import MEBIBYTE, kept_by_autograd, peak_memory
+from training.data.index.load import DataConfig
 from training.run.config import TrainConfig
+from training.run.cost import MEBIBYTE, kept_by_autograd, peak_memory
 from training.run.module import StudentTraining
 from training.weights.checkpoint import config_text
 

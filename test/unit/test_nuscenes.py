@@ -10,15 +10,18 @@ import torch
 
 from bevdistill_ros.core.geometry import project_points, transform_points
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
-from training.data import dataset
-from training.data.dataset import DataConfig, NuScenesDataset, class_balanced_indices, load_index
+from training.data.dataset import NuScenesDataset
+from training.data.index import load
+from training.data.index.arrays import NuScenesIndex
+from training.data.index.load import DataConfig, load_index
 from training.data.points import read_points
 from training.data.sample import collate
+from training.data.sampler import class_balanced_indices
 
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
 
 
-def index_of(tiny: Any, **settings: Any) -> dataset.NuScenesIndex:
+def index_of(tiny: Any, **settings: Any) -> NuScenesIndex:
     return load_index(DataConfig(root=tiny.root, version=tiny.version, **settings))
 
 
@@ -180,7 +183,7 @@ class TestUserMistakes:
 class TestCache:
     def test_second_start_reads_no_tables(self, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         first = index_of(tiny)
-        monkeypatch.setattr(dataset, "build_arrays", None)
+        monkeypatch.setattr(load, "build_arrays", None)
         assert_same(index_of(tiny), first)
 
     @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
@@ -334,7 +337,7 @@ class TestClassBalance:
             class_balanced_indices(index_of(tiny), "tiny_empty")
 
 
-def assert_same(first: dataset.NuScenesIndex, second: dataset.NuScenesIndex) -> None:
+def assert_same(first: NuScenesIndex, second: dataset.NuScenesIndex) -> None:
     for field in fields(first):
         one, other = getattr(first, field.name), getattr(second, field.name)
         if isinstance(one, np.ndarray):

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from bevdistill_ros.core.boxes import points_in_boxes
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
-from training.data.dataset import DataConfig, NuScenesDataset, load_index
+from training.data.dataset import NuScenesDataset
+from training.data.index.load import DataConfig, load_index
 from training.data.object_bank import ObjectBank, PasteConfig, PasteObjects, bank_folder, without_overlap
 from training.data.sample import Sample
 from training.run.config import TrainConfig
-from training.run.fit import fit, train_dataset
+from training.run.data import train_dataset
+from training.run.fit import fit
 
 CAR, PEDESTRIAN = CLASS_NAMES.index("car"), CLASS_NAMES.index("pedestrian")
 

@@ -9,10 +9,11 @@ from bevdistill_ros.core.records import Detections
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.postprocess import detections_from
 from bevdistill_ros.model.records import BevMemory
-from training.data.dataset import DataConfig
+from training.data.index.load import DataConfig
 from training.data.sample import Batch, collate
+from training.evaluate.detector import StudentDetector, load_detector
 from training.evaluate.metrics import Metrics
-from training.evaluate.run import EvaluateConfig, StudentDetector, detect_split, evaluate, load_detector
+from training.evaluate.run import EvaluateConfig, detect_split, evaluate
 from training.run.config import TrainConfig
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from bevdistill_ros.interface.topics import LAYOUTS, TopicLayout, layout_named
 from training.replay import messages
-from training.replay.layout import LAYOUTS, TopicLayout, layout_named
 from training.replay.read_bag import BagError, poses_of, read_bag, rig_of, samples_of
 from training.replay.scene import KeyFrame, Mounting, Scene, SensorFrame
 from training.replay.write_bag import Storage, write_scene

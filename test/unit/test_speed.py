@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from training.benchmark.speed import SpeedConfig, measure
-from training.data.dataset import DataConfig
+from training.data.index.load import DataConfig
 from training.run.config import TrainConfig
 
 

@@ -13,7 +13,7 @@ from nuscenes.utils.splits import create_splits_scenes
 
 from bevdistill_ros.core.records import Detections
 from training.cli.commands import main
-from training.data.dataset import DataConfig, load_index
+from training.data.index.load import DataConfig, load_index
 from training.evaluate.run import EvaluateConfig, evaluate
 from training.evaluate.submission import write_submission
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from training.synth.lidar import LidarModel, Sweep, beam_directions, scan
 from training.synth.light import Light, draw_light
 from training.synth.mesh import EMPTY, Material, quads

@@ -14,10 +14,10 @@ from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.data_classes import LidarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box, view_points
 
-from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, NUSCENES_CAMERAS
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
-from training.data.dataset import DataConfig, NuScenesIndex, load_index
+from training.data.dataset import NuScenesIndex
+from training.data.index.load import DataConfig, load_index
 from training.data.tables import open_tables
 from training.evaluate.metrics import evaluate_detections
 from training.synth import writer

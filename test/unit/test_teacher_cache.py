@@ -7,7 +7,8 @@ import torch
 
 from training.data.sample import collate
 from training.run.config import TrainConfig
-from training.run.fit import build_module, fit, train_dataset
+from training.run.data import train_dataset
+from training.run.fit import build_module, fit
 from training.run.module import StudentTraining
 from training.teacher.cache import CachedTeacher, cache_folder
 from training.teacher.load import load_teacher

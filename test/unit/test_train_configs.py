@@ -10,10 +10,11 @@ from torch import Tensor
 
 from bevdistill_ros.model.config import StudentConfig
 from training.cli.settings import settings_from
-from training.data.dataset import DataConfig
+from training.data.index.load import DataConfig
 from training.data.sample import collate
 from training.run.config import TrainConfig
-from training.run.fit import build_module, train_dataset
+from training.run.data import train_dataset
+from training.run.fit import build_module
 from training.teacher.object_dgcnn import TeacherConfig
 from training.weights.backbone import LITE0_PACKAGE
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
-from training.data.dataset import DataConfig, NuScenesDataset, load_index
+from training.data.dataset import NuScenesDataset
+from training.data.index.load import DataConfig, load_index
 from training.data.sample import Sample
 from training.show import TRUTH_COLOUR, ShowConfig, draw_frame, run_show
 

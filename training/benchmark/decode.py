@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 
 from bevdistill_ros.inference.decode import decode_image
-from training.data.dataset import DataConfig
 from training.data.images import read_image
+from training.data.index.load import DataConfig
 from training.data.tables import open_tables
+from training.evaluate.detector import Detector, load_detector
 from training.evaluate.metrics import Metrics, evaluate_detections
-from training.evaluate.run import Detector, detect_split, load_detector
+from training.evaluate.run import detect_split
 from training.synth.config import SynthConfig
 from training.synth.writer import write_world
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bevdistill_ros.inference.engine import device_from
 from bevdistill_ros.model.deformable import deformable_sample
-from training.memory import MEBIBYTE, kept_by_autograd, peak_memory
+from training.run.cost import MEBIBYTE, kept_by_autograd, peak_memory
 
 HEADS, HEAD_CHANNELS = 8, 32
 IMAGE_LEVELS = ((116, 200), (58, 100), (29, 50), (15, 25))  # of 1600x928 images, strides 8 to 64

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from training.data.index.build import LIDAR, build_arrays
-from training.memory import MEBIBYTE, peak_memory
+from training.run.cost import MEBIBYTE, peak_memory
 
 VERSION = "v1.0-generated"
 SAMPLES, ANNOTATIONS = 40, 34  # a scene, a sample; about those of v1.0-trainval

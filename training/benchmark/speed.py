@@ -13,12 +13,13 @@ from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.inference.engine import Engine, device_from
 from bevdistill_ros.inference.frame import frame_from_images
 from training.cli.settings import settings_from
-from training.data.dataset import DataConfig, load_index
 from training.data.images import read_image
 from training.data.index.arrays import NuScenesIndex
+from training.data.index.load import DataConfig, load_index
 from training.data.sample import collate
 from training.run.config import TrainConfig
-from training.run.fit import build_module, train_dataset
+from training.run.data import train_dataset
+from training.run.fit import build_module
 from training.synth.config import SynthConfig
 from training.synth.writer import write_world
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from bevdistill_ros.inference.engine import device_from
 from training.cli.settings import settings_from
-from training.data.dataset import DataConfig
+from training.data.index.load import DataConfig
 from training.data.sample import collate
-from training.memory import MEBIBYTE, peak_memory
 from training.run.config import TrainConfig
-from training.run.fit import build_module, train_dataset
+from training.run.cost import MEBIBYTE, peak_memory
+from training.run.data import train_dataset
+from training.run.fit import build_module
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 

@@ -1,7 +1,6 @@
 """nuScenes, or a data set in its format, as training samples."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -9,62 +8,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bevdistill_ros.core.nuscenes import NUM_CLASSES
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.model.preprocess import preprocess
 from bevdistill_ros.model.records import CameraInput
 from training.data.images import read_image
 from training.data.index.arrays import NuScenesIndex
-from training.data.index.build import build_arrays
-from training.data.index.cache import cache_path, one_at_a_time, read_arrays, write_arrays
+from training.data.index.load import DataConfig
 from training.data.points import load_sweeps
 from training.data.sample import Sample
-from training.data.tables import check_version, splits_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the data is and how much of it makes a sample."""
-
-    root: Path = Path("data/nuscenes")  # folder that holds samples/, sweeps/ and the tables
-    version: str = "v1.0-trainval"  # folder of the tables
-    train_split: str = "train"  # official, or of splits.json beside the tables
-    val_split: str = "val"
-    num_sweeps: int = 9  # LiDAR sweeps before the key frame; 0 is the key frame only
-    clip_length: int = 1  # key frames a sample; 1 is the current frame only
-    cache_dir: Path | None = (
-        None  # of the index; None: .bevdistill_cache in root, or the user's cache where root is read-only
-    )
-
-    def __post_init__(self) -> None:
-        if self.num_sweeps < 0:
-            raise ValueError(f"data.num_sweeps must be at least 0, but is {self.num_sweeps}")
-        if self.clip_length < 1:
-            raise ValueError(f"data.clip_length must be at least 1, but is {self.clip_length}")
-
-
-def load_index(config: DataConfig) -> NuScenesIndex:
-    """Return the index of a database, from its cache or else from its tables.
-
-    Args:
-        config: Which database.
-
-    Raises:
-        ValueError: There is no such database, or its tables are damaged.
-    """
-    root, version = Path(config.root), config.version
-    check_version(root, version)
-    splits = splits_of(root, version)
-    path = cache_path(root, version, config.num_sweeps, config.cache_dir)
-    with one_at_a_time(path):
-        arrays = read_arrays(path, _ARRAY_FIELDS)
-        if arrays is None:
-            arrays = build_arrays(root, version, config.num_sweeps)
-            write_arrays(path, arrays)
-    return NuScenesIndex(root=root, version=version, num_sweeps=config.num_sweeps, splits=splits, **arrays)
-
-
-_ARRAY_FIELDS = tuple(field.name for field in fields(NuScenesIndex) if field.type is np.ndarray)
 
 
 class NuScenesDataset(Dataset[Sample]):
@@ -180,28 +133,26 @@ class NuScenesDataset(Dataset[Sample]):
         )
 
 
-def class_balanced_indices(index: NuScenesIndex, split: str, *, seed: int = 0) -> list[int]:
-    """Positions in a split, drawn so that each class that occurs has the same share of the draws.
-
-    Class-balanced sampling (CBGS, arXiv 1908.09492): a sample counts once for each class in it; the draws, as many as
-    these counts in all, are shared out equally. Common classes are thinned out, rare ones repeated.
-
-    Args:
-        index: Of the database.
-        split: Name of the split.
-        seed: Of the draws.
-
-    Returns:
-        Positions for `NuScenesDataset(index, split, ...)`, grouped by class; shuffle them.
-    """
-    samples = index.samples_of(split)
-    members = [
-        np.array([position for position, number in enumerate(samples) if label in index.labels[index.boxes_of(number)]])
-        for label in range(NUM_CLASSES)
-    ]
-    present = [positions for positions in members if len(positions)]
-    if not present:
-        raise ValueError(f"split '{split}' has no box of a detection class, so its samples cannot be balanced")
-    share = sum(len(positions) for positions in present) // len(present)
-    generator = np.random.default_rng(seed)
-    return [int(position) for positions in present for position in np.resize(generator.permutation(positions), share)]
+def dataset_for(
+    data: DataConfig,
+    student: StudentConfig,
+    index: NuScenesIndex,
+    split: str,
+    *,
+    with_images: bool,
+    with_points: bool,
+    augment: Callable[[Sample], Sample] | None = None,
+) -> NuScenesDataset:
+    """The data set of a split as a student sees it: its cameras at its image size."""
+    return NuScenesDataset(
+        index,
+        split,
+        cameras=student.cameras,
+        height=student.image_height,
+        width=student.image_width,
+        num_sweeps=data.num_sweeps,
+        clip_length=data.clip_length if student.temporal else 1,
+        with_images=with_images,
+        with_points=with_points,
+        augment=augment,
+    )

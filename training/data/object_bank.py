@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.boxes import BOX_SIZE, iou_bev, points_in_boxes
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
-from training.data.dataset import DataConfig, NuScenesDataset
+from training.data.dataset import NuScenesDataset
 from training.data.index.cache import cache_path, one_at_a_time
+from training.data.index.load import DataConfig
 from training.data.sample import Sample
 
 POINT_SIZE = 5  # [x y z intensity lag], x y z from the centre of the box, in the directions of the ego frame

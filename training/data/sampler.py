@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from bevdistill_ros.core.nuscenes import NUM_CLASSES
+from training.data.index.arrays import NuScenesIndex
 from training.data.sample import Sample
 
 Draw = tuple[int, int]  # index of a sample, and the seed of its augmentation
@@ -73,3 +75,30 @@ class StepBatchSampler(Sampler[list[Draw]]):
             self._epoch = epoch
             self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._indices))
         return self._order
+
+
+def class_balanced_indices(index: NuScenesIndex, split: str, *, seed: int = 0) -> list[int]:
+    """Positions in a split, drawn so that each class that occurs has the same share of the draws.
+
+    Class-balanced sampling (CBGS, arXiv 1908.09492): a sample counts once for each class in it; the draws, as many as
+    these counts in all, are shared out equally. Common classes are thinned out, rare ones repeated.
+
+    Args:
+        index: Of the database.
+        split: Name of the split.
+        seed: Of the draws.
+
+    Returns:
+        Positions for `NuScenesDataset(index, split, ...)`, grouped by class; shuffle them.
+    """
+    samples = index.samples_of(split)
+    members = [
+        np.array([position for position, number in enumerate(samples) if label in index.labels[index.boxes_of(number)]])
+        for label in range(NUM_CLASSES)
+    ]
+    present = [positions for positions in members if len(positions)]
+    if not present:
+        raise ValueError(f"split '{split}' has no box of a detection class, so its samples cannot be balanced")
+    share = sum(len(positions) for positions in present) // len(present)
+    generator = np.random.default_rng(seed)
+    return [int(position) for positions in present for position in np.resize(generator.permutation(positions), share)]

@@ -38,7 +38,6 @@ from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair
 from training.distill.mutual_information import Critic, info_nce
 from training.distill.queries import TeacherQueries, best_queries, class_divergence, code_distance, match, take
-from training.distill.sampling import sample_bev
 from training.teacher.output import TeacherOutput
 
 ClassTerm = Literal["mi", "kl", "none"]
@@ -147,7 +146,7 @@ class BevDistillSparse(Distiller):
         for centres_BQ2 in centres_LBQ2:
             inside_BQ = self.grid.contains(centres_BQ2)
             mapped_teacher, mapped_student = self.critic(
-                sample_bev(teacher_bev, centres_BQ2, self.grid), sample_bev(student_bev, centres_BQ2, self.grid)
+                self.grid.sample(teacher_bev, centres_BQ2), self.grid.sample(student_bev, centres_BQ2)
             )
             outside = ~inside_BQ[:, None, :].expand(-1, inside_BQ.shape[1], -1)
             layers.append(info_nce(mapped_teacher, mapped_student, outside, temperature=self.temperature))

@@ -35,7 +35,6 @@ from training.distill.base import (
 )
 from training.distill.dense_head import DenseBoxHead, box_map, map_distance
 from training.distill.foreground import foreground_mask, weighted_mean
-from training.distill.sampling import sample_bev
 from training.teacher.output import TeacherOutput
 
 NUM_KEY_POINTS = 9
@@ -82,7 +81,7 @@ class UniDistill(Distiller):
 
     def _read(self, bev: Tensor, points_BMP2: Tensor) -> Tensor:
         count = points_BMP2.shape[1]
-        return sample_bev(bev, points_BMP2.flatten(1, 2), self.grid).unflatten(1, (count, NUM_KEY_POINTS))
+        return self.grid.sample(bev, points_BMP2.flatten(1, 2)).unflatten(1, (count, NUM_KEY_POINTS))
 
 
 @torch.no_grad()

@@ -19,7 +19,6 @@ from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair, identity_convolution
 from training.distill.foreground import weighted_mean
-from training.distill.sampling import sample_bev
 from training.teacher.output import TeacherOutput
 
 
@@ -43,8 +42,8 @@ class Uvtr(Distiller):
         """Return {"uvtr"}: mean over channels, over the centres of all layers inside the grid, and over items."""
         student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
         centres_BN2 = student.predictions.codes[..., :2].detach().float().transpose(0, 1).flatten(1, 2)
-        student_BNC = sample_bev(self.adapter(student_bev), centres_BN2, self.grid)
-        teacher_BNC = sample_bev(teacher_bev, centres_BN2, self.grid)
+        student_BNC = self.grid.sample(self.adapter(student_bev), centres_BN2)
+        teacher_BNC = self.grid.sample(teacher_bev, centres_BN2)
         counted = (student_BNC > teacher_BNC) | (teacher_BNC > 0)
         error_BN = torch.where(counted, student_BNC - teacher_BNC, 0.0).square().mean(dim=-1)
         return {"uvtr": weighted_mean(error_BN, self.grid.contains(centres_BN2).float())}

@@ -16,12 +16,12 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
 from torch import Tensor
 
+from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
 from training.data.index.arrays import scenes_of
 from training.data.tables import splits_of
 from training.evaluate.results import Results, results_from
-from training.whole_file import write_whole
 
 PROTOCOL = "detection_cvpr_2019"
 ERROR_NAMES: dict[str, str] = {  # the devkit's name: what papers write, with an m before it for the mean over classes

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from training.replay.layout import TopicLayout, has_tf
+from bevdistill_ros.interface.topics import TopicLayout, has_tf
 from training.replay.read_bag import Bag
 from training.replay.scene import Frames
 from training.replay.score import Recording
@@ -27,7 +27,7 @@ class ReplayConfig:
     split: str = ""  # split to score; empty: nothing is scored
     scenes: tuple[str, ...] = ()  # scenes to write bags of; empty: those of the split
     storage: Storage = "mcap"  # of the bags written
-    layout: str = "bevdistill"  # names of the topics in the bags, see training.replay.layout
+    layout: str = "bevdistill"  # names of the topics in the bags, see bevdistill_ros.interface.topics
     frames: Frames = "key"  # images to play: those of key frames, as offline evaluation has them, or all
     pace: Literal["realtime", "step"] = "realtime"  # step: time stands still until the node has answered the last set
     rate: float = 1.0  # speed; 0.5 takes twice the time

@@ -17,10 +17,10 @@ from rclpy.client import Client
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-from training.replay.layout import NODE_NAME
+from bevdistill_ros.interface.fast_dds import transport_environment
+from bevdistill_ros.interface.topics import NODE
 from training.replay.play import ReplayError, Wait
 
-_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _STOP_TIMEOUT_S = 10.0
 _CALL_TIMEOUT_S = 5.0
 _POLL_S = 0.05
@@ -53,7 +53,7 @@ class NodeProcess:
     def __enter__(self) -> "NodeProcess":
         self._folder.mkdir(parents=True, exist_ok=True)
         parameter_file = self._folder / "node.param.yaml"
-        content = {NODE_NAME: {"ros__parameters": self._parameters}}
+        content = {NODE: {"ros__parameters": self._parameters}}
         parameter_file.write_text(yaml.safe_dump(content, sort_keys=False))
         command = [sys.executable, "-m", "bevdistill_ros.node.detector_node"]
         with self.log_path.open("wb") as log:
@@ -91,7 +91,7 @@ class NodeProcess:
         Raises:
             ReplayError: It ends, refuses, or takes too long.
         """
-        client = node.create_client(GetState, f"{NODE_NAME}/get_state")
+        client = node.create_client(GetState, f"{NODE}/get_state")
         deadline = time.perf_counter() + timeout_s
         while self._state(client, wait) != State.PRIMARY_STATE_ACTIVE:
             self.check()
@@ -117,7 +117,7 @@ class NodeProcess:
         Raises:
             ReplayError: It does not.
         """
-        client = node.create_client(Trigger, f"{NODE_NAME}/reset")
+        client = node.create_client(Trigger, f"{NODE}/reset")
         deadline = time.perf_counter() + _CALL_TIMEOUT_S
         while not client.service_is_ready() and time.perf_counter() < deadline:
             wait(_POLL_S)
@@ -140,26 +140,3 @@ def _call(client: Client, request: Any, wait: Wait) -> Any:
     while not future.done() and time.perf_counter() < deadline:
         wait(_POLL_S)
     return future.result() if future.done() else None
-
-
-def transport_environment() -> dict[str, str]:
-    """The variable that selects our Fast DDS profile; empty where the user has set one already."""
-    if any(os.environ.get(name) for name in _PROFILE_VARIABLES):
-        return {}
-    profile = _profile_file()
-    variable = 1 if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy") else 0
-    return {_PROFILE_VARIABLES[variable]: str(profile)}
-
-
-def _profile_file() -> Path:
-    candidates = [Path(__file__).parents[2] / "config" / "dds" / "fastdds.xml"]
-    try:
-        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-
-        candidates.append(Path(get_package_share_directory("bevdistill_ros")) / "config" / "dds" / "fastdds.xml")
-    except (ImportError, PackageNotFoundError):
-        pass
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise ValueError(f"the Fast DDS profile was not found in {', '.join(map(str, candidates))}; images would be lost")

@@ -22,7 +22,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from training.replay.layout import COMPRESSED_IMAGE, RAW_IMAGE, TopicLayout
+from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE, TopicLayout
 from training.replay.messages import NANOSECONDS
 from training.replay.read_bag import Bag, BagMessage, BagSample
 from training.replay.write_bag import STATIC_TRANSFORM_TOPIC

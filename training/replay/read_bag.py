@@ -14,8 +14,8 @@ from rosbags.rosbag2 import Reader, ReaderError
 
 from bevdistill_ros.core.geometry import transform_from
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.interface.topics import TopicLayout
 from training.replay import messages
-from training.replay.layout import TopicLayout
 from training.replay.write_bag import BASE_FRAME, SAMPLE_TOPIC, STATIC_TRANSFORM_TOPIC
 
 _READ_ERRORS = (ReaderError, OSError, struct.error, ValueError, KeyError, IndexError, EOFError, AssertionError)

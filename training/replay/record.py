@@ -10,8 +10,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosbags.rosbag2 import StoragePlugin, Writer
 from sensor_msgs.msg import CompressedImage
 
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, OVERLAY_TOPIC, STATUS_TOPIC
 from training.replay import messages
-from training.replay.layout import DETECTIONS_TOPIC, OVERLAY_TOPIC, STATUS_TOPIC
 from training.replay.play import ReplayError, Wait, message_class
 
 DETECTIONS_TYPE = "bevdistill_ros/msg/Detection3DArray"

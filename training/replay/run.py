@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle
+from bevdistill_ros.interface.topics import layout_named
 from training.data.index.arrays import scenes_of
 from training.data.tables import open_tables, splits_of
 from training.evaluate.metrics import Metrics
 from training.replay.config import ReplayConfig, Replayed, Setup
-from training.replay.layout import layout_named
 from training.replay.read_bag import Bag, BagError, check_calibrated, read_bag, rig_of
 from training.replay.report import ReplayReport, drops_by_reason, latencies, write_report
 from training.replay.score import Scored, evaluate, merge, score_bag

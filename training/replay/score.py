@@ -19,9 +19,9 @@ from bevdistill_ros.core.boxes import BOX_SIZE
 from bevdistill_ros.core.geometry import yaw_of
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC, TopicLayout
 from training.evaluate.metrics import Metrics, evaluate_detections
 from training.replay import messages
-from training.replay.layout import DETECTIONS_TOPIC, STATUS_TOPIC, TopicLayout
 from training.replay.read_bag import Bag, BagError, BagSample, poses_of, read_bag, samples_of
 from training.replay.write_bag import BASE_FRAME
 

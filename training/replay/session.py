@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from bevdistill_ros.interface.fast_dds import transport_environment
+from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, DETECTIONS_TOPIC, transform_routes
 from training.replay.config import Replayed, Setup
-from training.replay.layout import COMPRESSED_IMAGE, DETECTIONS_TOPIC, transform_routes
-from training.replay.node_process import NodeProcess, transport_environment
+from training.replay.node_process import NodeProcess
 from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node, stream
 from training.replay.read_bag import Bag, BagMessage, rig_of, samples_of
 from training.replay.record import Answer, Recorder, write_recording

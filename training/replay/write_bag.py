@@ -29,7 +29,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from tqdm import tqdm
 
 from bevdistill_ros.core.geometry import invert_rigid, quaternion_from_matrix
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from training.replay import messages
 from training.replay.scene import LIDAR, Frames, KeyFrame, Scene, SensorFrame, read_scene
 

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bevdistill_ros.core.plain import check_at_least
 from bevdistill_ros.model.config import StudentConfig
+from training.criterion.detection_loss import CriterionConfig
 from training.data.augment import BevAugmentConfig, GridMaskConfig, PhotometricConfig
-from training.data.dataset import DataConfig
+from training.data.index.load import DataConfig
 from training.data.object_bank import PasteConfig
 from training.distill.build import DistillConfig
 from training.teacher.mmdet3d_config import Mmdet3dConfig
@@ -21,22 +23,6 @@ class AugmentConfig:
     grid_mask: GridMaskConfig | None = None  # squares of the images that are hidden
     paste: PasteConfig | None = None  # objects of other frames into LiDAR clouds; for a teacher alone
     min_lidar_points: int = 0  # boxes that hold fewer are no ground truth in training
-
-
-@dataclass(frozen=True, kw_only=True)
-class CriterionConfig:
-    """Weights of the detection losses; the defaults are BEVFormer's."""
-
-    classification: float = 2.0
-    box: float = 0.25
-    heatmap: float = 0.0  # of the centre-heatmap auxiliary on the BEV map; 0 leaves the head out
-    detach_heatmap: bool = False  # whether the heatmap trains its own head only, as in Object-DGCNN
-    velocity: float = 0.2  # of vx and vy inside the box loss
-
-    def __post_init__(self) -> None:
-        _check_at_least(self, "criterion", 0, "classification", "box", "heatmap", "velocity")
-        if self.classification + self.box == 0:
-            raise ValueError("criterion.classification and criterion.box must not both be 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +42,8 @@ class OptimConfig:
     seed: int = 0  # of weights, shuffles, augmentation and dropout
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "optim", 1, "steps", "batch_size")
-        _check_at_least(self, "optim", 0, "backbone_factor", "weight_decay", "warmup_steps", "seed")
+        check_at_least(self, "optim", 1, "steps", "batch_size")
+        check_at_least(self, "optim", 0, "backbone_factor", "weight_decay", "warmup_steps", "seed")
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"optim.{name} must be above 0, but is {getattr(self, name)}")
@@ -91,8 +77,8 @@ class RunConfig:
     progress: bool = True  # show a bar
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "run", 1, "checkpoint_every", "log_every", "devices", "num_nodes")
-        _check_at_least(self, "run", 0, "num_workers", "threads", "balance_every")
+        check_at_least(self, "run", 1, "checkpoint_every", "log_every", "devices", "num_nodes")
+        check_at_least(self, "run", 0, "num_workers", "threads", "balance_every")
         if not self.output:
             raise ValueError("run.output must name a folder, but is empty")
         if self.initial_weights and self.backbone_weights:
@@ -141,9 +127,3 @@ class TrainConfig:
                 f"student.temporal needs frames to remember: set data.clip_length to 2 or more, it is "
                 f"{self.data.clip_length}"
             )
-
-
-def _check_at_least(config: object, part: str, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < least:
-            raise ValueError(f"{part}.{name} must be at least {least}, but is {getattr(config, name)}")

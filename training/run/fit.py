@@ -1,31 +1,25 @@
 """One training run from its configuration to its checkpoint, resumable at every saved step."""
 
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader
 
-from bevdistill_ros.model.temporal_attention import remembering_weights
-from training.data.augment import BevAugment, Compose, GridMask, PhotometricAugment, RangeFilter
-from training.data.dataset import NuScenesDataset, class_balanced_indices, load_index
-from training.data.object_bank import ObjectBank, PasteObjects, bank_folder
-from training.data.sample import Batch, Sample, collate
-from training.data.sampler import SeededDataset, StepBatchSampler
-from training.run.callbacks import LAST, LOSSES, Checkpoints, Cost, ExponentialAverage, LossLog, StepBar
+from training.run.callbacks import LAST, LOSSES, Checkpoints, ExponentialAverage, LossLog, StepBar
 from training.run.config import TrainConfig
+from training.run.cost import Cost
+from training.run.data import TrainData
 from training.run.module import StudentTraining, TeacherTraining, TrainingModule
+from training.run.resume import first_step
 from training.teacher.cache import CachedTeacher, cache_folder
 from training.teacher.frozen import FrozenTeacher
-from training.teacher.load import TrainedTeacher, dataset_for, trained_teacher
+from training.teacher.load import TrainedTeacher, trained_teacher
 from training.weights.backbone import load_backbone
-from training.weights.checkpoint import config_text, load_weights, read_checkpoint, read_config, read_weights
+from training.weights.checkpoint import load_weights, read_weights
+from training.weights.temporal_start import remembering_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,15 +39,15 @@ def fit(config: TrainConfig) -> Path:
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
     pl.seed_everything(config.optim.seed, workers=True, verbose=False)
     output = Path(config.run.output)
-    first_step = _first_step(config, output)
+    start = first_step(config, output)
     module = build_module(config)
-    if config.role == "student" and not first_step:
+    if config.role == "student" and not start:
         _warn_of_random_backbone(config)
-    data = TrainData(config, first_step)
-    if first_step < config.optim.steps:
+    data = TrainData(config, start)
+    if start < config.optim.steps:
         trainer = _trainer(config, output)
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=output / LAST if first_step else None, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=output / LAST if start else None, weights_only=True)
         except SystemExit as error:  # Lightning's answer to Ctrl-C and SIGTERM
             raise KeyboardInterrupt from error
     return output / LAST
@@ -120,72 +114,6 @@ def _remembering(trained: TrainedTeacher, config: TrainConfig) -> FrozenTeacher:
     return CachedTeacher(trained.teacher, folder, trained.grid)
 
 
-def train_dataset(config: TrainConfig) -> NuScenesDataset:
-    """The training split with what the run needs of it, augmented."""
-    is_teacher = config.role == "teacher"
-    index = load_index(config.data)
-
-    def dataset(augment: Compose | None) -> NuScenesDataset:
-        return dataset_for(
-            config.data,
-            config.student,
-            index,
-            config.data.train_split,
-            with_images=not is_teacher,
-            with_points=is_teacher or config.distill.method != "none",
-            augment=augment,
-        )
-
-    first: list[Callable[[Sample], Sample]] = []
-    if config.augment.paste is not None:
-        bank = ObjectBank.load(bank_folder(config.data), dataset(None))
-        first.append(PasteObjects(bank, config.augment.paste.objects))
-    return dataset(_augment(config, first))
-
-
-class TrainData(pl.LightningDataModule):
-    """The training samples of the steps still to do, as this process of the run takes them.
-
-    Args:
-        config: The run.
-        first_step: Steps that are done already.
-
-    Raises:
-        ValueError: There is no such data, or no such split.
-    """
-
-    def __init__(self, config: TrainConfig, first_step: int) -> None:
-        super().__init__()
-        self._config, self._first_step = config, first_step
-        self._dataset = train_dataset(config)
-        self._positions: Sequence[int] = range(len(self._dataset))
-        if config.optim.class_balanced:
-            self._positions = class_balanced_indices(
-                self._dataset.index, config.data.train_split, seed=config.optim.seed
-            )
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device, non_blocking=True)
-
-    def train_dataloader(self) -> DataLoader[Sample]:
-        assert self.trainer is not None
-        sampler = StepBatchSampler(
-            self._positions,
-            batch_size=self._config.optim.batch_size,
-            steps=self._config.optim.steps,
-            seed=self._config.optim.seed,
-            first_step=self._first_step,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
-        return DataLoader(
-            SeededDataset(self._dataset),
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=self._config.run.num_workers,
-        )
-
-
 def _warn_of_random_backbone(config: TrainConfig) -> None:
     frozen = config.student.frozen_stages > 0 or config.student.backbone_norm == "frozen"
     if frozen and not (config.run.initial_weights or config.run.backbone_weights):
@@ -193,84 +121,6 @@ def _warn_of_random_backbone(config: TrainConfig) -> None:
             "parts of the backbone are frozen at random weights; set run.backbone_weights to ImageNet weights, or "
             "student.frozen_stages to 0 and student.backbone_norm to batch"
         )
-
-
-def _augment(config: TrainConfig, first: Sequence[Callable[[Sample], Sample]]) -> Compose:
-    """What is done to each training sample after some first changes; boxes and points off the grid go last."""
-    is_teacher = config.role == "teacher"
-    steps = list(first)
-    if config.augment.photometric is not None and not is_teacher:
-        steps.append(PhotometricAugment(config.augment.photometric))
-    if config.augment.grid_mask is not None and not is_teacher:
-        steps.append(GridMask(config.augment.grid_mask))
-    if config.augment.bev is not None:
-        steps.append(BevAugment(config.augment.bev))
-    grid = config.teacher.grid if is_teacher else config.student.grid
-    return Compose(
-        *steps,
-        RangeFilter(grid, min_lidar_points=config.augment.min_lidar_points, all_points=bool(config.mmdet3d.config)),
-    )
-
-
-def _first_step(config: TrainConfig, output: Path) -> int:
-    """Step to go on from; 0 for a new run."""
-    last = output / LAST
-    if not config.run.resume:
-        if last.exists():
-            raise ValueError(
-                f"{output} already holds a run; set run.resume to true to go on with it, or choose another run.output"
-            )
-        return 0
-    if not last.exists():
-        _LOG.info("nothing to resume in %s: starting from step 0", output)
-        return 0
-    content = read_checkpoint(last)
-    different = differences(read_config(content), json.loads(config_text(config)))
-    if different:
-        raise ValueError(
-            f"{last} was trained with another {different[0]}; resume with the configuration in {output}/config.json"
-        )
-    return int(content["global_step"])
-
-
-# What neither the data of a step nor its losses depend on; data may have moved.
-_FREE = {
-    *("data.root", "data.cache_dir", "data.val_split"),
-    *(f"run.{name}" for name in ("output", "resume", "checkpoint_every", "log_every", "balance_every", "progress")),
-    *(f"run.{name}" for name in ("teacher_cache", "num_workers", "accelerator", "threads")),
-    *(f"run.{name}" for name in ("recompute_activations", "channels_last")),
-}
-
-
-def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Names, as `distill.fitnet.weight`, of the settings on which a run's losses depend and that are not the same.
-
-    Args:
-        saved: Configuration of a run, as JSON has it. A setting that is younger than it counts as at its default.
-        wanted: The same of another one, or of its continuation. A setting that is gone by now is not looked at.
-    """
-    defaults = json.loads(config_text(TrainConfig()))
-    return sorted(name for name in _unequal(_filled(saved, defaults), wanted) if name not in _FREE)
-
-
-def _filled(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    given = {
-        name: _filled(value, defaults[name]) if _are_dicts(value, defaults.get(name)) else value
-        for name, value in content.items()
-    }
-    return {**defaults, **given}
-
-
-def _unequal(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name in now.keys() & before.keys():
-        if _are_dicts(before[name], now[name]):
-            yield from _unequal(before[name], now[name], f"{prefix}{name}.")
-        elif before[name] != now[name]:
-            yield f"{prefix}{name}"
-
-
-def _are_dicts(*values: object) -> bool:
-    return all(isinstance(value, dict) for value in values)
 
 
 def _trainer(config: TrainConfig, output: Path) -> pl.Trainer:

@@ -5,7 +5,6 @@ optimiser steps; what a step sees depends on its number alone, so a run that was
 """
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -13,51 +12,19 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.query_selection import QuerySelection
-from bevdistill_ros.model.records import BevMemory, SetPrediction, StudentOutput
-from training.criterion.heatmap import HeatmapHead, heatmap_loss
-from training.criterion.matcher import HungarianMatcher
-from training.criterion.set_loss import SetCriterion
+from bevdistill_ros.model.records import BevMemory, StudentOutput
+from training.criterion.detection_loss import DetectionLoss
 from training.data.sample import Batch
 from training.distill.base import Distiller
 from training.distill.build import build_distiller, weights_of
 from training.run.balance import dominant_terms, gradient_norms
-from training.run.config import CriterionConfig, OptimConfig, TrainConfig
+from training.run.config import TrainConfig
+from training.run.optimizer import build_schedule, parameter_groups
 from training.teacher.frozen import FrozenTeacher
 from training.teacher.object_dgcnn import ObjectDgcnn
 
 _LOG = logging.getLogger(__name__)
-
-
-class Detection(nn.Module):
-    """The detection losses of a BEV detector: set criterion and, where its weight is above 0, the centre heatmap.
-
-    Args:
-        config: Weights.
-        channels: Of the BEV map.
-        grid: Of the BEV map.
-        query_selection: heatmap: the model has a heatmap of its own to train; otherwise the heatmap is an auxiliary.
-    """
-
-    def __init__(
-        self, config: CriterionConfig, *, channels: int, grid: BevGrid, query_selection: QuerySelection
-    ) -> None:
-        super().__init__()
-        matcher = HungarianMatcher(class_weight=config.classification, box_weight=config.box)
-        self.criterion = SetCriterion(matcher=matcher, grid=grid, velocity_weight=config.velocity)
-        auxiliary = config.heatmap > 0 and query_selection == "learned"
-        self.heatmap = HeatmapHead(channels, detach=config.detach_heatmap) if auxiliary else None
-        self.grid = grid
-        self.weights = {"classification": config.classification, "box": config.box, "heatmap": config.heatmap}
-
-    def forward(self, predictions: SetPrediction, bev: Tensor, batch: Batch) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.criterion(predictions, batch.boxes, batch.labels)
-        heatmap = predictions.heatmap if self.heatmap is None else self.heatmap(bev)
-        if heatmap is not None:
-            losses["heatmap"] = heatmap_loss(heatmap, batch.boxes, batch.labels, self.grid)
-        return losses
 
 
 class TrainingModule(pl.LightningModule):
@@ -67,7 +34,7 @@ class TrainingModule(pl.LightningModule):
     slow_prefix = "no parameter"  # of those that learn at backbone_factor
 
     def __init__(
-        self, config: TrainConfig, model: nn.Module, detection: Detection, weights: Mapping[str, float]
+        self, config: TrainConfig, model: nn.Module, detection: DetectionLoss, weights: Mapping[str, float]
     ) -> None:
         super().__init__()
         self.optim, self.weights = config.optim, {**detection.weights, **weights}
@@ -143,7 +110,7 @@ class TeacherTraining(TrainingModule):
 
     def __init__(self, config: TrainConfig) -> None:
         model = ObjectDgcnn(config.teacher)
-        detection = Detection(
+        detection = DetectionLoss(
             config.criterion,
             channels=config.teacher.embed_dim,
             grid=config.teacher.grid,
@@ -164,7 +131,7 @@ class StudentTraining(TrainingModule):
 
     def __init__(self, config: TrainConfig, teacher: FrozenTeacher | None) -> None:
         model = BevFormer(config.student)
-        detection = Detection(
+        detection = DetectionLoss(
             config.criterion,
             channels=config.student.embed_dim,
             grid=config.student.grid,
@@ -210,35 +177,3 @@ class StudentTraining(TrainingModule):
 
 def _listed(losses: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items()) or "none"
-
-
-def parameter_groups(module: nn.Module, optim: OptimConfig, slow_prefix: str) -> list[dict[str, Any]]:
-    """The student's image backbone at its own learning rate; no weight decay on norms and biases."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith(slow_prefix), parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": optim.learning_rate * (optim.backbone_factor if is_backbone else 1.0),
-            "weight_decay": optim.weight_decay if decays else 0.0,
-        }
-        for (is_backbone, decays), parameters in groups.items()
-    ]
-
-
-def build_schedule(optimizer: torch.optim.Optimizer, optim: OptimConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """Learning rate over the steps: linear warm-up, then cosine to a thousandth, one cycle, or constant."""
-    if optim.schedule == "one_cycle":
-        rates = [group["lr"] for group in optimizer.param_groups]
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=optim.steps, pct_start=0.2)
-
-    def factor(step: int) -> float:
-        warmup = min(1.0, (step + 1) / max(optim.warmup_steps, 1))
-        if optim.schedule == "constant":
-            return warmup
-        progress = min(1.0, max(0, step - optim.warmup_steps) / max(optim.steps - optim.warmup_steps, 1))
-        return warmup * (1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

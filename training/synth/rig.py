@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bevdistill_ros.core.geometry import matrix_from_quaternion, quaternion_from_yaw
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 
 NATIVE_WIDTH = 1600  # [px]
 NATIVE_HEIGHT = 900  # [px]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from training.synth.config import SynthConfig
 from training.synth.recorder import SceneRecord, SceneRecorder
 from training.synth.rig import LIDAR_NAME

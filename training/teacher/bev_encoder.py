@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bevdistill_ros.model.decoder import NUM_WAVES, FeedForward, sine_embedding
-from bevdistill_ros.model.deformable import MultiScaleDeformableAttention, maps_of, tokens_of
+from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
+from bevdistill_ros.model.layers import NUM_WAVES, FeedForward, maps_of, sine_embedding, tokens_of
 
 
 class BevEncoderLayer(nn.Module):

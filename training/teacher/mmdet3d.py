@@ -32,10 +32,9 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES, NUM_CLASSES
 from bevdistill_ros.model.records import SetPrediction
 from training.data.points import MAX_INTENSITY
-from training.distill.sampling import sample_bev
 from training.teacher.mmdet3d_config import DetectorFacts, Mmdet3dConfig, facts_of
 from training.teacher.output import TeacherOutput
-from training.weights.checkpoint import read_foreign_checkpoint
+from training.weights.foreign import read_foreign_checkpoint
 
 INTENSITY_COLUMN = 3
 LEAST_SCORE = 0.01
@@ -105,7 +104,7 @@ class Mmdet3dTeacher(nn.Module):
             maps, found = self._detect(clouds)
         bev, native = self._map(maps)
         places = self._places(lidar_from_ego)
-        resampled = sample_bev(bev, places.flatten(1, 2), native).transpose(1, 2)
+        resampled = native.sample(bev, places.flatten(1, 2)).transpose(1, 2)
         return TeacherOutput(
             finest=resampled.unflatten(2, (self.grid.rows, self.grid.cols)),
             encoded=None,
@@ -183,7 +182,7 @@ class Mmdet3dTeacher(nn.Module):
         return SetPrediction(
             logits=torch.stack(logits)[None],
             codes=torch.stack(codes)[None],
-            features=sample_bev(bev, torch.stack(centres), native)[None],
+            features=native.sample(bev, torch.stack(centres))[None],
         )
 
     def _best(self, instances: Any) -> tuple[Tensor, Tensor]:

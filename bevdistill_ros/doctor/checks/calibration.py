@@ -12,7 +12,9 @@ from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge
 from bevdistill_ros.doctor.live.graph import Graph
 from bevdistill_ros.doctor.live.recording import Recording, Track
 from bevdistill_ros.node import convert
-from bevdistill_ros.node.rig.calibration import Calibration, Rectifier, RigMountings
+from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.node.rig.mountings import RigMountings
+from bevdistill_ros.node.rig.rectifier import Rectifier
 
 MIN_ODOMETRY_HZ = 10.0  # slower, a pose at an image's stamp is guessed across a long way
 _CALIBRATE = "calibrate the camera and let its driver publish K, D and the image size"

@@ -1,7 +1,6 @@
 """The transport: the Fast DDS profile, without which bursts of images are lost, and the memory that it shares."""
 
 import contextlib
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from xml.etree import ElementTree
 
 from bevdistill_ros.core.files import read_text
 from bevdistill_ros.doctor.finding import Finding, fail, ok, warn
+from bevdistill_ros.interface.fast_dds import VARIABLES, our_profile, variable
 
-VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # the second until Jazzy
-OLDER_DISTRIBUTIONS = ("humble", "iron", "jazzy")
 DEFAULT_SEGMENT = 512 * 1024  # [bytes] of Fast DDS without a profile
 BURSTS = 2  # that a segment must hold: one is written while another is read
 MAX_PROFILE_BYTES = 1_000_000
@@ -26,11 +24,6 @@ class Transport:
 
     segment_bytes: int  # 0 where shared memory is not used
     max_message_bytes: int
-
-
-def variable() -> str:
-    """The environment variable by which this distribution's Fast DDS finds its profile."""
-    return VARIABLES[os.environ.get("ROS_DISTRO") in OLDER_DISTRIBUTIONS]
 
 
 def check_dds(rmw: str, *, num_cameras: int, image_bytes: float, environment: Mapping[str, str]) -> list[Finding]:
@@ -122,19 +115,6 @@ def check_memory(folder: Path, segment_bytes: int) -> Finding:
     if free < segment_bytes:
         return fail(str(folder), text, remedy)
     return warn(str(folder), text, remedy) if free < 4 * segment_bytes else ok(str(folder), text)
-
-
-def our_profile() -> str:
-    """Path of the profile that comes with this package."""
-    candidates = [Path(__file__).parents[2] / "config" / "dds" / "fastdds.xml"]
-    try:
-        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-
-        candidates.append(Path(get_package_share_directory("bevdistill_ros")) / "config" / "dds" / "fastdds.xml")
-    except (ImportError, PackageNotFoundError):
-        pass
-    found = next((path for path in candidates if path.is_file()), None)
-    return str(found) if found else "config/dds/fastdds.xml of bevdistill_ros"
 
 
 def _is_shared(transport: ElementTree.Element) -> bool:

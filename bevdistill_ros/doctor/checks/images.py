@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from rclpy.qos import QoSProfile
 
-from bevdistill_ros.doctor.checks.dds import our_profile, variable
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, share_of, warn
 from bevdistill_ros.doctor.live.graph import Graph, mismatch, node_quality
 from bevdistill_ros.doctor.live.recording import Recording, Track
 from bevdistill_ros.doctor.live.streams import Evidence, Stream, loss_of, spreads_ms
 from bevdistill_ros.doctor.live.topics import Topics, expected_type
+from bevdistill_ros.interface.fast_dds import our_profile, variable
 
 FAIL_LOSS = 0.05  # of the images
 OLD_MS = 500.0

@@ -8,7 +8,8 @@ import torch
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.doctor.checks.rig import CameraView
 from bevdistill_ros.doctor.finding import Finding, fail, ok, warn
-from bevdistill_ros.node.rig.calibration import Calibration, differences_from_training
+from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.node.rig.training_rig import differences_from_training
 
 _REMEDY = "train or fine-tune on your own rig; until then distances will be wrong"
 

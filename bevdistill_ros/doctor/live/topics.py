@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os.path import commonpath
 
-from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, LAYOUTS, NODE_NAME, RAW_IMAGE
+from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, LAYOUTS, NODE, RAW_IMAGE
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 ODOMETRY = "nav_msgs/msg/Odometry"
@@ -33,7 +33,7 @@ def find_topics(cameras: Sequence[str], transport: str, *, node: str, subscribed
         published: What is published.
     """
     image_type = _image_type(transport)
-    own = _own_topics(cameras, transport, node or NODE_NAME)
+    own = _own_topics(cameras, transport, node or NODE)
     for where, pool in (("the node listens to", subscribed), ("is published", published)):
         candidates = [own, *_layout_topics(cameras), _topics_by_name(cameras, pool, image_type)]
         best = max(candidates, key=lambda topics: _score(topics, pool, image_type))

@@ -1,19 +1,11 @@
 """Intrinsics from CameraInfo, mountings from a rig file, lens distortion, and likeness to the rig of training."""
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import cv2
 import numpy as np
-import torch
-import yaml
-
-from bevdistill_ros.core.files import read_text
-from bevdistill_ros.core.rig import CameraRig
 
 MODELS: dict[str, tuple[int, ...]] = {  # distortion models and how many coefficients they may have
     "plumb_bob": (4, 5),
@@ -22,8 +14,6 @@ MODELS: dict[str, tuple[int, ...]] = {  # distortion models and how many coeffic
 }
 NOT_YET = "no camera_info yet"
 REFRESH_PERIOD_S = 0.002  # between two looks for what has come
-MAX_RIG_BYTES = 1_000_000
-AXIS_LIMIT_DEG = 20.0  # a camera that looks further away from its place in training is likely another camera
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,120 +133,3 @@ class CalibrationStore:
                     self._waited_for.update(missing)
                     return
                 self._condition.wait(min(left, REFRESH_PERIOD_S))
-
-
-class Rectifier:
-    """Straightens the images of one camera; the maps are made once for a calibration and image size."""
-
-    def __init__(self) -> None:
-        self._calibration: Calibration | None = None
-        self._size: tuple[int, int] = (0, 0)
-        self._maps: tuple[np.ndarray, np.ndarray] | None = None
-
-    def rectify(self, image: np.ndarray, calibration: Calibration) -> np.ndarray:
-        """Image (h, w, 3) as a straight lens with the same matrix sees it; the very same array where it is straight."""
-        if calibration.distortion is None:
-            return image
-        size = (image.shape[0], image.shape[1])
-        if self._maps is None or size != self._size or not calibration.same_as(self._calibration):
-            self._maps = _undistortion_maps(calibration, size)
-            self._calibration, self._size = calibration, size
-        return np.asarray(cv2.remap(image, *self._maps, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
-
-
-class Mountings(Protocol):
-    """Where the cameras sit on the vehicle."""
-
-    def ego_from_camera(self, camera: str, frame_id: str, stamp_ns: int) -> np.ndarray:
-        """Mounting (4, 4) float64 [m] of a camera at a stamp.
-
-        Raises:
-            ValueError: It is not known.
-        """
-
-
-class RigMountings:
-    """Mountings that a rig file tells once and for all.
-
-    Args:
-        rig: The rig.
-    """
-
-    def __init__(self, rig: CameraRig) -> None:
-        self._mountings = dict(zip(rig.names, rig.ego_from_camera.double().numpy(), strict=True))
-
-    def ego_from_camera(self, camera: str, frame_id: str, stamp_ns: int) -> np.ndarray:
-        """Mounting (4, 4) of a camera."""
-        return self._mountings[camera]
-
-
-def load_rig(path: str) -> CameraRig:
-    """Read a rig file: YAML with the content of `CameraRig.to_dict`.
-
-    Raises:
-        ValueError: The file cannot be read or describes no rig.
-    """
-    text = read_text(path, what="rig_file", max_bytes=MAX_RIG_BYTES)
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"rig_file {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"rig_file {path} holds no rig; it needs the keys image_size and cameras")
-    try:
-        return CameraRig.from_dict(content)
-    except ValueError as error:
-        raise ValueError(f"rig_file {path}: {error}") from error
-
-
-def calibrations_of(rig: CameraRig) -> dict[str, Calibration]:
-    """Intrinsics of a rig, camera by camera."""
-    return {
-        name: Calibration(matrix=matrix.double().numpy(), size=rig.image_size)
-        for name, matrix in zip(rig.names, rig.intrinsics, strict=True)
-    }
-
-
-def differences_from_training(
-    cameras: Sequence[str], actual: CameraRig, training: CameraRig, *, focal_tolerance: float
-) -> list[str]:
-    """How a rig differs from the one that the weights were trained on, one line a difference.
-
-    A network that has seen one focal length reads depth wrong through another.
-
-    Args:
-        cameras: Names for the lines.
-        actual: Rig of the vehicle, in the order of `training`, any image size.
-        training: Rig of training, any image size.
-        focal_tolerance: Allowed relative difference of the focal length at equal image width.
-    """
-    lines = []
-    for index, camera in enumerate(cameras):
-        focal = float(actual.intrinsics[index, 0, 0]) / actual.image_size[1]
-        trained = float(training.intrinsics[index, 0, 0]) / training.image_size[1]
-        if abs(focal / trained - 1) > focal_tolerance:
-            lines.append(
-                f"{camera} sees {_field_of_view(focal):.0f} degrees, the model was trained on "
-                f"{_field_of_view(trained):.0f}: its depth will be wrong"
-            )
-        axes = torch.stack([actual.ego_from_camera[index, :3, 2], training.ego_from_camera[index, :3, 2]]).double()
-        angle = math.degrees(math.acos(float((axes[0] @ axes[1]).clamp(-1, 1))))
-        if angle > AXIS_LIMIT_DEG:
-            lines.append(
-                f"{camera} looks {angle:.0f} degrees away from its direction in training; check the camera order"
-            )
-    return lines
-
-
-def _field_of_view(focal: float) -> float:
-    """Horizontal field of view [degrees] of a focal length in image widths."""
-    return math.degrees(2 * math.atan(0.5 / focal))
-
-
-def _undistortion_maps(calibration: Calibration, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    matrix = calibration.matrix_at(size)
-    lens = calibration.distortion
-    assert lens is not None
-    build = cv2.fisheye.initUndistortRectifyMap if calibration.model == "equidistant" else cv2.initUndistortRectifyMap
-    first, second = build(matrix, lens, np.eye(3), matrix, (size[1], size[0]), cv2.CV_16SC2)
-    return np.asarray(first), np.asarray(second)

@@ -12,19 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bevdistill_ros.node.records import DroppedSet
 from bevdistill_ros.node.sync.filters import CLOCK_JUMP_NS, SimpleFilter
 from bevdistill_ros.node.sync.stream import FIRST_GAP_NS, Stream
 
 MissingCamera = Literal["skip", "blank"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DroppedSet:
-    """A set that is not used."""
-
-    reason: str
-    stamp_ns: int  # of the image that anchors it, or where that image should have been
-    stamps_ns: tuple[int | None, ...]  # of each camera's image; None for one that is not there
 
 
 @dataclass(order=True)

@@ -15,7 +15,6 @@ from training.distill.base import DistillShapes
 from training.distill.bevdistill_sparse import BevDistillSparseConfig, rate
 from training.distill.mutual_information import info_nce
 from training.distill.queries import TeacherQueries, best_queries, match
-from training.distill.sampling import sample_bev
 
 
 @pytest.fixture
@@ -351,7 +350,7 @@ class TestRelease:
             mapped = {}
             for query in inside:
                 samples = [
-                    sample_bev(bev[item : item + 1], centres[query][None, None], grid)[0, 0]
+                    grid.sample(bev[item : item + 1], centres[query][None, None])[0, 0]
                     for bev in (scene.teacher.encoded, scene.student.bev)
                 ]
                 mapped[query] = [

@@ -7,7 +7,6 @@ import torch
 
 from bevdistill_ros.core.boxes import encode_boxes
 from training.distill.dense_head import box_map, map_distance
-from training.distill.sampling import sample_bev
 
 
 def test_samples_of_a_linear_map_are_exact(grid):
@@ -15,13 +14,13 @@ def test_samples_of_a_linear_map_are_exact(grid):
     bev = torch.stack([centres[..., 0], 3 * centres[..., 1] + 1])[None]
     points = torch.tensor([[[0.13, -2.6], [-6.9, 5.5], [3.0, 0.0]]])
     expected = torch.stack([points[..., 0], 3 * points[..., 1] + 1], dim=-1)
-    torch.testing.assert_close(sample_bev(bev, points, grid), expected)
+    torch.testing.assert_close(grid.sample(bev, points), expected)
 
 
 def test_sample_at_a_cell_centre_is_its_value_and_outside_is_zero(grid):
     bev = torch.randn(2, 3, grid.rows, grid.cols)
     inside = grid.cell_centres()[4, 17]
-    sampled = sample_bev(bev, torch.stack([inside, torch.tensor([30.0, 0.0])]).expand(2, 2, 2), grid)
+    sampled = grid.sample(bev, torch.stack([inside, torch.tensor([30.0, 0.0])]).expand(2, 2, 2))
     torch.testing.assert_close(sampled[:, 0], bev[:, :, 4, 17])
     assert sampled[:, 1].abs().sum() == 0
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bevdistill_ros.core.boxes import encode_boxes
-from training.distill.sampling import sample_bev
 from training.distill.unidistill import UniDistill, UniDistillConfig, key_points
 
 
@@ -54,7 +53,7 @@ def test_feature_and_relation_match_a_loop(distiller, make_scene, grid):
         for box in range(len(scene.batch.boxes[item])):
             inside = [p for p, inside in zip(points[item, box], counted[item, box], strict=True) if inside]
             ours, theirs = (
-                [sample_bev(bev[item : item + 1].detach(), p[None, None], grid)[0, 0] for p in inside]
+                [grid.sample(bev[item : item + 1].detach(), p[None, None])[0, 0] for p in inside]
                 for bev in (scene.student.bev, scene.teacher.encoded)
             )
             feature += [(s - t).abs().mean().item() for s, t in zip(ours, theirs, strict=True)]

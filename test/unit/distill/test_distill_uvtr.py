@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from bevdistill_ros.model.records import SetPrediction
-from training.distill.sampling import sample_bev
 from training.distill.uvtr import Uvtr
 
 
@@ -47,7 +46,7 @@ def test_matches_a_loop(distiller, make_scene, grid, channels):
                 if not grid.contains(centre):
                     continue
                 student, teacher = (
-                    sample_bev(bev[item : item + 1], centre[None, None], grid)[0, 0].tolist()
+                    grid.sample(bev[item : item + 1], centre[None, None])[0, 0].tolist()
                     for bev in (scene.student.bev, scene.teacher.encoded)
                 )
                 errors += [(s - t) ** 2 if s > t or t > 0 else 0.0 for s, t in zip(student, teacher, strict=True)]

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.core.plain import dataclass_from, plain_from
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference import bundle as bundle_module
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle
-from bevdistill_ros.inference.manifest import dataclass_from, plain_from
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
 

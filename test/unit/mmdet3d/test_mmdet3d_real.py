@@ -11,7 +11,8 @@ from torch import Tensor
 from bevdistill_ros.core.boxes import decode_boxes, transform_boxes, wrap_angle
 from bevdistill_ros.core.geometry import invert_rigid, project_points
 from bevdistill_ros.core.grid import BevGrid
-from training.data.dataset import DataConfig, NuScenesDataset, load_index
+from training.data.dataset import NuScenesDataset
+from training.data.index.load import DataConfig, load_index
 from training.data.sample import Sample
 from training.teacher.mmdet3d import Mmdet3dTeacher, load_mmdet3d_teacher
 from training.teacher.mmdet3d_config import Mmdet3dConfig

@@ -14,7 +14,8 @@ from training.benchmark.distillation.run import run_distillation
 from training.cli.commands import main
 from training.data.sample import collate
 from training.run.config import TrainConfig
-from training.run.fit import build_module, fit, train_dataset
+from training.run.data import train_dataset
+from training.run.fit import build_module, fit
 from training.weights.checkpoint import config_text, read_checkpoint
 
 pytestmark = pytest.mark.mmdet3d

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.decoder import SetDecoder, sine_embedding, spread_points
+from bevdistill_ros.model.decoder import SetDecoder, spread_points
+from bevdistill_ros.model.layers import sine_embedding
 
 
 def decoder_of(grid: BevGrid, **changes: object) -> SetDecoder:

@@ -6,14 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.model import deformable
-from bevdistill_ros.model.deformable import (
-    MultiScaleDeformableAttention,
-    deformable_sample,
-    maps_of,
-    project_map,
-    ring_offsets,
-    tokens_of,
-)
+from bevdistill_ros.model.deformable import MultiScaleDeformableAttention, deformable_sample, ring_offsets
+from bevdistill_ros.model.layers import maps_of, project_map, tokens_of
 
 
 def bilinear(level: Tensor, x: float, y: float) -> Tensor:

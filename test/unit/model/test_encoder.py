@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model import spatial_attention
-from bevdistill_ros.model.deformable import maps_of
 from bevdistill_ros.model.encoder import BevEncoder, line_embedding
+from bevdistill_ros.model.layers import maps_of
 from bevdistill_ros.model.records import BevMemory, CameraInput
 from bevdistill_ros.model.spatial_attention import (
     RigView,

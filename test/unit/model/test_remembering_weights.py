@@ -4,7 +4,7 @@ import torch
 
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.records import BevMemory, CameraInput
-from bevdistill_ros.model.temporal_attention import remembering_weights
+from training.weights.temporal_start import remembering_weights
 
 MakeStudent = Callable[..., BevFormer]
 

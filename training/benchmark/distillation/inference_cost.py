@@ -8,7 +8,7 @@ import torch
 from bevdistill_ros.core.geometry import invert_rigid
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.records import CameraInput
-from training.teacher.load import load_student
+from training.weights.model import load_student
 
 
 def graph_of(checkpoint: Path) -> dict[str, list[int]]:

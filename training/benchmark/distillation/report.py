@@ -16,12 +16,14 @@ from bevdistill_ros.core.boxes import corners_bev
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.benchmark.distillation.table import HEADER, Table, gains_of, rows_of
-from training.data.dataset import DataConfig, load_index
+from training.data.dataset import dataset_for
+from training.data.index.load import DataConfig, load_index
 from training.data.sample import Batch, collate
 from training.distill.foreground import Mask, foreground_mask
 from training.run.callbacks import LAST, LOSSES
-from training.teacher.load import TrainedTeacher, dataset_for, load_student
+from training.teacher.load import TrainedTeacher
 from training.weights.checkpoint import read_checkpoint, read_config
+from training.weights.model import load_student
 
 MASKS: tuple[Mask, ...] = ("box", "soft", "soft_sharp", "teacher_score")
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#1c1e21}

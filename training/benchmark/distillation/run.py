@@ -19,22 +19,24 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from bevdistill_ros.core.files import write_whole
 from training.benchmark.distillation.config import DistillationConfig
 from training.benchmark.distillation.inference_cost import graph_of, latency_ratio
 from training.benchmark.distillation.report import write_report
 from training.benchmark.distillation.table import Outcome, Table, table_text
 from training.cli.settings import settings_from
-from training.data.dataset import load_index
+from training.data.index.load import load_index
 from training.evaluate.metrics import Metrics
 from training.evaluate.run import EvaluateConfig, evaluate
 from training.replay.process import Commands
-from training.run.callbacks import CONFIG, LAST, cost_of
+from training.run.callbacks import CONFIG, LAST
 from training.run.config import TrainConfig
-from training.run.fit import differences, fit
+from training.run.cost import cost_of
+from training.run.fit import fit
+from training.run.resume import differences
 from training.teacher.load import trained_teacher
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 from training.weights.checkpoint import config_text
-from training.whole_file import write_whole
 
 
 def run_distillation(config: DistillationConfig) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any, Self
 
+from bevdistill_ros.core.files import write_whole
 from training.evaluate.metrics import Metrics
-from training.whole_file import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,9 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.interface import fast_dds
 from training.benchmark.node.drive_plan import DriveLog, DrivePlan, Transport
 from training.benchmark.node.pictures import PICTURE_SIZE, write_pictures
 from training.replay.process import Child, run_to_end
@@ -28,8 +30,6 @@ Detector = Literal["ours", "naive"]
 Dds = Literal["profile", "default"]
 DDS_NAMES: dict[Dds, str] = {"profile": "with our profile", "default": "as it comes"}
 
-PROFILE = Path(__file__).parents[2] / "config" / "dds" / "fastdds.xml"
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # of new and older releases
 REFERENCE_CAMERA = "CAM_FRONT"
 _START_TIMEOUT_S = 60.0
 _SPARE_S = 30.0  # what a drive may take beyond its plan
@@ -186,10 +186,9 @@ def synthetic_rig(height: int, width: int) -> CameraRig:
 
 def environment_with(dds: Dds) -> dict[str, str]:
     """Environment of the processes on both sides: with our Fast DDS profile, or with Fast DDS as it comes."""
-    environment = {name: value for name, value in os.environ.items() if name not in PROFILE_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in fast_dds.VARIABLES}
     if dds == "profile":
-        old = environment.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
-        environment[PROFILE_VARIABLES[1 if old else 0]] = str(PROFILE)
+        environment[fast_dds.variable()] = str(fast_dds.our_profile())
     return environment
 
 

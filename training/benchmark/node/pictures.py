@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from training.synth.config import SynthConfig
 from training.synth.writer import write_world
 

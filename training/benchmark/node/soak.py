@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig

@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.boxes import BOX_SIZE, transform_boxes
 from bevdistill_ros.core.geometry import matrix_from_quaternion, transform_from, yaw_of
-from bevdistill_ros.core.nuscenes import CLASS_NAMES
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, NUSCENES_CAMERAS
 from training.data.index.reader import Columns, Record, Tokens, columns_of, number_of, records_of, text_of
 
 LIDAR = "LIDAR_TOP"

@@ -9,8 +9,8 @@ import sys
 import torch
 from torch import nn
 
-from bevdistill_ros.core.nuscenes import NUM_CLASSES
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS, CameraRig
+from bevdistill_ros.core.nuscenes import NUM_CLASSES, NUSCENES_CAMERAS
+from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import Bundle
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.manifest import Manifest

@@ -19,11 +19,11 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from bevdistill_ros.core.rig import NUSCENES_CAMERAS
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.interface.topics import NODE
 from bevdistill_ros.node.sync.filters import Subscriber
 from training.benchmark.node.drive_plan import Transport
 from training.benchmark.node.ros.approximate_time import synchronize
-from training.replay.layout import NODE_NAME
 
 _BRIDGE = CvBridge()
 _DEPTH = 10
@@ -42,7 +42,7 @@ class NaiveNode(Node):
     """
 
     def __init__(self, height: int, width: int, transport: Transport) -> None:
-        super().__init__(NODE_NAME.lstrip("/"))
+        super().__init__(NODE.lstrip("/"))
         self._height, self._width = height, width
         self._infos: dict[str, CameraInfo] = {}
         self._odometry: Odometry | None = None

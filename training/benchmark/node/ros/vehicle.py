@@ -15,8 +15,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE, STATUS_TOPIC
 from training.benchmark.node.drive_plan import Transport
-from training.replay.layout import DETECTIONS_TOPIC, NODE_NAME, STATUS_TOPIC
 from training.replay.play import Wait
 from training.synth.rig import nuscenes_cameras
 
@@ -44,13 +44,12 @@ class Vehicle:
         # Best effort, as most camera drivers publish.
         quality = QoSProfile(depth=_DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._images = {
-            name: node.create_publisher(kind, f"{NODE_NAME}/input/{name}/image{suffix}", quality) for name in cameras
+            name: node.create_publisher(kind, f"{NODE}/input/{name}/image{suffix}", quality) for name in cameras
         }
         self._infos = {
-            name: node.create_publisher(CameraInfo, f"{NODE_NAME}/input/{name}/camera_info", quality)
-            for name in cameras
+            name: node.create_publisher(CameraInfo, f"{NODE}/input/{name}/camera_info", quality) for name in cameras
         }
-        self._odometry = node.create_publisher(Odometry, f"{NODE_NAME}/input/odometry", _DEPTH)
+        self._odometry = node.create_publisher(Odometry, f"{NODE}/input/odometry", _DEPTH)
         self._still = bytearray(serialize_message(odometry()))
         self.answered: dict[int, float] = {}  # stamp of the detections [ns]: time.perf_counter() of their coming [s]
         self.statuses: list[Any] = []  # PipelineStatus messages

@@ -1,13 +1,60 @@
-"""How much memory a piece of work takes."""
+"""What a run costs: time and memory."""
 
 import contextlib
 import ctypes
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
+
+from training.weights.checkpoint import read_checkpoint
+
+
+class Cost(pl.Callback):
+    """Counts what a run costs, through all its resumptions; kept in the checkpoint, see `cost_of`.
+
+    The memory is the largest that was allocated on the GPU, or on a CPU the largest that the process ever held.
+    """
+
+    state_key = "cost"
+
+    def __init__(self) -> None:
+        self._seconds_before, self._peak_before = 0.0, 0
+        self._started = time.monotonic()
+        self._device = torch.device("cpu")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+        self._device = pl_module.device
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def state_dict(self) -> dict[str, Any]:
+        is_gpu = self._device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self._device) if is_gpu else peak_resident()
+        seconds = self._seconds_before + time.monotonic() - self._started
+        return {"train_seconds": seconds, "peak_memory_bytes": max(peak, self._peak_before)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before, self._peak_before = state_dict["train_seconds"], state_dict["peak_memory_bytes"]
+
+
+def cost_of(checkpoint: Path) -> dict[str, float]:
+    """`train_seconds` and `peak_memory_bytes` of the run of a checkpoint, so far.
+
+    Raises:
+        ValueError: There is no such checkpoint, or it does not know.
+    """
+    callbacks = read_checkpoint(checkpoint).get("callbacks", {})
+    if Cost.state_key not in callbacks:
+        raise ValueError(f"{checkpoint} does not tell what its training cost; train it anew")
+    return dict(callbacks[Cost.state_key])
+
 
 MEBIBYTE = 2**20
 

@@ -8,8 +8,9 @@ pytestmark = pytest.mark.ros
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
-from bevdistill_ros.core.geometry import transform_from  # noqa: E402
-from bevdistill_ros.node import transforms  # noqa: E402
+from bevdistill_ros.core.geometry import transform_from
+from bevdistill_ros.node import tf
+from bevdistill_ros.node.rig.from_tf import TfMotion, TfMountings
 
 
 class Table:
@@ -40,7 +41,7 @@ def pose(x: float) -> np.ndarray:
 
 def test_mounting_is_looked_up_at_the_stamp_by_the_camera_frame() -> None:
     table = Table({("base_link", "front_optical", 7): pose(1.0), ("base_link", "front_optical", 8): pose(2.0)})
-    mountings = transforms.TfMountings(table, "base_link", max_wait_s=0.05)
+    mountings = TfMountings(table, "base_link", max_wait_s=0.05)
     assert mountings.ego_from_camera("FRONT", "front_optical", 8)[0, 3] == 2.0
     with pytest.raises(ValueError, match="tf does not know base_link <- front_optical"):
         mountings.ego_from_camera("FRONT", "front_optical", 9)
@@ -59,7 +60,7 @@ def test_mounting_is_looked_up_at_the_stamp_by_the_camera_frame() -> None:
 
 def test_motion_is_looked_up_at_the_stamp() -> None:
     table = Table({("odom", "base_link", 7): pose(3.0)})
-    motion = transforms.TfMotion(table, "odom", "base_link")
+    motion = TfMotion(table, "odom", "base_link")
     assert motion.odom_from_ego(7)[0, 3] == 3.0
     assert motion.odom_from_ego(8) is None
     assert motion.wait_for(7, 0.1)
@@ -72,7 +73,7 @@ def test_motion_is_looked_up_at_the_stamp() -> None:
     assert motion.odom_from_ego(7) is None
 
 
-@pytest.mark.skipif(transforms.HAS_TF2, reason="tf2_ros is installed")
+@pytest.mark.skipif(tf.HAS_TF2, reason="tf2_ros is installed")
 def test_without_tf2_the_way_out_is_told() -> None:
     with pytest.raises(ValueError, match=r"tf2_ros.*rig_file"):
-        transforms.Transforms(None)
+        tf.Transforms(None)

@@ -1,0 +1,77 @@
+"""What passes between the files of the node."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from bevdistill_ros.core.records import CameraFrame, Detections
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Image messages of one look of the ring, in camera order."""
+
+    stamp_ns: int  # of the reference camera
+    messages: tuple[Any | None, ...]
+    stamps_ns: tuple[int | None, ...]
+    received: float  # when the reference camera's image came [s], time.monotonic
+    transport_age_ms: float  # age of the reference camera's image then; nan where it is stamped by another clock
+
+    @property
+    def spread_ms(self) -> float:
+        """Newest minus oldest stamp [ms]."""
+        stamps = [stamp for stamp in self.stamps_ns if stamp is not None]
+        return (max(stamps) - min(stamps)) / 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a set."""
+
+    frame: CameraFrame  # its images are good until the next set
+    detections: Detections
+    stage_ms: dict[str, float]
+    motion_known: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedSet:
+    """A set that is not used."""
+
+    reason: str
+    stamp_ns: int  # of the image that anchors it, or where that image should have been
+    stamps_ns: tuple[int | None, ...]  # of each camera's image; None for one that is not there
+
+
+class Level(IntEnum):
+    """Values of diagnostic_msgs/DiagnosticStatus."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+    STALE = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One line of /diagnostics."""
+
+    name: str
+    level: Level
+    message: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetReport:
+    """How one set of images passed through the node."""
+
+    stamp_ns: int
+    cameras: tuple[str, ...]
+    present: tuple[bool, ...]
+    age_ms: tuple[float, ...]  # of each camera's image at publish; nan where missing or stamped by another clock
+    spread_ms: float
+    stage_ms: Mapping[str, float]  # by STAGES
+    latency_ms: float  # oldest image stamp to publish; nan where stamped by another clock
+    motion_known: bool  # whether the pose of every image was known

@@ -1,0 +1,33 @@
+"""Where the cameras sit on the vehicle."""
+
+from typing import Protocol
+
+import numpy as np
+
+from bevdistill_ros.core.rig import CameraRig
+
+
+class Mountings(Protocol):
+    """Where the cameras sit on the vehicle."""
+
+    def ego_from_camera(self, camera: str, frame_id: str, stamp_ns: int) -> np.ndarray:
+        """Mounting (4, 4) float64 [m] of a camera at a stamp.
+
+        Raises:
+            ValueError: It is not known.
+        """
+
+
+class RigMountings:
+    """Mountings that a rig file tells once and for all.
+
+    Args:
+        rig: The rig.
+    """
+
+    def __init__(self, rig: CameraRig) -> None:
+        self._mountings = dict(zip(rig.names, rig.ego_from_camera.double().numpy(), strict=True))
+
+    def ego_from_camera(self, camera: str, frame_id: str, stamp_ns: int) -> np.ndarray:
+        """Mounting (4, 4) of a camera."""
+        return self._mountings[camera]

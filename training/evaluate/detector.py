@@ -1,0 +1,150 @@
+"""Detectors that are evaluated: a teacher or a student, from a checkpoint or a bundle."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.records import Detections
+from bevdistill_ros.inference.bundle import load_bundle
+from bevdistill_ros.inference.engine import device_from
+from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.postprocess import detections_from
+from bevdistill_ros.model.records import BevMemory
+from training.data.dataset import NuScenesDataset
+from training.data.index.load import DataConfig, load_index
+from training.data.sample import Batch
+from training.teacher.load import trained_teacher
+from training.teacher.mmdet3d_config import Mmdet3dConfig
+from training.weights.checkpoint import read_checkpoint, read_config
+from training.weights.model import load_student
+
+PICTURE_SIZE = (252, 448)  # [px] height and width of the images that a teacher's frames carry for pictures
+
+
+class Detector(Protocol):
+    """A trained detector, teacher or student, with what is needed to feed it."""
+
+    name: str
+    grid: BevGrid
+    uses_lidar: bool
+    is_temporal: bool  # it must see the frames of a scene one after the other
+
+    def dataset(self, data: DataConfig, split: str, *, for_pictures: bool = False) -> NuScenesDataset:
+        """The split as this detector sees it; for pictures with images and points, whatever it needs itself."""
+
+    def detect(self, batch: Batch, *, continues: bool = False) -> list[Detections]:
+        """Detections of each frame of a batch, on the CPU.
+
+        Args:
+            batch: Frames.
+            continues: Whether the frame follows that of the call before, so that a temporal student may remember it.
+        """
+
+
+class TeacherDetector:
+    """The LiDAR teacher as a detector; it sees as many sweeps as in training.
+
+    Args:
+        path: Its checkpoint.
+        device: Where it runs.
+        mmdet3d: Which detector of mmdet3d it is, if it is one.
+    """
+
+    name = "teacher"
+    uses_lidar = True
+    is_temporal = False
+
+    def __init__(self, path: str, device: torch.device, mmdet3d: Mmdet3dConfig | None = None) -> None:
+        trained = trained_teacher(path, mmdet3d or Mmdet3dConfig())
+        self._teacher, self._device = trained.teacher.to(device), device
+        self._num_sweeps, self._least_score = trained.num_sweeps, trained.least_score
+        self.grid = trained.grid
+
+    def dataset(self, data: DataConfig, split: str, *, for_pictures: bool = False) -> NuScenesDataset:
+        index = load_index(replace(data, num_sweeps=self._num_sweeps))
+        height, width = PICTURE_SIZE
+        return NuScenesDataset(
+            index,
+            split,
+            cameras=index.cameras,
+            height=height,
+            width=width,
+            num_sweeps=self._num_sweeps,
+            with_images=for_pictures,
+        )
+
+    def detect(self, batch: Batch, *, continues: bool = False) -> list[Detections]:
+        frames = batch.to(self._device)
+        predictions = self._teacher(frames.points, frames.ego_from_lidar).predictions
+        assert predictions is not None
+        found = detections_from(predictions, batch.stamps_ns, grid=self.grid)
+        return [_on_cpu(detections.above(self._least_score)) for detections in found]
+
+
+class StudentDetector:
+    """The camera student as a detector.
+
+    Args:
+        model: The student.
+        device: Where it runs.
+    """
+
+    name = "student"
+    uses_lidar = False
+
+    def __init__(self, model: BevFormer, device: torch.device) -> None:
+        self._model, self._device = model.to(device).eval(), device
+        self._previous: BevMemory | None = None
+        self.grid, self.is_temporal = model.config.grid, model.config.temporal
+
+    def dataset(self, data: DataConfig, split: str, *, for_pictures: bool = False) -> NuScenesDataset:
+        config = self._model.config
+        return NuScenesDataset(
+            load_index(data),
+            split,
+            cameras=config.cameras,
+            height=config.image_height,
+            width=config.image_width,
+            num_sweeps=0,
+            with_points=for_pictures,
+        )
+
+    @torch.no_grad()
+    def detect(self, batch: Batch, *, continues: bool = False) -> list[Detections]:
+        cameras = batch.cameras.to(self._device)
+        assert not self.is_temporal or len(batch) == 1, "a temporal student sees one frame after the other"
+        output = self._model(cameras, self._previous if continues else None)
+        if self.is_temporal:
+            present = torch.ones(1, dtype=torch.bool, device=self._device)
+            self._previous = BevMemory(bev=output.bev, global_from_ego=cameras.global_from_ego, present=present)
+        return [_on_cpu(found) for found in detections_from(output.predictions, batch.stamps_ns, grid=self.grid)]
+
+
+def load_detector(source: str, device: str = "auto", mmdet3d: Mmdet3dConfig | None = None) -> Detector:
+    """A detector from a bundle folder, or from a checkpoint of a teacher, a student or, where it is named, mmdet3d.
+
+    Raises:
+        ValueError: There is none, it is damaged, or there is no such device.
+    """
+    if not source:
+        raise ValueError("source is empty: give a bundle folder or a checkpoint")
+    place = device_from(device)
+    if Path(source).is_dir():
+        return StudentDetector(load_bundle(source).student, place)
+    if mmdet3d is not None and mmdet3d.config:
+        return TeacherDetector(source, place, mmdet3d)
+    if read_config(read_checkpoint(source))["role"] == "teacher":
+        return TeacherDetector(source, place)
+    return StudentDetector(load_student(source)[1], place)
+
+
+def _on_cpu(detections: Detections) -> Detections:
+    return Detections(
+        stamp_ns=detections.stamp_ns,
+        boxes=detections.boxes.cpu(),
+        scores=detections.scores.cpu(),
+        labels=detections.labels.cpu(),
+    )

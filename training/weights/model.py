@@ -1,0 +1,48 @@
+"""Trained models, read back from checkpoints."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from bevdistill_ros.core.plain import dataclass_from, plain_from
+from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.config import StudentConfig
+from training.weights.checkpoint import load_weights, read_checkpoint, read_config, weights_in
+
+Config = TypeVar("Config")
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def load_student(path: Path | str) -> tuple[StudentConfig, BevFormer]:
+    """The student of a checkpoint, in eval mode, and its configuration.
+
+    Raises:
+        ValueError: There is no such checkpoint, it is damaged, or it holds no student.
+    """
+    config, model = load_model(path, "student", StudentConfig, BevFormer)
+    return config, model.eval()
+
+
+def load_model(
+    path: Path | str, role: str, kind: type[Config], build: Callable[[Config], Model]
+) -> tuple[Config, Model]:
+    """The model of a checkpoint in its role, and its configuration.
+
+    Raises:
+        ValueError: There is no such checkpoint, it is damaged, or it holds a model of another role.
+    """
+    content = read_checkpoint(path)
+    settings = read_config(content)
+    if settings["role"] != role:
+        raise ValueError(f"{path} holds a {settings['role']}, but a {role} is needed here")
+    config = config_from(kind, settings[role], f"{role} in {path}")
+    model = build(config)
+    load_weights(model, weights_in(content), path)
+    return config, model
+
+
+def config_from(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
+    """A model's configuration from plain values; settings that are younger than the values take their defaults."""
+    return dataclass_from(kind, {**plain_from(kind()), **content}, where)
