@@ -49,7 +49,7 @@ def test_no_topics_leave_the_names_of_the_node(detector: ModuleType) -> None:
     assert detector.remappings("", ["A"], "/my_odometry") == [("~/input/odometry", "/my_odometry")]
     assert ("~/input/odometry", "/my_odometry") in detector.remappings("bevdistill", ["A"], "/my_odometry")
     assert ("~/input/A/camera_info", "/car1/A/camera_info") in detector.remappings("bevdistill", ["A"], "", "car1")
-    with pytest.raises(ValueError, match="layout .kitti. is not known"):
+    with pytest.raises(ValueError, match="layout 'kitti' is not known"):
         detector.remappings("kitti", ["A"])
 
 

@@ -337,7 +337,7 @@ class TestClassBalance:
             class_balanced_indices(index_of(tiny), "tiny_empty")
 
 
-def assert_same(first: NuScenesIndex, second: dataset.NuScenesIndex) -> None:
+def assert_same(first: NuScenesIndex, second: NuScenesIndex) -> None:
     for field in fields(first):
         one, other = getattr(first, field.name), getattr(second, field.name)
         if isinstance(one, np.ndarray):
