@@ -15,7 +15,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from bevdistill_ros.interface import fast_dds
-from bevdistill_ros.interface.topics import LAYOUTS, MARKERS_TOPIC, NODE_NAME, OVERLAY_TOPIC, layout_named
+from bevdistill_ros.interface.topic_file import templates, topic_map, with_topics
+from bevdistill_ros.interface.topics import LAYOUTS, MARKERS_TOPIC, NODE_NAME, OVERLAY_TOPIC, TopicMap
 from launch import LaunchContext, LaunchDescription
 
 PACKAGE = "bevdistill_ros"
@@ -31,9 +32,14 @@ ARGUMENTS = {  # name: default, description
     "transport": ("", "raw or compressed"),
     "rig_file": ("", "YAML with the mounting of each camera; empty: tf"),
     "device": ("", "torch device such as cuda:0"),
-    "topics": ("", f"names of the input topics: {', '.join(LAYOUTS)}; empty: those of the node"),
-    "input_namespace": ("", "goes before the names that topics stands for, e.g. /car1"),
+    "topics": (
+        "",
+        f"topic map: {', '.join(LAYOUTS)}, a template with {{camera}} or a YAML file; empty: the node's own",
+    ),
+    "image_topic": ("", "image topics, with {camera} for the name; empty: those of topics"),
+    "camera_info_topic": ("", "calibration topics, with {camera} for the name; empty: those of topics"),
     "odometry_topic": ("", "topic of the odometry; empty: that of topics"),
+    "input_namespace": ("", "goes before the names that topics stands for, e.g. /car1"),
     "namespace": ("", "namespace of the node"),
     "use_sim_time": ("false", "take the time from /clock"),
     "rviz": ("false", "show the detections in RViz"),
@@ -60,7 +66,14 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         name=NODE_NAME,
         namespace=given["namespace"],
         parameters=[params_file, overrides],
-        remappings=remappings(given["topics"], cameras, given["odometry_topic"], given["input_namespace"]),
+        remappings=remappings(
+            given["topics"],
+            cameras,
+            given["odometry_topic"],
+            given["input_namespace"],
+            image_topic=given["image_topic"],
+            camera_info_topic=given["camera_info_topic"],
+        ),
         arguments=["--ros-args", "--log-level", f"{logger_name(given['namespace'])}:={given['log_level']}"],
         output="screen",
         emulate_tty=True,
@@ -73,8 +86,9 @@ def overriding_parameters(given: dict[str, str]) -> dict[str, object]:
     parameters: dict[str, object] = {
         name: given[name] for name in ("bundle", "transport", "rig_file", "device") if given[name]
     }
-    if given["topics"] and not given["transport"]:
-        parameters["transport"] = layout_named(given["topics"]).transport
+    topics = topics_of(given["topics"], image=given["image_topic"], camera_info=given["camera_info_topic"])
+    if topics is not None:
+        parameters = {**topics.node_parameters(), **parameters}
     if given["cameras"]:
         parameters["cameras"] = [name.strip() for name in given["cameras"].strip("[]").split(",")]
     if given["cameras"] or given["reference_camera"]:
@@ -82,6 +96,15 @@ def overriding_parameters(given: dict[str, str]) -> dict[str, object]:
         parameters["sync.reference_camera"] = given["reference_camera"]
     parameters["use_sim_time"] = is_true(given["use_sim_time"])
     return parameters
+
+
+def topics_of(topics: str, *, image: str, camera_info: str) -> TopicMap | None:
+    """The topic map of the arguments; None where the node's own names hold."""
+    if topics:
+        return with_topics(topic_map(topics), image=image, camera_info=camera_info)
+    if camera_info and not image:
+        raise ValueError("camera_info_topic needs image_topic or topics")
+    return templates(image=image, camera_info=camera_info) if image else None
 
 
 def logger_name(namespace: str) -> str:
@@ -95,18 +118,25 @@ def is_true(argument: str) -> bool:
 
 
 def remappings(
-    topics: str, cameras: list[str], odometry_topic: str = "", input_namespace: str = ""
+    topics: str,
+    cameras: list[str],
+    odometry_topic: str = "",
+    input_namespace: str = "",
+    *,
+    image_topic: str = "",
+    camera_info_topic: str = "",
 ) -> list[tuple[str, str]]:
     """From the node's input topics to those of a recording or driver."""
     pairs = [("~/input/odometry", odometry_topic)] if odometry_topic else []
-    if not topics:
+    known = topics_of(topics, image=image_topic, camera_info=camera_info_topic)
+    if known is None:
         return pairs
-    layout = layout_named(topics)
     prefix = f"/{input_namespace.strip('/')}" if input_namespace else ""
-    routes = layout.routes(cameras, node="~")
+    routes = known.routes(cameras, node="~")
     if odometry_topic:
-        del routes[layout.odometry]
-    return pairs + [(topic, prefix + source) for source, topic in routes.items()]
+        routes.pop(known.odometry, None)
+    pairs += [(topic, prefix + source) for source, topic in routes.items()]
+    return pairs + [(topic, source) for source, topic in known.transform_routes().items() if topic != source]
 
 
 def cameras_in(params_file: str) -> list[str]:

@@ -33,7 +33,10 @@ DRAIN_S = 3.0  # the last set is still under way when the recording ends
 ARGUMENTS = {  # name: default, description
     "bag": (None, "rosbag2 recording to play"),
     "bundle": (None, "folder of the model bundle"),
-    "topics": ("bevdistill", "names of the topics in the recording, see detector.launch.py"),
+    "topics": ("bevdistill", "topic map of the recording: a layout, a template or a YAML file, see detector.launch.py"),
+    "image_topic": ("", "image topics, with {camera} for the name; empty: those of topics"),
+    "camera_info_topic": ("", "calibration topics, with {camera} for the name; empty: those of topics"),
+    "odometry_topic": ("", "topic of the odometry; empty: that of topics"),
     "input_namespace": ("", "goes before the names of the topics in the recording, e.g. /car1"),
     "cameras": ("", "camera names, separated by commas"),
     "reference_camera": ("", "camera that anchors the sets, see detector.launch.py"),

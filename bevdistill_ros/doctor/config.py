@@ -25,7 +25,8 @@ class DoctorConfig:
     device: str = "node"  # auto, cpu, cuda or cuda:<index>; node: that of the node
     precision: Literal["node", "fp32", "fp16", "bf16"] = "node"  # node: that of the node
     transport: Literal["node", "raw", "compressed"] = "node"  # kind of the image topics; node: that of the node
-    image_topic: str = ""  # with {camera} for the name; empty: the topics are found by themselves
+    topics: str = ""  # topic map: name of a layout or a YAML file; empty: the topics are found by themselves
+    image_topic: str = ""  # with {camera} for the name; empty: those of topics
     camera_info_topic: str = ""  # with {camera} for the name
     odometry_topic: str = ""  # nav_msgs/Odometry
     seconds: float = 5.0  # [s] to listen to the topics

@@ -22,8 +22,9 @@ from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge
 from bevdistill_ros.doctor.live.graph import Graph
 from bevdistill_ros.doctor.live.parameters import parameters_of_file, parameters_of_node
 from bevdistill_ros.doctor.live.recording import Recording, listen
-from bevdistill_ros.doctor.live.topics import Topics, find_topics, override
+from bevdistill_ros.doctor.live.topics import Topics, find_topics, override, topics_of
 from bevdistill_ros.interface.parameters import DetectorParameters
+from bevdistill_ros.interface.topic_file import topic_map
 from bevdistill_ros.node.records import Level
 from bevdistill_ros.node.rig.calibration import Calibration
 from bevdistill_ros.node.rig.rig_file import calibrations_of
@@ -48,6 +49,8 @@ class Vehicle:
         found = self._read_parameters()
         self.has_parameters = found is not None  # told by a file or by the running node, not by defaults
         parameters = found or DetectorParameters()
+        if config.topics:
+            parameters = replace(parameters, **topic_map(config.topics).node_parameters())  # type: ignore[arg-type]
         told = config.transport
         self.parameters = parameters if told == "node" else replace(parameters, transport=told)
         self._cameras = self.parameters.cameras
@@ -118,13 +121,16 @@ class Vehicle:
     @cached_property
     def _topics(self) -> Topics:
         config, published = self._config, self._graph.topics()
-        topics = find_topics(
-            self._cameras,
-            self.parameters.transport,
-            node=self._node,
-            subscribed=self._graph.subscribed_by(self._node) if self._node else {},
-            published=published,
-        )
+        if config.topics:
+            topics = topics_of(topic_map(config.topics), self._cameras, source=f"topic map {config.topics}")
+        else:
+            topics = find_topics(
+                self._cameras,
+                self.parameters.transport,
+                node=self._node,
+                subscribed=self._graph.subscribed_by(self._node) if self._node else {},
+                published=published,
+            )
         return override(
             topics, image=config.image_topic, camera_info=config.camera_info_topic, odometry=config.odometry_topic
         )

@@ -10,7 +10,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
-from bevdistill_ros.interface.topics import TopicLayout
+from bevdistill_ros.interface.topics import TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
 from training.replay import messages
@@ -54,7 +54,7 @@ def bundle(bag: Bag, tmp_path_factory: pytest.TempPathFactory) -> Path:
         decoder_layers=1,
         num_queries=20,
     )
-    rig = rig_of(bag, TopicLayout(), NUSCENES_CAMERAS)
+    rig = rig_of(bag, TopicMap(), NUSCENES_CAMERAS)
     intrinsics = rig.intrinsics.clone()
     intrinsics[:, :2] *= SIZE[1] / rig.image_size[1]
     scaled = CameraRig(names=rig.names, intrinsics=intrinsics, ego_from_camera=rig.ego_from_camera, image_size=SIZE)
@@ -81,7 +81,7 @@ def test_every_frame_and_stamp_is_in_the_bag(street: NuScenes, bag: Bag) -> None
 
 def test_global_poses_come_back_to_the_micrometre(street: NuScenes, bag: Bag) -> None:
     origin = samples_of(bag)[0].global_from_map
-    poses = poses_of(bag, TopicLayout())
+    poses = poses_of(bag, TopicMap())
     for record in street.ego_pose:
         found = origin @ poses[record["timestamp"] * 1000]
         np.testing.assert_allclose(found[:3, 3], record["translation"], atol=1e-6)
@@ -98,7 +98,7 @@ def test_lidar_points_in_the_map_stay_where_they_are_in_the_world(street: NuScen
     )
     from bevdistill_ros.core.geometry import transform_from
 
-    map_from_lidar = poses_of(bag, TopicLayout())[stamp_ns] @ transform_from(lidar["rotation"], lidar["translation"])
+    map_from_lidar = poses_of(bag, TopicMap())[stamp_ns] @ transform_from(lidar["rotation"], lidar["translation"])
     points = cloud.data.view("<f4").reshape(-1, 5)[:, :3].astype(float)
     points = points @ map_from_lidar[:3, :3].T + map_from_lidar[:3, 3]
     checked = 0

@@ -66,6 +66,22 @@ def test_arguments_override_the_parameter_file(detector: ModuleType) -> None:
     assert detector.overriding_parameters({**given, "transport": "compressed"})["transport"] == "compressed"
 
 
+def test_own_topics_by_template_or_file(detector: ModuleType, tmp_path: Path) -> None:
+    pairs = detector.remappings("", ["A"], image_topic="/{camera}/image_raw/compressed")
+    assert ("~/input/A/image/compressed", "/A/image_raw/compressed") in pairs
+    assert ("~/input/A/camera_info", "/A/camera_info") in pairs
+    path = tmp_path / "mine.yaml"
+    path.write_text("cameras: {A: /left/image_rect}\nbase_frame: base_footprint\ntf: /car/tf\n")
+    pairs = detector.remappings(str(path), ["A"])
+    assert {("~/input/A/image", "/left/image_rect"), ("/tf", "/car/tf")} <= set(pairs)
+    given = {name: default for name, (default, _) in detector.ARGUMENTS.items()} | {"topics": str(path)}
+    assert detector.overriding_parameters(given)["base_frame"] == "base_footprint"
+    with pytest.raises(ValueError, match="has no camera 'B'; it has A"):
+        detector.remappings(str(path), ["B"])
+    with pytest.raises(ValueError, match="camera_info_topic needs image_topic or topics"):
+        detector.remappings("", ["A"], camera_info_topic="/{camera}/info")
+
+
 def test_log_level_is_that_of_the_node_in_its_namespace(detector: ModuleType) -> None:
     assert detector.logger_name("") == "bevdistill_detector"
     assert detector.logger_name("/car/1/") == "car.1.bevdistill_detector"

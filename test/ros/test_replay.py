@@ -18,7 +18,7 @@ from bevdistill_ros.inference.bundle import load_bundle, save_bundle
 from bevdistill_ros.inference.decode import decode_image
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.frame import frame_from_images
-from bevdistill_ros.interface.topics import TopicLayout
+from bevdistill_ros.interface.topics import TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
 from training.replay.config import ReplayConfig
@@ -45,14 +45,14 @@ from rclpy.qos import qos_profile_sensor_data
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
-from bevdistill_ros.interface.topics import TopicLayout
+from bevdistill_ros.interface.topics import TopicMap
 rclpy.init()
 node = rclpy.create_node("bevdistill_detector")
 counts, stamps = Counter(), []
 def count(message, source):
     counts[source] += 1
     stamps.append(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
-for source, target in TopicLayout().routes(NUSCENES_CAMERAS).items():
+for source, target in TopicMap().routes(NUSCENES_CAMERAS).items():
     kind = CompressedImage if target.endswith("compressed") else CameraInfo if target.endswith("info") else Odometry
     node.create_subscription(kind, target, lambda m, s=source: count(m, s), qos_profile_sensor_data)
 expected, deadline = int(sys.argv[1]), time.time() + 30
@@ -192,11 +192,11 @@ def test_every_message_reaches_another_process(tmp_path: Path) -> None:
     from training.replay.play import play
 
     bag = read_bag(write_scene(scene_of(tmp_path, num_sets=12), tmp_path / "bag", progress=False))
-    expected = {source: bag.counts[source] for source in TopicLayout().routes(NUSCENES_CAMERAS)}
+    expected = {source: bag.counts[source] for source in TopicMap().routes(NUSCENES_CAMERAS)}
     command = [sys.executable, "-c", COUNTER, str(sum(expected.values()))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as counter:
         started = time.perf_counter()
-        log = play(bag, layout=TopicLayout(), cameras=NUSCENES_CAMERAS, rate=4.0)
+        log = play(bag, layout=TopicMap(), cameras=NUSCENES_CAMERAS, rate=4.0)
         assert time.perf_counter() - started > (bag.end_ns - bag.start_ns) * 1e-9 / 4
         output, _ = counter.communicate(timeout=60)
     assert json.loads(output) == expected == dict(log.counts)
@@ -208,7 +208,7 @@ def test_key_frames_alone_are_played_on_request(tmp_path: Path) -> None:
 
     scene = scene_of(tmp_path, num_sets=4)
     bag = read_bag(write_scene(replace(scene, key_frames=scene.key_frames[::2]), tmp_path / "bag", progress=False))
-    layout = TopicLayout()
+    layout = TopicMap()
     topics = layout.routes(NUSCENES_CAMERAS)
     found = list(stream(bag, topics, layout, NUSCENES_CAMERAS, samples_of(bag)))
     images = [message for message in found if message.topic == layout.image_topic("CAM_BACK")]
@@ -227,7 +227,7 @@ def test_nobody_there_is_told(tmp_path: Path) -> None:
 
     bag = read_bag(write_scene(scene_of(tmp_path, num_sets=1), tmp_path / "bag", progress=False))
     with pytest.raises(ReplayError, match=r"nobody subscribed to /bevdistill_detector/input/.* within 0\.2 s"):
-        play(bag, layout=TopicLayout(), cameras=NUSCENES_CAMERAS, timeout_s=0.2)
+        play(bag, layout=TopicMap(), cameras=NUSCENES_CAMERAS, timeout_s=0.2)
 
 
 def test_live_detections_equal_offline_ones(bundle: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from bevdistill_ros.interface.topics import LAYOUTS, TopicLayout, layout_named
+from bevdistill_ros.interface.topics import LAYOUTS, TopicMap, layout_named
 from training.replay import messages
 from training.replay.read_bag import BagError, poses_of, read_bag, rig_of, samples_of
 from training.replay.scene import KeyFrame, Mounting, Scene, SensorFrame
@@ -99,7 +99,7 @@ def test_messages_can_be_read_twice_and_by_topic(bag_path: Path) -> None:
 
 
 def test_rig_comes_back(scene: Scene, bag_path: Path) -> None:
-    rig = rig_of(read_bag(bag_path), TopicLayout(), ("CAM_BACK", "CAM_FRONT"))
+    rig = rig_of(read_bag(bag_path), TopicMap(), ("CAM_BACK", "CAM_FRONT"))
     assert rig.names == ("CAM_BACK", "CAM_FRONT")
     assert rig.image_size == (96, 160)
     for name, intrinsics, mounting in zip(rig.names, rig.intrinsics, rig.ego_from_camera, strict=True):
@@ -111,7 +111,7 @@ def test_rig_comes_back(scene: Scene, bag_path: Path) -> None:
 
 def test_samples_and_poses_give_the_global_pose(scene: Scene, bag_path: Path) -> None:
     bag = read_bag(bag_path)
-    samples, poses = samples_of(bag), poses_of(bag, TopicLayout())
+    samples, poses = samples_of(bag), poses_of(bag, TopicMap())
     assert [sample.token for sample in samples] == ["s0", "s1", "s2"]
     for index, sample in enumerate(samples):
         stamp_ns = sample.channel_stamps_ns["CAM_BACK"]
@@ -132,12 +132,12 @@ def test_a_chain_of_static_transforms_is_followed(tmp_path: Path) -> None:
         content = messages.camera_info(1, "front_optical", np.diag([50.0, 50.0, 1.0]), (10, 20))
         writer.write(info, 1, messages.serialize(content, "sensor_msgs/msg/CameraInfo"))
     bag = read_bag(tmp_path / "bag")
-    rig = rig_of(bag, TopicLayout(), ["CAM_FRONT"])
+    rig = rig_of(bag, TopicMap(), ["CAM_FRONT"])
     # 0.3 m to the left of a kit that looks left is 0.3 m to the back
     expected = torch.tensor([-0.3, 0.0, 1.5], dtype=torch.float64)
     torch.testing.assert_close(rig.ego_from_camera[0, :3, 3], expected)
     with pytest.raises(BagError, match="does not connect 'front_optical' to 'odom'"):
-        rig_of(bag, TopicLayout(), ["CAM_FRONT"], base_frame="odom")
+        rig_of(bag, TopicMap(), ["CAM_FRONT"], base_frame="odom")
 
 
 def test_a_bag_that_is_not_there(tmp_path: Path) -> None:
@@ -179,12 +179,12 @@ def test_damaged_metadata(damaged: Path) -> None:
 def test_what_is_missing_is_named(scene: Scene, bag_path: Path, tmp_path: Path) -> None:
     bag = read_bag(bag_path)
     with pytest.raises(BagError, match="no calibration of CAM_LEFT: /CAM_LEFT/camera_info is missing or empty"):
-        rig_of(bag, TopicLayout(), ["CAM_LEFT"])
+        rig_of(bag, TopicMap(), ["CAM_LEFT"])
     bare = write_scene(replace(scene, key_frames=()), tmp_path / "bare", progress=False)
     with pytest.raises(BagError, match="it can be played, not scored"):
         samples_of(read_bag(bare))
     with pytest.raises(BagError, match="has no /other/odometry"):
-        poses_of(bag, TopicLayout(odometry="/other/odometry"))
+        poses_of(bag, TopicMap(odometry="/other/odometry"))
 
 
 def test_images_of_two_sizes_are_no_rig(scene: Scene, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_images_of_two_sizes_are_no_rig(scene: Scene, tmp_path: Path) -> None:
     mixed = replace(scene, mountings={**scene.mountings, "CAM_BACK": back})
     bag = read_bag(write_scene(mixed, tmp_path / "mixed", progress=False))
     with pytest.raises(BagError, match="CAM_FRONT 160x96, CAM_BACK 80x48"):
-        rig_of(bag, TopicLayout(), CAMERAS)
+        rig_of(bag, TopicMap(), CAMERAS)
 
 
 def test_layouts_name_the_topics_of_other_tools() -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bevdistill_ros.interface.topics import TopicLayout, has_tf
+from bevdistill_ros.interface.topics import TopicMap, has_tf
 from training.replay.read_bag import Bag
 from training.replay.scene import Frames
 from training.replay.score import Recording
@@ -27,7 +27,10 @@ class ReplayConfig:
     split: str = ""  # split to score; empty: nothing is scored
     scenes: tuple[str, ...] = ()  # scenes to write bags of; empty: those of the split
     storage: Storage = "mcap"  # of the bags written
-    layout: str = "bevdistill"  # names of the topics in the bags, see bevdistill_ros.interface.topics
+    layout: str = "bevdistill"  # topic map of the bags: a layout's name, a template with {camera}, or a YAML file
+    image_topic: str = ""  # image topics in the bags, with {camera} for the camera's name; empty: those of layout
+    camera_info_topic: str = ""  # calibration topics, with {camera} for the camera's name; empty: those of layout
+    odometry_topic: str = ""  # nav_msgs/Odometry; empty: that of layout
     frames: Frames = "key"  # images to play: those of key frames, as offline evaluation has them, or all
     pace: Literal["realtime", "step"] = "realtime"  # step: time stands still until the node has answered the last set
     rate: float = 1.0  # speed; 0.5 takes twice the time
@@ -55,7 +58,7 @@ class Setup:
     """The settings, and what follows from them."""
 
     config: ReplayConfig
-    layout: TopicLayout
+    layout: TopicMap
     cameras: tuple[str, ...]  # of the bundle
 
     @property

@@ -22,7 +22,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE, TopicLayout
+from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE, TopicMap
 from training.replay.messages import NANOSECONDS
 from training.replay.read_bag import Bag, BagMessage, BagSample
 from training.replay.write_bag import STATIC_TRANSFORM_TOPIC
@@ -54,7 +54,7 @@ class PlayLog:
 def play(
     bag: Bag,
     *,
-    layout: TopicLayout,
+    layout: TopicMap,
     cameras: Sequence[str],
     rate: float = 1.0,
     timeout_s: float = 30.0,
@@ -213,7 +213,7 @@ class Player:
 def stream(
     bag: Bag,
     topics: Collection[str],
-    layout: TopicLayout,
+    layout: TopicMap,
     cameras: Sequence[str],
     samples: Sequence[BagSample] | None = None,
 ) -> Iterator[BagMessage]:

@@ -14,7 +14,7 @@ from rosbags.rosbag2 import Reader, ReaderError
 
 from bevdistill_ros.core.geometry import transform_from
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.interface.topics import TopicLayout
+from bevdistill_ros.interface.topics import TopicMap, absolute
 from training.replay import messages
 from training.replay.write_bag import BASE_FRAME, SAMPLE_TOPIC, STATIC_TRANSFORM_TOPIC
 
@@ -65,10 +65,13 @@ class Bag:
         if topics is not None and not set(topics) & set(self.topics):
             raise BagError(f"{self.path} has none of {', '.join(topics)}; it has {', '.join(self.topics)}")
         with _reading(self.path) as reader:
-            chosen = [c for c in reader.connections if topics is None or c.topic in topics]
+            chosen = [c for c in reader.connections if topics is None or absolute(c.topic) in topics]
             for connection, stamp_ns, data in reader.messages(chosen):
                 yield BagMessage(
-                    topic=connection.topic, message_type=connection.msgtype, stamp_ns=stamp_ns, data=bytes(data)
+                    topic=absolute(connection.topic),
+                    message_type=connection.msgtype,
+                    stamp_ns=stamp_ns,
+                    data=bytes(data),
                 )
 
     def decoded(self, topic: str) -> Iterator[tuple[int, Any]]:
@@ -97,8 +100,8 @@ def read_bag(path: Path) -> Bag:
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         raise BagError(f"{path} is no bag, or one whose recording was cut off: it has no metadata.yaml")
     with _reading(path) as reader:
-        topics = {connection.topic: connection.msgtype for connection in reader.connections}
-        counts = {topic: info.msgcount for topic, info in reader.topics.items()}
+        topics = {absolute(connection.topic): connection.msgtype for connection in reader.connections}
+        counts = {absolute(topic): info.msgcount for topic, info in reader.topics.items()}
         start_ns, end_ns, expected = reader.start_time, reader.end_time, reader.message_count
         stored = _stored_count(reader)
     if not expected:
@@ -108,7 +111,7 @@ def read_bag(path: Path) -> Bag:
     return Bag(path=path, topics=topics, counts=counts, start_ns=start_ns, end_ns=end_ns)
 
 
-def rig_of(bag: Bag, layout: TopicLayout, cameras: Sequence[str], *, base_frame: str = BASE_FRAME) -> CameraRig:
+def rig_of(bag: Bag, layout: TopicMap, cameras: Sequence[str], *, base_frame: str = BASE_FRAME) -> CameraRig:
     """The cameras of a bag: intrinsics from `camera_info`, mountings from /tf_static.
 
     Raises:
@@ -133,7 +136,7 @@ def rig_of(bag: Bag, layout: TopicLayout, cameras: Sequence[str], *, base_frame:
     )
 
 
-def check_calibrated(bag: Bag, layout: TopicLayout, cameras: Sequence[str]) -> None:
+def check_calibrated(bag: Bag, layout: TopicMap, cameras: Sequence[str]) -> None:
     """Raise BagError unless the bag holds intrinsics of these cameras, and mountings."""
     for camera in cameras:
         topic = layout.camera_info_topic(camera)
@@ -173,7 +176,7 @@ def samples_of(bag: Bag) -> tuple[BagSample, ...]:
     return tuple(sorted(samples, key=lambda sample: sample.stamp_ns))
 
 
-def poses_of(bag: Bag, layout: TopicLayout) -> dict[int, np.ndarray]:
+def poses_of(bag: Bag, layout: TopicMap) -> dict[int, np.ndarray]:
     """map_from_base (4, 4) float64 [m] by stamp [ns], from the odometry."""
     return {
         messages.stamp_of(content): messages.matrix_of(content.pose.pose.position, content.pose.pose.orientation)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle
-from bevdistill_ros.interface.topics import layout_named
+from bevdistill_ros.interface.topic_file import topic_map, with_topics
 from training.data.index.arrays import scenes_of
 from training.data.tables import open_tables, splits_of
 from training.evaluate.metrics import Metrics
@@ -40,9 +40,16 @@ def run_replay(config: ReplayConfig) -> ReplayReport:
     check_ros()
     if config.output.exists() and any(config.output.iterdir()):
         raise ValueError(f"{config.output} is not empty; choose a new output folder")
-    setup = Setup(
-        config=config, layout=layout_named(config.layout), cameras=load_bundle(config.bundle).manifest.student.cameras
+    topics = with_topics(
+        topic_map(config.layout),
+        image=config.image_topic,
+        camera_info=config.camera_info_topic,
+        odometry=config.odometry_topic,
     )
+    setup = Setup(config=config, layout=topics, cameras=load_bundle(config.bundle).manifest.student.cameras)
+    if missing := topics.missing(setup.cameras):
+        listed = ", ".join(topics.cameras)
+        raise ValueError(f"the bundle's cameras {', '.join(missing)} are not in the topic map, which has {listed}")
     if config.reference_camera not in setup.cameras:
         listed = ", ".join(setup.cameras)
         raise ValueError(f"reference_camera is '{config.reference_camera}', but the bundle's cameras are {listed}")

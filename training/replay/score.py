@@ -19,7 +19,7 @@ from bevdistill_ros.core.boxes import BOX_SIZE
 from bevdistill_ros.core.geometry import yaw_of
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC, TopicLayout
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC, TopicMap
 from training.evaluate.metrics import Metrics, evaluate_detections
 from training.replay import messages
 from training.replay.read_bag import Bag, BagError, BagSample, poses_of, read_bag, samples_of
@@ -146,7 +146,7 @@ def match_samples(
     return Scored(detections=detections, global_from_ego=global_from_ego, unanswered=tuple(unanswered))
 
 
-def score_bag(bag: Bag, recording: Recording, *, layout: TopicLayout, reference_camera: str) -> Scored:
+def score_bag(bag: Bag, recording: Recording, *, layout: TopicMap, reference_camera: str) -> Scored:
     """Match a recording to the samples of the bag that was played."""
     return match_samples(recording.detections, samples_of(bag), poses_of(bag, layout), reference_camera)
 

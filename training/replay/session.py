@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from bevdistill_ros.interface.fast_dds import transport_environment
-from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, DETECTIONS_TOPIC, transform_routes
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, has_tf
 from training.replay.config import Replayed, Setup
 from training.replay.node_process import NodeProcess
 from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node, stream
@@ -37,12 +37,13 @@ def replay_group(setup: Setup, bags: Sequence[Bag], folder: Path, on_done: Calla
     folder.mkdir(parents=True, exist_ok=True)
     types = {topic: kind for bag in bags for topic, kind in bag.topics.items()}
     routes = setup.layout.routes(setup.cameras)
+    transforms = setup.layout.transform_routes() if has_tf() else {}
     timeout_s = setup.config.start_timeout_s
     replayed: list[Replayed] = []
     parameters = _node_parameters(setup, bags[0], folder)
     with NodeProcess(parameters, folder) as process, ros_node("bevdistill_replay") as (node, wait):
         process.wait_until_active(node, wait, timeout_s)
-        player = Player(node, types, {**routes, **transform_routes()})
+        player = Player(node, types, {**routes, **transforms})
         player.wait_for_subscribers(wait, timeout_s, required=routes)
         recorder = Recorder(node, overlay=setup.config.overlay)
         recorder.connect(wait, timeout_s)
@@ -68,7 +69,7 @@ def _node_parameters(setup: Setup, bag: Bag, folder: Path) -> dict[str, Any]:
         "device": config.device,
         "precision": config.precision,
         "cameras": list(setup.cameras),
-        "transport": "compressed" if setup.layout.image_type == COMPRESSED_IMAGE else "raw",
+        **setup.layout.node_parameters(),
         "sync.reference_camera": config.reference_camera,
         "sync.max_spread_ms": float(config.max_spread_ms),
         "score_threshold": 0.0,

@@ -85,7 +85,8 @@ class Graph:
 
     def publishers(self, topic: str) -> list[Any]:
         """Who publishes a topic, but for ourselves."""
-        return [info for info in self.node.get_publishers_info_by_topic(topic) if info.node_name != NAME]
+        found = self.node.get_publishers_info_by_topic(topic) if topic else []  # a topic map may name none
+        return [info for info in found if info.node_name != NAME]
 
     def quality_of(self, topic: str, name: str) -> QoSProfile | None:
         """Quality of service by which a node listens to a topic; None where it does not."""

@@ -117,7 +117,9 @@ def _track(graph: Graph, kind: Any, topic: str) -> Track:
     track = Track(topic=topic)
     published = {info.topic_type for info in graph.publishers(topic)}
     wanted = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
-    if not published or wanted in published:  # a subscription of another type hears nothing, and makes noise
+    if topic and (
+        not published or wanted in published
+    ):  # a subscription of another type hears nothing, and makes noise
         graph.subscribe(kind, topic, lambda message: track.add(message, graph.now_ns()))
     return track
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os.path import commonpath
 
-from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, LAYOUTS, NODE, RAW_IMAGE
+from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, LAYOUTS, NODE, RAW_IMAGE, TopicMap
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 ODOMETRY = "nav_msgs/msg/Odometry"
@@ -40,6 +40,16 @@ def find_topics(cameras: Sequence[str], transport: str, *, node: str, subscribed
         if _score(best, pool, image_type):
             return replace(_with_odometry(best, pool), source=f"{best.source}, which {where}")
     return own
+
+
+def topics_of(topics: TopicMap, cameras: Sequence[str], *, source: str) -> Topics:
+    """The topics that a topic map names; a camera that it does not know is a ValueError."""
+    return Topics(
+        images={camera: topics.image_topic(camera) for camera in cameras},
+        camera_infos={camera: topics.camera_info_topic(camera) for camera in cameras},
+        odometry=topics.odometry,
+        source=source,
+    )
 
 
 def override(topics: Topics, *, image: str, camera_info: str, odometry: str) -> Topics:
@@ -79,15 +89,7 @@ def _own_topics(cameras: Sequence[str], transport: str, node: str) -> Topics:
 
 
 def _layout_topics(cameras: Sequence[str]) -> list[Topics]:
-    return [
-        Topics(
-            images={camera: layout.image_topic(camera) for camera in cameras},
-            camera_infos={camera: layout.camera_info_topic(camera) for camera in cameras},
-            odometry=layout.odometry,
-            source=f"names of the layout {name}",
-        )
-        for name, layout in LAYOUTS.items()
-    ]
+    return [topics_of(layout, cameras, source=f"names of the layout {name}") for name, layout in LAYOUTS.items()]
 
 
 def _topics_by_name(cameras: Sequence[str], pool: Types, image_type: str) -> Topics:
