@@ -1,7 +1,20 @@
 """Files that a user names: read only where they are what they should be, so that none can hang or fill the vehicle."""
 
+import ctypes
+import errno
 import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_HERE = -100  # AT_FDCWD of renameat2: paths as they are
+_RENAME_EXCHANGE = 2
+_WRITE_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
 
 
 def read_text(path: Path | str, *, what: str, max_bytes: int) -> str:
@@ -33,8 +46,116 @@ def read_text(path: Path | str, *, what: str, max_bytes: int) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file; its folder is made, and the file that was there stays until the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, path)
+    """Write a UTF-8 text file with `atomic_file`; its folder is made."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """A file that appears complete or not at all.
+
+    The block writes the file that it is given, which lies in the same folder (made where missing); when the block ends,
+    that file replaces `path`, readable as the umask says. When it fails, nothing is left of it and `path` is as before.
+
+    Args:
+        path: The file to make or to replace.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        OSError: It cannot be written (full disk, read-only folder, no right); one line with path and reason, also where
+            a library reported it in its own way.
+    """
+    path = Path(path)
+    partial = _partial_of(path)
+    with _write_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.touch()
+            mode = partial.stat().st_mode & 0o777  # some libraries write files that only their owner can read
+            yield partial
+            partial.chmod(mode)
+            os.replace(partial, path)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """A folder that appears complete or not at all; the same as `atomic_file` for a folder with all in it.
+
+    A folder that is there already is replaced in one step. Where the file system can't exchange two names, it takes two
+    steps, and a kill between them leaves the old folder as `.<name>.<process>.partial.old`.
+
+    Args:
+        path: The folder to make or to replace.
+
+    Yields:
+        An empty folder to write to.
+
+    Raises:
+        OSError: As in `atomic_file`.
+    """
+    path = Path(path)
+    partial = _partial_of(path)
+    with _write_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.mkdir()
+            yield partial
+            mode = partial.stat().st_mode & 0o777
+            for inside in partial.rglob("*"):
+                if not inside.is_symlink():
+                    inside.chmod(mode if inside.is_dir() else mode & 0o666)
+            _replace_folder(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial_of(path: Path) -> Path:
+    """A name beside a path for what becomes it, of this process alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _replace_folder(partial: Path, path: Path) -> None:
+    """Give a folder its final name; what had that name takes the other."""
+    if not path.exists():
+        os.rename(partial, path)
+        return
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux only
+    if exchange is None or exchange(_HERE, bytes(partial), _HERE, bytes(path), _RENAME_EXCHANGE):
+        old = partial.with_name(f"{partial.name}.old")
+        os.rename(path, old)
+        os.rename(partial, path)
+        shutil.rmtree(old)
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Report what keeps a block from writing to a path's folder as one OSError; other errors pass."""
+    try:
+        yield
+    except ValueError:  # has its own words
+        raise
+    except Exception as error:
+        number = _write_error_of(error, path.parent)
+        if number is None:
+            raise
+        failure = OSError(f"cannot write {path}: {os.strerror(number)}; free space there or choose another place")
+        failure.errno = number
+        raise failure from error
+
+
+def _write_error_of(error: BaseException | None, folder: Path) -> int | None:
+    """Number of the failure to write to a folder, which libraries may hide in a cause or in their text."""
+    while error is not None:
+        number, place = getattr(error, "errno", None), getattr(error, "filename", None)
+        if found := re.search(r"os error (\d+)", str(error)):  # safetensors
+            number = int(found[1])
+        if number in _WRITE_ERRORS and (not isinstance(place, str) or Path(place).is_relative_to(folder)):
+            return number
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,9 +1,7 @@
 """A bundle: a folder with a student's weights (safetensors, no pickle) and the manifest that belongs to them."""
 
-import contextlib
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bevdistill_ros.core.files import read_text
+from bevdistill_ros.core.files import atomic_folder, read_text
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.manifest import Manifest
 from bevdistill_ros.model.bevformer import BevFormer
@@ -51,16 +49,14 @@ def save_bundle(
         The folder.
 
     Raises:
-        ValueError: The folder exists and is no bundle, the rig does not fit the student, or `provenance` is no plain
-            JSON.
+        ValueError: The folder exists and is not a bundle, the rig does not fit the student, or `provenance` is not
+            plain JSON.
+        OSError: The folder cannot be written.
     """
     path = Path(path)
     _check_replaceable(path)
     _check_rig(student.config, rig)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        fresh = Path(scratch) / "new"
-        fresh.mkdir()
+    with atomic_folder(path) as fresh:
         save_file({key: value.cpu().contiguous() for key, value in student.state_dict().items()}, fresh / WEIGHTS_FILE)
         manifest = Manifest(
             name=name,
@@ -72,9 +68,6 @@ def save_bundle(
             provenance=provenance,
         )
         (fresh / MANIFEST_FILE).write_text(_json_from(manifest), encoding="utf-8")
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(Path(scratch) / "old")
-        fresh.rename(path)
     return path
 
 

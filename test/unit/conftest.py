@@ -10,7 +10,8 @@ CAM_FRONT fires 40 ms before the LiDAR stamp, CAM_BACK 30 ms after it; CAM_BACK 
 
 import json
 import math
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,15 @@ def tiny(tmp_path: Path) -> TinyDatabase:
     database = TinyDatabase(tmp_path / "tiny")
     database.write()
     return database
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Files of at most 1 kB, as on a disk that is almost full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 TINY_RUN: dict[str, Any] = {  # settings of `bevdistill train` for the tiny database

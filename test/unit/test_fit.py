@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -405,15 +406,15 @@ def test_one_cycle_schedule_peaks_after_a_fifth_and_lasts_to_the_end(make_run: M
 def test_save_that_breaks_off_leaves_the_last_checkpoint(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def torn(self: pl.Trainer, path: Path, *_: Any, **__: Any) -> None:
-        Path(path).write_bytes(b"half a checkpoint")
-        raise OSError("no space left on device")
-
     config = make_run(tmp_path / "run", role="teacher", **{"optim.steps": 3, "run.checkpoint_every": 1})
-    with monkeypatch.context() as context:
-        interrupt(context, 2, lambda: context.setattr(pl.Trainer, "save_checkpoint", torn))
-        with pytest.raises(OSError, match="no space left"):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    interrupt(monkeypatch, 2, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1])))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*last\.ckpt: File too large"):
             fit(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.ckpt", "losses.jsonl", "config.json"}
     assert read_checkpoint(tmp_path / "run" / "last.ckpt")["global_step"] == 1
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from training.data.sample import collate
 from training.run.config import TrainConfig
@@ -93,3 +94,35 @@ def test_student_starts_the_same_with_and_without_a_teacher(
         assert isinstance(module, StudentTraining)
         models.append(module.model.state_dict())
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+
+
+@pytest.mark.parametrize("damage", ["short", "flipped", "other"])
+def test_a_damaged_file_is_made_again(
+    make_run: MakeRun, tiny_teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    config, teacher = load_teacher(tiny_teacher)
+    dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    batch = collate([dataset[0]])
+    expected = cached.of(batch)
+    (file,) = (tmp_path / "memory").iterdir()
+    content = bytearray(file.read_bytes())
+    if damage == "other":
+        save_file({"finest": torch.zeros(1, 2, 8, 8)}, file)
+    else:
+        content[-7] ^= 16
+        file.write_bytes(content if damage == "flipped" else content[:200])
+    for _ in range(2):
+        assert torch.equal(cached.of(batch).finest, expected.finest)
+    assert caplog.text.count(f"{file} is damaged; the teacher runs again") == 1
+
+
+def test_a_full_disk_keeps_no_frame_and_is_reported_once(
+    make_run: MakeRun, tiny_teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, small_files: None
+) -> None:
+    config, teacher = load_teacher(tiny_teacher)
+    dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    assert len([cached.of(collate([dataset[index]])) for index in (0, 1)]) == 2
+    assert caplog.text.count("the teacher runs again for frames that are not kept: cannot write") == 1
+    assert not list((tmp_path / "memory").iterdir())

@@ -7,9 +7,6 @@ holds some 10 GB of them.
 """
 
 import logging
-import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bevdistill_ros.core.boxes import BOX_SIZE, iou_bev, points_in_boxes
+from bevdistill_ros.core.files import atomic_folder
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.data.dataset import NuScenesDataset
 from training.data.index.cache import cache_path, one_at_a_time
@@ -181,10 +179,8 @@ def objects_in(dataset: NuScenesDataset) -> Iterator[tuple[Tensor, int, Tensor]]
 
 def _write(folder: Path, dataset: NuScenesDataset) -> None:
     """Write a bank in one step, so that a reader or an interruption never meets half of one; points pass through."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     boxes, labels, offsets = [np.zeros((0, BOX_SIZE), dtype=np.float32)], [], [0]
-    try:
+    with atomic_folder(folder) as partial:
         with (partial / _POINTS).open("wb") as file:
             for box, label, points in objects_in(dataset):
                 file.write(points.numpy().astype(np.float32).tobytes())
@@ -197,7 +193,4 @@ def _write(folder: Path, dataset: NuScenesDataset) -> None:
             labels=np.array(labels, dtype=np.int64),
             offsets=np.array(offsets, dtype=np.int64),
         )
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     _LOG.info("%d objects with %d points are in %s", len(labels), offsets[-1], folder)

@@ -4,18 +4,20 @@ import fcntl
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
-from bevdistill_ros.core.files import write_whole
+from bevdistill_ros.core.files import atomic_file, write_whole
 from training.run.config import TrainConfig
 from training.weights.checkpoint import CONFIG_KEY, config_text
 
@@ -109,10 +111,16 @@ class Checkpoints(pl.Callback):
         # Of several processes only some may have been told; Lightning ends them all, and the last save stands.
         must_end = trainer.received_sigterm and trainer.world_size == 1
         if step % self._every == 0 or step == trainer.max_steps or must_end:
-            partial = self._path.with_name(f".{self._path.name}.partial")
-            trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
-                os.replace(partial, self._path)
+            trainer.save_checkpoint(self._path)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint in its own folder, where it appears when it is complete."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        # A stream of Python's reports what is wrong with the disk; torch's own forgets it.
+        with atomic_file(path) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class ExponentialAverage(WeightAveraging):

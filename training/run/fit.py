@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from training.run.callbacks import LAST, LOSSES, Checkpoints, ExponentialAverage, LossLog, StepBar
+from training.run.callbacks import LAST, LOSSES, AtomicCheckpoints, Checkpoints, ExponentialAverage, LossLog, StepBar
 from training.run.config import TrainConfig
 from training.run.cost import Cost
 from training.run.data import TrainData
@@ -142,6 +142,7 @@ def _trainer(config: TrainConfig, output: Path) -> pl.Trainer:
             max_steps=optim.steps,
             gradient_clip_val=optim.clip_norm,
             callbacks=callbacks,
+            plugins=[AtomicCheckpoints()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -1,39 +1,48 @@
-"""A frozen teacher that runs once a frame: what it says is kept on disk.
+"""A frozen teacher that runs once per frame: its outputs are kept on disk.
 
-A student sees each frame many times, and the teacher says the same each time as long as nothing changes its points.
+A student sees each frame many times, and the teacher's outputs are the same each time as long as nothing changes its
+points. A damaged file is made again; where none can be written, the teacher runs again.
 """
 
 import hashlib
-import os
+import logging
+import zlib
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from bevdistill_ros.core.files import atomic_file
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import SetPrediction
 from training.data.sample import Batch
 from training.teacher.frozen import FrozenTeacher
 from training.teacher.output import TeacherOutput
 
+_CHECKSUM = "checksum"  # in a file's metadata
+
+_LOG = logging.getLogger(__name__)
+
 
 class CachedTeacher(FrozenTeacher):
-    """A frozen teacher with a memory by sample token and points.
+    """A frozen teacher with a cache by sample token and points.
 
     Maps are kept in half precision, and returned as they were kept from the first time on, so that a run that finds
     them learns the same as one that made them.
 
     Args:
-        teacher: Runs where the memory has nothing yet.
-        folder: Of the memory, one file a frame; made when first needed.
+        teacher: Runs where the cache has nothing yet.
+        folder: Of the cache, one file per frame; made when first needed.
         grid: Of the teacher's maps.
     """
 
     def __init__(self, teacher: FrozenTeacher, folder: Path, grid: BevGrid) -> None:
         super().__init__(teacher.module, channels=teacher.channels, needs_mounting=teacher.needs_mounting)
         self._folder, self._grid = folder, grid
+        self._is_full = False  # a frame could not be kept, which was reported
 
     def of(self, batch: Batch) -> TeacherOutput:
         device = batch.ego_from_lidar.device
@@ -52,21 +61,47 @@ class CachedTeacher(FrozenTeacher):
         )
 
     def _kept(self, batch: Batch, item: int) -> dict[str, Tensor]:
-        """What the teacher says of one frame, from the memory or else for it."""
+        """Outputs for one frame, from the cache or else computed and kept."""
         path = self._folder / f"{batch.tokens[item]}-{_digest(batch, item)}.safetensors"
-        if path.is_file():
-            return load_file(path)
+        found = self._read(path) if path.is_file() else None
+        if found is not None:
+            return found
         chosen = slice(item, item + 1)
         tensors = _tensors_of(self(batch.points[chosen], batch.ego_from_lidar[chosen]))
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, partial)
-        os.replace(partial, path)
+        try:
+            with atomic_file(path) as partial:
+                save_file(tensors, partial, metadata={_CHECKSUM: _checksum(tensors)})
+        except OSError as error:
+            if not self._is_full:
+                _LOG.warning("the teacher runs again for frames that are not kept: %s", error)
+            self._is_full = True
         return tensors
+
+    def _read(self, path: Path) -> dict[str, Tensor] | None:
+        """What a file keeps; None where it is damaged or of another grid."""
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                intact = (file.metadata() or {}).get(_CHECKSUM) == _checksum(tensors)
+        except (SafetensorError, OSError, ValueError):
+            intact = False
+        if intact and tuple(tensors["finest"].shape[-2:]) == (self._grid.rows, self._grid.cols):
+            return tensors
+        _LOG.warning("%s is damaged; the teacher runs again for its frame", path)
+        return None
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """Of names, shapes and contents."""
+    value = 0
+    for name, tensor in sorted(tensors.items()):
+        value = zlib.crc32(f"{name}{tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.contiguous().numpy().tobytes(), value)
+    return str(value)
 
 
 def _digest(batch: Batch, item: int) -> str:
-    """Of all that the teacher sees of a frame: data may be written anew, with the same tokens."""
+    """Of all inputs of a frame: data may be written again with the same tokens."""
     seen = (batch.points[item], batch.ego_from_lidar[item])
     return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in seen)).hexdigest()[:16]
 
@@ -87,10 +122,10 @@ def _tensors_of(output: TeacherOutput) -> dict[str, Tensor]:
 
 
 def cache_folder(root: Path, checkpoint: Path, *facts: object) -> Path:
-    """Where a teacher's memory is: another checkpoint, or another of the facts on which its points depend, another one.
+    """Where a teacher's cache is: one per checkpoint and per facts on which its points depend.
 
     Args:
-        root: Of all memories.
+        root: Of all caches.
         checkpoint: Of the teacher.
         facts: Data set, number of sweeps and the like.
     """

@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bevdistill_ros.core.files import atomic_file
+
 CONFIG_KEY = "bevdistill_config"
 MODEL_PREFIX = "model."
 
@@ -81,7 +83,8 @@ def shrink(checkpoint: Path, output: Path) -> None:
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in weights_in(content).items()
     }
-    save_file(weights, output, metadata={CONFIG_KEY: content[CONFIG_KEY]})
+    with atomic_file(output) as partial:
+        save_file(weights, partial, metadata={CONFIG_KEY: content[CONFIG_KEY]})
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path | str) -> None:

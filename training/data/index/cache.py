@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+
+from bevdistill_ros.core.files import atomic_file
 
 FORMAT = 1  # raise it whenever an array of the index changes its meaning
 
@@ -48,18 +49,10 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     A folder that cannot be written costs the next start some time, so it is a warning, no error.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **arrays)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with atomic_file(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
     except OSError as error:
-        _log.warning(
-            "The index could not be cached at %s (%s); set data.cache_dir to a folder that can be written.", path, error
-        )
+        _log.warning("The index is not cached (%s); set data.cache_dir to a folder that can be written.", error)
 
 
 @contextmanager
