@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from bevdistill_ros.doctor.config import SECTIONS, DoctorConfig
 from bevdistill_ros.doctor.finding import Finding, fail, ok, warn
 from bevdistill_ros.doctor.report import Section
+from bevdistill_ros.interface.parameters import DetectorParameters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from bevdistill_ros.doctor.vehicle import Vehicle
     from bevdistill_ros.inference.bundle import Bundle
     from bevdistill_ros.inference.engine import Precision
-    from bevdistill_ros.interface.parameters import DetectorParameters
 
-FOCAL_TOLERANCE = 0.15  # default of the node's parameter diagnostics.focal_tolerance, where its code cannot be imported
 VEHICLE_SECTIONS = {"dds", "topics", "node"}
 NOMINAL_BYTES = {"compressed": 150e3, "raw": 1600 * 900 * 3.0}  # of an image, where none has come
 
@@ -228,4 +227,4 @@ class Examination:
 
     @property
     def _focal_tolerance(self) -> float:
-        return self._parameters.diagnostics.focal_tolerance if self._parameters else FOCAL_TOLERANCE
+        return (self._parameters or DetectorParameters()).diagnostics.focal_tolerance

@@ -24,6 +24,7 @@ from bevdistill_ros.msg import Detection3D, Detection3DArray, PipelineStatus
 from bevdistill_ros.node.markers import Shape
 from bevdistill_ros.node.records import Item, SetReport
 from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.node.rig.odometry import StampedPose
 
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
 _TO_RGB = {
@@ -111,8 +112,8 @@ def calibration_of(message: Any, *, rectified: bool) -> Calibration:
     )
 
 
-def odometry_of(message: Any, *, base_frame: str) -> tuple[int, np.ndarray]:
-    """Stamp [ns] and odom_from_ego (4, 4) [m] of an Odometry.
+def odometry_of(message: Any, *, base_frame: str) -> StampedPose:
+    """Where an Odometry says that the vehicle was.
 
     Raises:
         ValueError: It tells the pose of another frame, or no pose.
@@ -124,7 +125,8 @@ def odometry_of(message: Any, *, base_frame: str) -> tuple[int, np.ndarray]:
     translation = np.array([pose.position.x, pose.position.y, pose.position.z])
     if not np.isfinite(translation).all():
         raise ValueError(f"odometry is not finite: position {translation.tolist()}")
-    return stamp_of(message), transform_from(_quaternion_of(pose.orientation), translation)
+    odom_from_ego = transform_from(_quaternion_of(pose.orientation), translation)
+    return StampedPose(stamp_ns=stamp_of(message), odom_from_ego=odom_from_ego)
 
 
 def transform_of(message: Any) -> np.ndarray:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bevdistill_ros.interface.drops import BUSY
 from bevdistill_ros.interface.parameters import DiagnosticsParameters
 from bevdistill_ros.node.records import Item, Level, SetReport
-from bevdistill_ros.node.rig.calibration import NOT_YET
+from bevdistill_ros.node.rig.calibration_store import NOT_YET
 
 STAGES: tuple[str, ...] = ("transport_age", "wait", "decode", "preprocess", "inference", "postprocess", "publish")
-BUSY = "worker busy"  # reason of sets that a newer one took the place of; cameras may well be faster than the model
 FOREIGN_CLOCK_S = 3600.0  # an image that seems older or from the future was stamped by another clock
 
 

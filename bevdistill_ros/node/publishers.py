@@ -24,7 +24,7 @@ DEPTH = 10
 OVERLAY_DEPTH = 1  # nobody wants an old picture
 
 
-class Outputs:
+class Publishers:
     """Publishers of the node.
 
     Args:
@@ -68,7 +68,7 @@ class Outputs:
         Args:
             images: The set.
             outcome: What came of it.
-            monitor: Is told how the set passed through.
+            monitor: Counts the set.
         """
         started = time.perf_counter()
         detections = outcome.detections
@@ -92,11 +92,11 @@ class Outputs:
             self._overlay.publish(convert.jpeg_message(picture, stamp_ns=stamp, frame_id=self._frame_id))
 
     def publish_dropped(self, dropped: DroppedSet, monitor: Monitor) -> None:
-        """Tell that a set is not used; safe to call from any thread.
+        """Report that a set is not used; safe to call from any thread.
 
         Args:
             dropped: The set.
-            monitor: Is told so.
+            monitor: Counts the set.
         """
         stamps = [stamp for stamp in dropped.stamps_ns if stamp is not None]
         now = self._now_ns()

@@ -6,11 +6,14 @@ from enum import IntEnum
 from typing import Any
 
 from bevdistill_ros.core.records import CameraFrame, Detections
+from bevdistill_ros.core.rig import CameraRig
+
+CLOCK_JUMP_NS = 1_000_000_000  # a stream whose stamps fall back by more has had its clock set back
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Image messages of one look of the ring, in camera order."""
+    """A synchronised set of image messages, one per camera, in camera order."""
 
     stamp_ns: int  # of the reference camera
     messages: tuple[Any | None, ...]
@@ -24,6 +27,10 @@ class ImageSet:
         stamps = [stamp for stamp in self.stamps_ns if stamp is not None]
         return (max(stamps) - min(stamps)) / 1e6
 
+    def dropped(self, reason: str) -> "DroppedSet":
+        """This set, not used for a reason."""
+        return DroppedSet(reason=reason, stamp_ns=self.stamp_ns, stamps_ns=self.stamps_ns)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -33,13 +40,15 @@ class Outcome:
     detections: Detections
     stage_ms: dict[str, float]
     motion_known: bool
+    rig_changed: bool  # intrinsics or a mounting differ from the set before, so the memory was reset
+    new_rig: CameraRig | None  # the vehicle's rig, once after each change of it; None otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
 class DroppedSet:
     """A set that is not used."""
 
-    reason: str
+    reason: str  # as interface.drops words it
     stamp_ns: int  # of the image that anchors it, or where that image should have been
     stamps_ns: tuple[int | None, ...]  # of each camera's image; None for one that is not there
 

@@ -1,28 +1,33 @@
-"""A configured detector: everything between loading the bundle and letting go of it."""
+"""A configured detector: everything between loading the bundle and releasing it."""
 
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
 from rclpy.lifecycle import LifecycleNode
 
+from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.temporal_memory import MemoryLimits
+from bevdistill_ros.interface import drops
 from bevdistill_ros.interface.parameters import DetectorParameters
-from bevdistill_ros.node import convert
-from bevdistill_ros.node.diagnostics import BUSY, Monitor, calibration_item
+from bevdistill_ros.node.diagnostics import Monitor, calibration_item
 from bevdistill_ros.node.pipeline import Pipeline, UnusableSet
-from bevdistill_ros.node.publishers import Outputs
+from bevdistill_ros.node.publishers import Publishers
 from bevdistill_ros.node.records import DroppedSet, ImageSet, Item, Level
-from bevdistill_ros.node.rig.calibration import CalibrationStore
-from bevdistill_ros.node.rig.ego_motion import EgoMotion, NoEgoMotion, OdometryBuffer
+from bevdistill_ros.node.rig.calibration_store import CalibrationStore
+from bevdistill_ros.node.rig.ego_motion import EgoMotion, NoEgoMotion
 from bevdistill_ros.node.rig.from_tf import TfMotion, TfMountings
+from bevdistill_ros.node.rig.live_rig import LiveRig
 from bevdistill_ros.node.rig.mountings import Mountings, RigMountings
+from bevdistill_ros.node.rig.odometry import OdometryBuffer
 from bevdistill_ros.node.rig.rig_file import calibrations_of, load_rig
 from bevdistill_ros.node.rig.training_rig import differences_from_training
-from bevdistill_ros.node.subscriptions import Inputs, Listeners
+from bevdistill_ros.node.sources import CameraInfoTopics, OdometryTopic
+from bevdistill_ros.node.subscriptions import Listeners, Subscriptions
 from bevdistill_ros.node.sync.filters import require_message_filters
 from bevdistill_ros.node.tf import Transforms
 from bevdistill_ros.node.worker import LatestWorker
@@ -31,7 +36,7 @@ THROTTLE_S = 5.0  # between two log lines of one kind
 
 
 class Session:
-    """Model, publishers and, once started, subscriptions and the worker thread.
+    """Model, sources of the rig and of the ego motion, publishers; once started, images and the worker thread.
 
     Args:
         node: The node that it belongs to.
@@ -51,31 +56,39 @@ class Session:
         self._parameters = parameters = in_model_order(parameters, manifest.student.cameras)
         if parameters.sync.policy == "approximate_time":
             require_message_filters()
+        self._closing = ExitStack()
         self._monitor = self._make_monitor()
-        self._calibrations = CalibrationStore()
-        rig = load_rig(parameters.rig_file).select(parameters.cameras) if parameters.rig_file else None
-        if rig is not None and parameters.intrinsics == "rig_file":
-            for name, calibration in calibrations_of(rig).items():
-                self._calibrations.put(name, calibration)
-        self._transforms = Transforms(node) if rig is None or parameters.ego_motion.source == "tf" else None
-        self._motion = self._make_motion()
-        self._pipeline = self._make_pipeline(RigMountings(rig) if rig is not None else self._tf_mountings())
         self._rig_differences: list[str] = []
-        self._inputs: Inputs | None = None
+        self._subscriptions: Subscriptions | None = None
         self._worker: LatestWorker[ImageSet] | None = None
-        self._outputs = Outputs(
-            node,
+        try:
+            self._open()
+        except Exception:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        parameters, manifest = self._parameters, self._engine.manifest
+        rig = load_rig(parameters.rig_file).select(parameters.cameras) if parameters.rig_file else None
+        transforms = self._make_transforms() if rig is None or parameters.ego_motion.source == "tf" else None
+        self._calibrations = self._make_calibrations(rig)
+        self._motion = self._make_motion(transforms)
+        self._pipeline = self._make_pipeline(self._make_mountings(rig, transforms))
+        self._closing.callback(self._pipeline.close)
+        self._publishers = Publishers(
+            self._node,
             cameras=parameters.cameras,
             base_frame=parameters.base_frame,
             model=self.model_name,
             grid=manifest.grid,
         )
+        self._closing.callback(self._publishers.close)
 
     def start(self) -> None:
         """Listen and detect."""
         self._monitor = self._make_monitor()
         self._pipeline.request_reset()
-        self._worker = LatestWorker(self._work, lambda images: self._drop(dropped(images, BUSY)))
+        self._worker = LatestWorker(self._work, lambda images: self._drop(images.dropped(drops.BUSY)))
         listeners = Listeners(
             on_set=self._worker.offer,
             on_image=lambda camera: self._monitor.image(camera, self._now_ns()),
@@ -83,33 +96,23 @@ class Session:
             on_clock_jump=self._clock_went_back,
             on_fault=self._fault,
         )
-        parameters = self._parameters
         try:
-            self._inputs = Inputs(
-                self._node,
-                parameters,
-                calibrations=self._calibrations if parameters.intrinsics == "camera_info" else None,
-                odometry=self._motion if isinstance(self._motion, OdometryBuffer) else None,
-                listeners=listeners,
-            )
+            self._subscriptions = Subscriptions(self._node, self._parameters, listeners)
         except Exception:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Stop listening, and finish the set at hand."""
-        if self._inputs is not None:
-            self._inputs.close()
+        """Stop listening to images, and finish the set at hand."""
+        if self._subscriptions is not None:
+            self._subscriptions.close()
         if self._worker is not None:
             self._worker.stop()
-        self._inputs = self._worker = None
+        self._subscriptions = self._worker = None
 
     def close(self) -> None:
-        """Let go of everything."""
-        self._pipeline.close()
-        self._outputs.close()
-        if self._transforms is not None:
-            self._transforms.close()
+        """Release everything."""
+        self._closing.close()
 
     def request_reset(self) -> None:
         """Forget the temporal memory before the next set."""
@@ -118,48 +121,67 @@ class Session:
     def diagnostics(self, now_ns: int) -> list[Item]:
         """How it is doing."""
         model = Item(name="model", level=Level.OK, message=self.description)
-        if self._inputs is None:
+        if self._subscriptions is None:
             return [model]
         cameras = self._parameters.cameras
         calibration = calibration_item(
             *self._calibrations.described(cameras), self._rig_differences, is_new=self._monitor.is_new(now_ns)
         )
-        return [model, calibration, *self._monitor.items(now_ns, self._inputs.sources())]
+        return [model, calibration, *self._monitor.items(now_ns, self._subscriptions.described())]
 
     def _make_monitor(self) -> Monitor:
         return Monitor(self._parameters.cameras, self._parameters.diagnostics, started_ns=self._now_ns())
 
-    def _make_pipeline(self, mountings: Mountings) -> Pipeline:
+    def _make_transforms(self) -> Transforms:
+        transforms = Transforms(self._node)
+        self._closing.callback(transforms.close)
+        return transforms
+
+    def _make_calibrations(self, rig: CameraRig | None) -> CalibrationStore:
+        if rig is not None and self._parameters.intrinsics == "rig_file":
+            return CalibrationStore(calibrations_of(rig).items)
+        topics = CameraInfoTopics(self._node, self._parameters)
+        self._closing.callback(topics.close)
+        return CalibrationStore(topics.take)
+
+    def _make_mountings(self, rig: CameraRig | None, transforms: Transforms | None) -> Mountings:
         parameters = self._parameters
+        if rig is not None:
+            return RigMountings(rig)
+        return TfMountings(transforms, parameters.base_frame, max_wait_s=parameters.ego_motion.max_wait_ms / 1e3)
+
+    def _make_motion(self, transforms: Transforms | None) -> EgoMotion:
+        parameters = self._parameters
+        match parameters.ego_motion.source:
+            case "odometry":
+                topic = OdometryTopic(self._node, parameters.base_frame, self._fault)
+                self._closing.callback(topic.close)
+                return OdometryBuffer(topic.take, max_gap_s=parameters.ego_motion.max_gap_s)
+            case "tf":
+                return TfMotion(transforms, parameters.odom_frame, parameters.base_frame)
+            case "none":
+                return NoEgoMotion()
+
+    def _make_pipeline(self, mountings: Mountings) -> Pipeline:
+        parameters, training_rig = self._parameters, self._engine.manifest.rig
+        rig = LiveRig(
+            parameters.cameras,
+            training_rig,
+            calibrations=self._calibrations,
+            mountings=mountings,
+            on_fault=self._fault,
+        )
         return Pipeline(
             engine=self._engine,
             cameras=parameters.cameras,
-            training_rig=self._engine.manifest.rig,
-            image_of=convert.image_of,
-            calibrations=self._calibrations,
-            mountings=mountings,
+            training_rig=training_rig,
+            rig=rig,
             motion=self._motion,
             missing_camera=parameters.missing_camera,
             max_wait_s=parameters.ego_motion.max_wait_ms / 1e3,
             decode_threads=parameters.decode_threads,
             on_fault=self._fault,
-            on_rig_change=lambda: self._log.warning("the camera rig changed; temporal memory is reset"),
         )
-
-    def _tf_mountings(self) -> TfMountings:
-        parameters = self._parameters
-        return TfMountings(self._transforms, parameters.base_frame, max_wait_s=parameters.ego_motion.max_wait_ms / 1e3)
-
-    def _make_motion(self) -> EgoMotion:
-        motion = self._parameters.ego_motion
-        match motion.source:
-            case "odometry":
-                return OdometryBuffer(max_gap_s=motion.max_gap_s)
-            case "tf":
-                assert self._transforms is not None
-                return TfMotion(self._transforms, self._parameters.odom_frame, self._parameters.base_frame)
-            case "none":
-                return NoEgoMotion()
 
     def _work(self, images: ImageSet) -> None:
         """Work on a set; nothing that goes wrong with one set may end the thread."""
@@ -167,26 +189,27 @@ class Session:
             try:
                 self._detect(images)
             except UnusableSet as error:
-                self._drop(dropped(images, str(error)))
+                self._drop(images.dropped(str(error)))
             except Exception as error:
-                self._drop(dropped(images, f"failed: {type(error).__name__}"))
+                self._drop(images.dropped(drops.failed(error)))
                 raise
         except Exception:
-            # A signal may end the context amid the work, which then fails in its own way.
+            # A signal may end the context during the work, which then fails in its own way.
             if self._node.context.ok():
                 self._log.error(traceback.format_exc(), throttle_duration_sec=THROTTLE_S)
 
     def _detect(self, images: ImageSet) -> None:
         self._engine.score_threshold = self._node.get_parameter("score_threshold").value
         self._engine.max_detections = self._node.get_parameter("max_detections").value
-        self._outputs.publish(images, self._pipeline.run(images), self._monitor)
-        self._compare_rigs()
+        outcome = self._pipeline.run(images)
+        self._publishers.publish(images, outcome, self._monitor)
+        if outcome.rig_changed:
+            self._log.warning("the camera rig changed; temporal memory is reset")
+        if outcome.new_rig is not None:
+            self._compare_rigs(outcome.new_rig)
 
-    def _compare_rigs(self) -> None:
-        """Tell once, and again after a change, how the rig differs from that of training."""
-        rig = self._pipeline.fresh_rig()
-        if rig is None:
-            return
+    def _compare_rigs(self, rig: CameraRig) -> None:
+        """Warn of how the rig differs from that of training."""
         self._rig_differences = differences_from_training(
             self._parameters.cameras,
             rig,
@@ -197,8 +220,8 @@ class Session:
             self._log.warning(line)
 
     def _drop(self, lost: DroppedSet) -> None:
-        self._outputs.publish_dropped(lost, self._monitor)
-        if lost.reason != BUSY:
+        self._publishers.publish_dropped(lost, self._monitor)
+        if lost.reason != drops.BUSY:
             self._log.warning(f"set dropped: {lost.reason}", throttle_duration_sec=THROTTLE_S)
 
     def _fault(self, subject: str, message: str) -> None:
@@ -209,17 +232,12 @@ class Session:
         self._log.warning("image stamps went back; waiting images and temporal memory are forgotten")
         if self._worker is not None:
             for images in self._worker.clear():
-                self._drop(dropped(images, "clock went back"))
+                self._drop(images.dropped(drops.CLOCK_WENT_BACK))
         self._motion.forget_after(stamp_ns)
         self._pipeline.request_reset()
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
-
-
-def dropped(images: ImageSet, reason: str) -> DroppedSet:
-    """A set that was put together and then not used."""
-    return DroppedSet(reason=reason, stamp_ns=images.stamp_ns, stamps_ns=images.stamps_ns)
 
 
 def make_engine(parameters: DetectorParameters) -> Engine:

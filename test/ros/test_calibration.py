@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.node.rig.calibration import Calibration, CalibrationStore
+from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.node.rig.calibration_store import CalibrationStore
 from bevdistill_ros.node.rig.mountings import RigMountings
 from bevdistill_ros.node.rig.rectifier import Rectifier
 from bevdistill_ros.node.rig.rig_file import calibrations_of, load_rig
@@ -120,20 +121,24 @@ def test_maps_are_made_once_for_a_calibration_and_size() -> None:
 
 
 def test_store_keeps_the_newest_and_tells_why_there_is_none() -> None:
-    store = CalibrationStore()
+    news: list[tuple[str, Calibration | str]] = []
+    store = CalibrationStore(lambda: news)
     with pytest.raises(ValueError, match="no camera_info yet"):
         store.get("LEFT")
-    store.put("LEFT", Calibration(matrix=MATRIX, size=SIZE))
+    news[:] = [("LEFT", Calibration(matrix=MATRIX, size=SIZE))]
     assert store.get("LEFT").size == SIZE
-    store.refuse("LEFT", "camera matrix is not finite")
+    news.clear()
+    assert store.get("LEFT").size == SIZE
+    news[:] = [("LEFT", "camera matrix is not finite")]
     with pytest.raises(ValueError, match="not finite"):
         store.get("LEFT")
 
 
 def test_store_waits_for_each_camera_but_once() -> None:
-    store = CalibrationStore()
-    threading.Timer(0.05, lambda: store.put("LEFT", Calibration(matrix=MATRIX, size=SIZE))).start()
+    news: list[tuple[str, Calibration | str]] = []
+    store = CalibrationStore(lambda: news)
     started = time.monotonic()
+    threading.Timer(0.05, news.append, args=[("LEFT", Calibration(matrix=MATRIX, size=SIZE))]).start()
     store.wait_for(["LEFT"], timeout_s=5.0)
     assert store.get("LEFT") is not None
     store.wait_for(["LEFT", "RIGHT"], timeout_s=0.05)

@@ -185,7 +185,8 @@ def test_odometry() -> None:
     message = Odometry(header=convert.header_from(STAMP, "odom"), child_frame_id="base_link")
     message.pose.pose.position.x = 3.0
     message.pose.pose.orientation.z = message.pose.pose.orientation.w = math.sqrt(0.5)
-    stamp, pose = convert.odometry_of(message, base_frame="base_link")
+    found = convert.odometry_of(message, base_frame="base_link")
+    stamp, pose = found.stamp_ns, found.odom_from_ego
     assert stamp == STAMP
     np.testing.assert_allclose(pose, [[0, -1, 0, 3], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], atol=1e-12)
     with pytest.raises(ValueError, match="frame 'base_link', but base_frame is 'base'"):

@@ -9,10 +9,11 @@ pytestmark = pytest.mark.ros
 
 pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source scripts/env.sh")
 
+from bevdistill_ros.interface.drops import BUSY
 from bevdistill_ros.interface.parameters import DiagnosticsParameters
-from bevdistill_ros.node.diagnostics import BUSY, STAGES, Monitor, age_ms, calibration_item, clock_item
+from bevdistill_ros.node.diagnostics import STAGES, Monitor, age_ms, calibration_item, clock_item
 from bevdistill_ros.node.records import Item, Level, SetReport
-from bevdistill_ros.node.rig.calibration import NOT_YET
+from bevdistill_ros.node.rig.calibration_store import NOT_YET
 
 SECOND = 1_000_000_000
 START = 1_000 * SECOND

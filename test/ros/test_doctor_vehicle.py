@@ -29,12 +29,12 @@ from bevdistill_ros.doctor.checks.rig import BODY_FROM_OPTICAL
 from bevdistill_ros.doctor.config import DoctorConfig
 from bevdistill_ros.doctor.examination import Examination
 from bevdistill_ros.doctor.finding import Finding, Verdict
-from bevdistill_ros.doctor.live.graph import mismatch, node_quality
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.interface.fast_dds import VARIABLES, our_profile, variable
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.node.detector_node import DetectorNode
+from bevdistill_ros.node.quality import input_quality, mismatch
 
 DRIVERS = Path(__file__).with_name("camera_drivers.py")
 CAMERAS = ("LEFT", "FRONT", "RIGHT")
@@ -254,4 +254,4 @@ def test_reliable_listener_of_a_best_effort_camera_is_told() -> None:
     camera = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
     reliable = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
     assert "reliab" in mismatch(camera, reliable).lower()
-    assert mismatch(camera, node_quality()) == mismatch(reliable, node_quality()) == ""
+    assert mismatch(camera, input_quality(1)) == mismatch(reliable, input_quality(1)) == ""

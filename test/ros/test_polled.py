@@ -15,9 +15,10 @@ from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
-from bevdistill_ros.node.convert import header_from, odometry_of, stamp_of
+from bevdistill_ros.node.convert import header_from, stamp_of
 from bevdistill_ros.node.polled import PolledSubscription
-from bevdistill_ros.node.rig.ego_motion import OdometryBuffer
+from bevdistill_ros.node.rig.odometry import OdometryBuffer
+from bevdistill_ros.node.sources import OdometryTopic
 
 QUALITY = QoSProfile(depth=3, reliability=QoSReliabilityPolicy.RELIABLE)
 TIMEOUT_S = 20.0
@@ -30,13 +31,13 @@ class Topic:
         self.node = rclpy.create_node("polled")
         self.publisher = self.node.create_publisher(Odometry, "odometry", QoSProfile(depth=10))
         self.stamps: list[int] = []
-        self.polled = PolledSubscription(self.node, Odometry, "odometry", self._on_message, qos_profile=QUALITY)
+        self.polled = PolledSubscription(self.node, Odometry, "odometry", qos_profile=QUALITY)
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         self.wait_until(lambda: self.publisher.get_subscription_count())
 
-    def _on_message(self, message: Any) -> None:
-        self.stamps.append(stamp_of(message))
+    def take(self) -> None:
+        self.stamps += [stamp_of(message) for message in self.polled.take()]
 
     def send(self, *stamps: int) -> None:
         for stamp in stamps:
@@ -63,7 +64,7 @@ def topic() -> Iterator[Topic]:
 
 def take_until(topic: Topic, last: int) -> None:
     def taken() -> bool:
-        topic.polled.take()
+        topic.take()
         return last in topic.stamps
 
     topic.wait_until(taken)
@@ -76,7 +77,7 @@ def test_messages_wait_until_they_are_asked_for_and_come_in_order(topic: Topic) 
     assert topic.stamps == []
     take_until(topic, last=3)
     assert topic.stamps == [1, 2, 3]
-    topic.polled.take()
+    topic.take()
     assert topic.stamps == [1, 2, 3]
 
 
@@ -91,22 +92,18 @@ def test_of_more_than_may_wait_the_oldest_go(topic: Topic) -> None:
 def test_a_destroyed_subscription_has_nothing(topic: Topic) -> None:
     topic.send(1)
     topic.node.destroy_subscription(topic.polled.sub)
-    topic.polled.take()
+    topic.take()
     assert topic.stamps == []
 
 
 def test_who_waits_for_odometry_asks_for_it(topic: Topic) -> None:
-    buffer = OdometryBuffer()
-    polled = PolledSubscription(
-        topic.node,
-        Odometry,
-        "odometry",
-        lambda message: buffer.add(*odometry_of(message, base_frame="base_link")),
-        qos_profile=QUALITY,
-    )
-    buffer.refresh = polled.take
-    topic.wait_until(lambda: topic.publisher.get_subscription_count() == 2)
-    sender = threading.Timer(0.2, topic.send, args=[7_000_000_000])
+    source = OdometryTopic(topic.node, "base_link", on_fault=lambda subject, reason: None)
+    buffer = OdometryBuffer(source.take)
+    publisher = topic.node.create_publisher(Odometry, "~/input/odometry", QoSProfile(depth=10))
+    topic.wait_until(publisher.get_subscription_count)
+    message = Odometry(header=header_from(7_000_000_000, "odom"))
+    message.pose.pose.orientation.w = 1.0
+    sender = threading.Timer(0.2, publisher.publish, args=[message])
     sender.start()
     assert buffer.wait_for(7_000_000_000, timeout_s=TIMEOUT_S)
     assert buffer.odom_from_ego(7_000_000_000) is not None

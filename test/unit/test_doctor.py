@@ -447,14 +447,6 @@ class TestCommand:
 
 
 @pytest.mark.ros
-def test_tolerance_without_ros_is_the_nodes_default() -> None:
-    from bevdistill_ros.doctor.examination import FOCAL_TOLERANCE
-    from bevdistill_ros.interface.parameters import DiagnosticsParameters
-
-    assert DiagnosticsParameters().focal_tolerance == FOCAL_TOLERANCE
-
-
-@pytest.mark.ros
 class TestParameterFile:
     def read(self, tmp_path: Path, text: str) -> object:
         from bevdistill_ros.doctor.live.parameters import parameters_of_file

@@ -7,16 +7,17 @@ import numpy as np
 from rclpy.qos import QoSProfile
 
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, share_of, warn
-from bevdistill_ros.doctor.live.graph import Graph, mismatch, node_quality
+from bevdistill_ros.doctor.live.graph import DEPTH, Graph
 from bevdistill_ros.doctor.live.recording import Recording, Track
 from bevdistill_ros.doctor.live.streams import Evidence, Stream, loss_of, spreads_ms
 from bevdistill_ros.doctor.live.topics import Topics, expected_type
 from bevdistill_ros.interface.fast_dds import our_profile, variable
+from bevdistill_ros.node.diagnostics import FOREIGN_CLOCK_S
+from bevdistill_ros.node.quality import input_quality, mismatch
 
 FAIL_LOSS = 0.05  # of the images
 OLD_MS = 500.0
 EARLY_MS = -50.0  # clocks of two machines agree better than this
-OTHER_CLOCK_MS = 3_600_000.0  # older than this, an image is of another clock
 UNEQUAL_RATES = 0.1  # of the fastest camera's rate
 
 _START = (
@@ -59,7 +60,7 @@ def _connection_trouble(graph: Graph, camera: str, track: Track, expectation: Ex
         return fail(
             camera, f"{track.topic} is of type {', '.join(found)}, transport is {expectation.transport}", remedy
         )
-    quality = (graph.quality_of(track.topic, expectation.node) if expectation.node else None) or node_quality()
+    quality = (graph.quality_of(track.topic, expectation.node) if expectation.node else None) or input_quality(DEPTH)
     return _quality_trouble(camera, track.topic, publishers, quality)
 
 
@@ -93,7 +94,7 @@ def _describe(images: Track) -> str:
     kind = getattr(last, "encoding", None) or getattr(last, "format", "")
     size = "" if isinstance(images.picture, str) else f"{images.picture.shape[1]}x{images.picture.shape[0]} "
     rate = f"{1 / stream.period_s:.1f} Hz" if stream.period_s else f"{len(stream.stamps_ns)} images, not periodic"
-    age = f"{stream.age_ms:.0f} ms old" if abs(stream.age_ms) < OTHER_CLOCK_MS else "of another clock"
+    age = f"{stream.age_ms:.0f} ms old" if abs(stream.age_ms) < FOREIGN_CLOCK_S * 1e3 else "of another clock"
     return f"{images.topic}, {rate}, {size}{kind} of {stream.bytes_mean / 1e3:.0f} kB, {age}"
 
 

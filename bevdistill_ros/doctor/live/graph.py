@@ -10,7 +10,9 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
-from rclpy.qos import QoSCompatibility, QoSProfile, QoSReliabilityPolicy, qos_check_compatible
+from rclpy.qos import QoSProfile
+
+from bevdistill_ros.node.quality import input_quality
 
 NAME = "bevdistill_doctor"
 STATUS_TYPE = "bevdistill_ros/msg/PipelineStatus"  # whoever publishes it is the detector
@@ -120,15 +122,4 @@ class Graph:
 
     def subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None]) -> None:
         """Listen to a topic as the node does."""
-        self.node.create_subscription(kind, topic, callback, node_quality())
-
-
-def node_quality() -> QoSProfile:
-    """Quality of service by which the node listens unless it is overridden: best effort matches every publisher."""
-    return QoSProfile(depth=DEPTH, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-
-
-def mismatch(publisher: QoSProfile, subscriber: QoSProfile) -> str:
-    """Why a subscriber gets nothing from a publisher, empty where it does."""
-    compatibility, reason = qos_check_compatible(publisher, subscriber)
-    return str(reason) if compatibility == QoSCompatibility.ERROR else ""
+        self.node.create_subscription(kind, topic, callback, input_quality(DEPTH))

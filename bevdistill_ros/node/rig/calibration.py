@@ -1,8 +1,5 @@
-"""Intrinsics from CameraInfo, mountings from a rig file, lens distortion, and likeness to the rig of training."""
+"""Intrinsics of one camera."""
 
-import threading
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +9,6 @@ MODELS: dict[str, tuple[int, ...]] = {  # distortion models and how many coeffic
     "rational_polynomial": (8, 12, 14),
     "equidistant": (4,),
 }
-NOT_YET = "no camera_info yet"
-REFRESH_PERIOD_S = 0.002  # between two looks for what has come
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,58 +73,3 @@ class Calibration:
     def _key(self) -> tuple[object, ...]:
         lens = None if self.distortion is None else self.distortion.tobytes()
         return self.matrix.tobytes(), self.size, self.frame_id, lens, self.model
-
-
-class CalibrationStore:
-    """The newest calibration of each camera; safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._entries: dict[str, Calibration | str] = {}
-        self._waited_for: set[str] = set()
-        self.refresh: Callable[[], None] = lambda: None  # called before use; may put what has come meanwhile
-
-    def put(self, camera: str, calibration: Calibration) -> None:
-        """A camera told its calibration."""
-        with self._condition:
-            self._entries[camera] = calibration
-            self._condition.notify_all()
-
-    def refuse(self, camera: str, reason: str) -> None:
-        """A camera told a calibration that cannot be used; its images cannot be used until it tells a better one."""
-        with self._condition:
-            self._entries[camera] = reason
-            self._condition.notify_all()
-
-    def get(self, camera: str) -> Calibration:
-        """Calibration of a camera.
-
-        Raises:
-            ValueError: It told none, or one that cannot be used.
-        """
-        with self._condition:
-            entry = self._entries.get(camera, NOT_YET)
-        if isinstance(entry, str):
-            raise ValueError(entry)
-        return entry
-
-    def described(self, cameras: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-        """Usable calibrations of cameras in words, and why the others are not usable."""
-        self.refresh()
-        with self._condition:
-            entries = {name: self._entries.get(name, NOT_YET) for name in cameras}
-        usable = {name: str(entry) for name, entry in entries.items() if isinstance(entry, Calibration)}
-        return usable, {name: entry for name, entry in entries.items() if isinstance(entry, str)}
-
-    def wait_for(self, cameras: Sequence[str], timeout_s: float) -> None:
-        """Wait until all these cameras have told a calibration; each is waited for in vain but once."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            self.refresh()  # without the lock, as others that refresh may put
-            with self._condition:
-                missing = [name for name in cameras if name not in self._entries]
-                left = deadline - time.monotonic()
-                if self._waited_for.issuperset(missing) or left <= 0:
-                    self._waited_for.update(missing)
-                    return
-                self._condition.wait(min(left, REFRESH_PERIOD_S))

@@ -1,18 +1,12 @@
 """Where the vehicle was at an image's stamp."""
 
-import threading
-import time
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from bevdistill_ros.core.geometry import interpolate_poses, invert_rigid
-
-REFRESH_PERIOD_S = 0.002  # between two looks for what has come
-CLOCK_JUMP_NS = 1_000_000_000  # odometry that falls back by more has had its clock set back
+from bevdistill_ros.core.geometry import invert_rigid
 
 
 class EgoMotion(Protocol):
@@ -25,11 +19,11 @@ class EgoMotion(Protocol):
         """Wait until poses reach up to a stamp; False where they do not within the time."""
 
     def forget_after(self, stamp_ns: int) -> None:
-        """Forget what is later than a stamp, to which the clock went back."""
+        """Forget what is later than a stamp that the clock went back to."""
 
 
 class NoEgoMotion:
-    """The source of a vehicle that tells nothing of its motion."""
+    """The source of a vehicle whose motion is not known."""
 
     def odom_from_ego(self, stamp_ns: int) -> np.ndarray | None:
         """Never known."""
@@ -41,77 +35,6 @@ class NoEgoMotion:
 
     def forget_after(self, stamp_ns: int) -> None:
         """Nothing to forget."""
-
-
-class OdometryBuffer:
-    """Recent odometry, interpolated between its stamps and never beyond them.
-
-    Args:
-        keep_s: How far back poses are kept [s].
-        max_gap_s: Poses further apart are not interpolated [s].
-    """
-
-    def __init__(self, *, keep_s: float = 10.0, max_gap_s: float = 0.5) -> None:
-        self._keep = round(keep_s * 1e9)
-        self._max_gap = round(max_gap_s * 1e9)
-        self._condition = threading.Condition()
-        self._stamps: list[int] = []
-        self._poses: list[np.ndarray] = []
-        self._is_silent = False
-        self.refresh: Callable[[], None] = lambda: None  # called while waiting; may add what has come meanwhile
-
-    def add(self, stamp_ns: int, odom_from_ego: np.ndarray) -> None:
-        """Store a pose (4, 4) [m]; one that is much older than the newest means that the clock was set back."""
-        with self._condition:
-            if self._stamps and stamp_ns < self._stamps[-1] - CLOCK_JUMP_NS:
-                self._stamps.clear()
-                self._poses.clear()
-            place = bisect_left(self._stamps, stamp_ns)
-            if place < len(self._stamps) and self._stamps[place] == stamp_ns:
-                self._poses[place] = odom_from_ego
-            else:
-                self._stamps.insert(place, stamp_ns)
-                self._poses.insert(place, odom_from_ego)
-            outdated = bisect_left(self._stamps, self._stamps[-1] - self._keep)
-            del self._stamps[:outdated], self._poses[:outdated]
-            self._is_silent = False
-            self._condition.notify_all()
-
-    def odom_from_ego(self, stamp_ns: int) -> np.ndarray | None:
-        """Pose (4, 4) at a stamp: the one of exactly this stamp where there is one, else between its neighbours."""
-        with self._condition:
-            place = bisect_left(self._stamps, stamp_ns)
-            if place == len(self._stamps):
-                return None
-            if self._stamps[place] == stamp_ns:
-                return self._poses[place].copy()
-            if place == 0 or self._stamps[place] - self._stamps[place - 1] > self._max_gap:
-                return None
-            before, after = self._stamps[place - 1], self._stamps[place]
-            fraction = (stamp_ns - before) / (after - before)
-            return interpolate_poses(self._poses[place - 1], self._poses[place], fraction)
-
-    def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
-        """Wait until odometry reaches a stamp; after a wait in vain, not again until odometry comes."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            self.refresh()  # without the lock, as others that refresh may add
-            with self._condition:
-                reached = self._reaches(stamp_ns)
-                left = deadline - time.monotonic()
-                if reached or self._is_silent or left <= 0:
-                    self._is_silent = not reached
-                    return reached
-                self._condition.wait(min(left, REFRESH_PERIOD_S))
-
-    def forget_after(self, stamp_ns: int) -> None:
-        """Forget what is much later than a stamp; odometry may have gone back before the images did."""
-        with self._condition:
-            last = bisect_left(self._stamps, stamp_ns + CLOCK_JUMP_NS)
-            del self._stamps[last:], self._poses[last:]
-
-    def _reaches(self, stamp_ns: int) -> bool:
-        return bool(self._stamps) and self._stamps[-1] >= stamp_ns
 
 
 def compensate(

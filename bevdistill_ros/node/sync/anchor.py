@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bevdistill_ros.node.records import DroppedSet
-from bevdistill_ros.node.sync.filters import CLOCK_JUMP_NS, SimpleFilter
+from bevdistill_ros.interface import drops
+from bevdistill_ros.node.records import CLOCK_JUMP_NS, DroppedSet
+from bevdistill_ros.node.sync.filters import SimpleFilter
 from bevdistill_ros.node.sync.stream import FIRST_GAP_NS, Stream
 
 MissingCamera = Literal["skip", "blank"]
@@ -112,7 +113,7 @@ class AnchorSynchronizer(SimpleFilter):
         stamp = self._stamp_of(message)
         with self._lock:
             jumped = self._went_back(name, stamp)
-            dropped = [self._dropped("clock went back", anchor.stamp) for anchor in self._anchors] if jumped else []
+            dropped = [self._dropped(drops.CLOCK_WENT_BACK, anchor.stamp) for anchor in self._anchors] if jumped else []
             if jumped:
                 self._forget()
             ignored = self._reason_to_ignore(name, stamp)
@@ -159,7 +160,7 @@ class AnchorSynchronizer(SimpleFilter):
             return dropped
         insort(self._anchors, _Anchor(stamp, now, name))
         while len(self._anchors) > self._queue_size:
-            dropped += self._settle(self._anchors.pop(0), "synchroniser queue full")
+            dropped += self._settle(self._anchors.pop(0), drops.QUEUE_FULL)
         return dropped
 
     def _settle(self, anchor: _Anchor, reason: str = "") -> list[DroppedSet]:
@@ -190,7 +191,7 @@ class AnchorSynchronizer(SimpleFilter):
         self._anchors = [anchor for anchor in self._anchors if anchor.camera == self._reference]
         # Those beside it or after it are its own to anchor.
         lost = [anchor for anchor in stand_ins if anchor.stamp < stamp - self._max_spread]
-        return [entry for anchor in lost for entry in self._settle(anchor, f"missing {self._reference}")]
+        return [entry for anchor in lost for entry in self._settle(anchor, drops.missing([self._reference]))]
 
     def _lost_before(self, anchor: _Anchor) -> list[DroppedSet]:
         """Sets since the last one that had no anchor, as the reference left out beats at which other cameras sent."""
@@ -203,7 +204,7 @@ class AnchorSynchronizer(SimpleFilter):
         # Further back than images are kept there is nothing to see.
         missed = [anchor.stamp - gap * beat // beats for beat in range(min(beats, 2 * self._queue_size) - 1, 0, -1)]
         seen = [at for at in missed if any(stream.nearest(at, round(period / 2)) for stream in others)]
-        return [self._dropped(f"missing {self._reference}", at) for at in seen]
+        return [self._dropped(drops.missing([self._reference]), at) for at in seen]
 
     def _dropped(self, reason: str, stamp: int) -> DroppedSet:
         chosen = (stream.nearest(stamp, self._max_spread) for stream in self._streams.values())
@@ -272,9 +273,9 @@ class AnchorSynchronizer(SimpleFilter):
             return ""
         missing = [name for name in self._names if chosen[name] is None and name not in unsettled]
         if missing:
-            return f"missing {', '.join(missing)}"
+            return drops.missing(missing)
         if outliers:
-            return f"spread of {max(outliers.values()) / 1e6:.0f} ms above sync.max_spread_ms ({', '.join(outliers)})"
+            return drops.spread(max(outliers.values()) / 1e6, outliers)
         return ""
 
     def _emit(self, ready: list[tuple[str, tuple[Any, ...]]], dropped: list[DroppedSet]) -> None:

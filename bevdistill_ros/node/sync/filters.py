@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-CLOCK_JUMP_NS = 1_000_000_000  # a stream whose stamps fall back by more has had its clock set back
+from bevdistill_ros.node.records import CLOCK_JUMP_NS
 
 try:
     from message_filters import ApproximateTimeSynchronizer, SimpleFilter, Subscriber
@@ -15,7 +15,6 @@ except ModuleNotFoundError:
     HAS_MESSAGE_FILTERS = False
 
 __all__ = [
-    "CLOCK_JUMP_NS",
     "HAS_MESSAGE_FILTERS",
     "SimpleFilter",
     "Subscriber",

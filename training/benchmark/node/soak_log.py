@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bevdistill_ros.interface.drops import BUSY
 from training.benchmark.node.faults import Fault, fault_at, is_near
 
 HEALTHY, EDGE = "healthy", "just before or after a fault"
 EDGE_S = 0.5  # from a fault on, within which sets may still suffer from it
-BUSY = "worker busy"  # the node's reason for sets that a newer one took the place of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,15 +20,14 @@ from sensor_msgs.msg import CompressedImage, Image
 from bevdistill_ros.interface.parameters import DetectorParameters, SyncParameters
 from bevdistill_ros.node.convert import header_from
 from bevdistill_ros.node.records import ImageSet
-from bevdistill_ros.node.rig.calibration import CalibrationStore
-from bevdistill_ros.node.subscriptions import Inputs, Listeners
+from bevdistill_ros.node.subscriptions import Listeners, Subscriptions
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 TIMEOUT_S = 20.0
 
 
 class Listening:
-    """Inputs of two cameras, and drivers for them in another node."""
+    """Subscriptions of two cameras, and drivers for them in another node."""
 
     def __init__(self, name: str, **parameters: Any) -> None:
         self.topic = f"/{name}/input/{{}}/image/compressed"
@@ -50,13 +49,8 @@ class Listening:
             on_clock_jump=lambda stamp: None,
             on_fault=lambda subject, message: None,
         )
-        self.inputs = Inputs(
-            self.node,
-            DetectorParameters(cameras=("LEFT", "FRONT"), sync=SyncParameters(reference_camera="FRONT")),
-            calibrations=CalibrationStore(),
-            odometry=None,
-            listeners=listeners,
-        )
+        parameters = DetectorParameters(cameras=("LEFT", "FRONT"), sync=SyncParameters(reference_camera="FRONT"))
+        self.subscriptions = Subscriptions(self.node, parameters, listeners)
 
     def wait_until(self, condition: Callable[[], Any]) -> bool:
         deadline = time.monotonic() + TIMEOUT_S
@@ -67,7 +61,7 @@ class Listening:
         return True
 
     def close(self) -> None:
-        self.inputs.close()
+        self.subscriptions.close()
         self._executor.shutdown()
         self.node.destroy_node()
         self.drivers.destroy_node()
@@ -89,17 +83,19 @@ def listening(request: pytest.FixtureRequest) -> Iterator[Listening]:
     made.close()
 
 
-def test_sources_tell_how_many_send(listening: Listening) -> None:
+def test_description_names_how_many_send(listening: Listening) -> None:
     listening.drivers.create_publisher(CompressedImage, listening.topic.format("LEFT"), BEST_EFFORT)
     left, front = listening.topic.format("LEFT"), listening.topic.format("FRONT")
     wanted = {"LEFT": f"{left}, 1 publisher", "FRONT": f"{front}, no publishers"}
-    assert listening.wait_until(lambda: listening.inputs.sources() == wanted), listening.inputs.sources()
+    assert listening.wait_until(lambda: listening.subscriptions.described() == wanted), (
+        listening.subscriptions.described()
+    )
 
 
-def test_sources_tell_of_messages_of_another_type(listening: Listening) -> None:
+def test_description_names_of_messages_of_another_type(listening: Listening) -> None:
     listening.drivers.create_publisher(Image, listening.topic.format("LEFT"), BEST_EFFORT)
     end = "1 publisher, which sends sensor_msgs/msg/Image instead of sensor_msgs/msg/CompressedImage"
-    found = listening.inputs.sources
+    found = listening.subscriptions.described
     assert listening.wait_until(lambda: found()["LEFT"].endswith(end)), found()
 
 
@@ -108,9 +104,9 @@ def test_sources_tell_of_messages_of_another_type(listening: Listening) -> None:
     [{"qos_overrides./listening/input/LEFT/image/compressed.subscription.reliability": "reliable"}],
     indirect=True,
 )
-def test_sources_tell_of_quality_that_does_not_fit(listening: Listening) -> None:
+def test_description_names_of_quality_that_does_not_fit(listening: Listening) -> None:
     listening.drivers.create_publisher(CompressedImage, listening.topic.format("LEFT"), BEST_EFFORT)
-    found = listening.inputs.sources
+    found = listening.subscriptions.described
     assert listening.wait_until(lambda: "1 publisher, whose QoS does not fit: " in found()["LEFT"]), found()
     assert "reliab" in found()["LEFT"].lower()
 

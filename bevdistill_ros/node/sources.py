@@ -1,0 +1,82 @@
+"""Topics that are asked for news: camera_info and odometry. They may come while the node takes no images."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nav_msgs.msg import Odometry
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo
+
+from bevdistill_ros.interface.parameters import DetectorParameters
+from bevdistill_ros.node import convert
+from bevdistill_ros.node.polled import PolledSubscription
+from bevdistill_ros.node.quality import input_quality
+from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.node.rig.odometry import StampedPose
+
+INFO_DEPTH = 1  # of a camera's calibrations only the newest counts
+ODOMETRY_DEPTH = 200  # a queue that is full loses the pose that an image waits for
+
+
+class CameraInfoTopics:
+    """Calibrations from `~/input/<camera>/camera_info`.
+
+    Args:
+        node: The node.
+        parameters: Its parameters.
+    """
+
+    def __init__(self, node: Node, parameters: DetectorParameters) -> None:
+        self._node = node
+        self._rectified = parameters.images_rectified
+        self._topics = {
+            camera: PolledSubscription(
+                node, CameraInfo, f"~/input/{camera}/camera_info", qos_profile=input_quality(INFO_DEPTH)
+            )
+            for camera in parameters.cameras
+        }
+
+    def take(self) -> Iterator[tuple[str, Calibration | str]]:
+        """Cameras of which a camera_info came, each with its calibration or why it cannot be used."""
+        for camera, topic in self._topics.items():
+            for message in topic.take():
+                yield camera, self._calibration_of(message)
+
+    def close(self) -> None:
+        """Stop listening."""
+        for topic in self._topics.values():
+            self._node.destroy_subscription(topic.sub)
+
+    def _calibration_of(self, message: Any) -> Calibration | str:
+        try:
+            return convert.calibration_of(message, rectified=self._rectified)
+        except ValueError as error:
+            return str(error)
+
+
+class OdometryTopic:
+    """Poses from `~/input/odometry`.
+
+    Args:
+        node: The node.
+        base_frame: Frame of the ego vehicle.
+        on_fault: Called with "odometry" and what is wrong with a message.
+    """
+
+    def __init__(self, node: Node, base_frame: str, on_fault: Callable[[str, str], None]) -> None:
+        self._node = node
+        self._base_frame = base_frame
+        self._on_fault = on_fault
+        self._topic = PolledSubscription(node, Odometry, "~/input/odometry", qos_profile=input_quality(ODOMETRY_DEPTH))
+
+    def take(self) -> Iterator[StampedPose]:
+        """Usable poses that came."""
+        for message in self._topic.take():
+            try:
+                yield convert.odometry_of(message, base_frame=self._base_frame)
+            except ValueError as error:
+                self._on_fault("odometry", str(error))
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._node.destroy_subscription(self._topic.sub)
