@@ -93,6 +93,8 @@ def _backbone(config: StudentConfig) -> Backbone:
         stages=stages,
         frozen_stages=config.frozen_stages,
         frozen_norm=frozen_norm,
+        style=config.backbone_style,
+        deformable_stages=config.backbone_deformable_stages,
     )
 
 

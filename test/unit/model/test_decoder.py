@@ -163,3 +163,21 @@ def test_sine_embedding_tells_places_apart() -> None:
     assert embedded.shape == (3, 96)
     near, far = (embedded[0] - embedded[1]).norm(), (embedded[0] - embedded[2]).norm()
     assert 0 < float(near) < float(far)
+
+
+def test_learned_positions_are_the_same_wherever_the_references_are(grid: BevGrid) -> None:
+    decoder = decoder_of(grid, query_position="learned", head_layers=2)
+    place = torch.rand(2, 10, 3)
+    position = decoder.position(place)
+    assert position.shape == (2, 10, 16)
+    assert torch.equal(position, decoder.position(place / 2))
+    assert not any(name.startswith("position.0") for name in decoder.state_dict())
+
+
+def test_heads_have_as_many_hidden_layers_as_asked_for(grid: BevGrid) -> None:
+    for count in (1, 2):
+        decoder = decoder_of(grid, head_layers=count)
+        class_head, box_head = decoder.class_heads[0], decoder.box_heads[0]
+        assert sum(isinstance(part, nn.ReLU) for part in class_head.modules()) == count
+        assert sum(isinstance(part, nn.ReLU) for part in box_head.modules()) == count
+        assert decoder(maps()).codes.shape == (3, 2, 10, 10)

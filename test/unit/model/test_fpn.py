@@ -46,3 +46,12 @@ def test_images_of_a_batch_do_not_mix() -> None:
     for item in range(2):
         for level, alone in zip(both, pyramid([maps[item : item + 1]]), strict=True):
             torch.testing.assert_close(level[item : item + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_without_norm_a_level_keeps_the_scale_of_its_maps() -> None:
+    torch.manual_seed(0)
+    pyramid = FeaturePyramid(channels_in=(4,), channels=8, num_levels=2, norm=False)
+    maps = torch.randn(1, 4, 8, 8)
+    for once, twice in zip(pyramid([maps]), pyramid([2 * maps]), strict=True):
+        torch.testing.assert_close(2 * once, twice)
+    assert not any(name.startswith("norms") for name in pyramid.state_dict())

@@ -69,3 +69,13 @@ def test_batch_norm_trains_unless_frozen() -> None:
     network = trunk(stages=(1,)).train()
     network(torch.randn(2, 3, 32, 32))
     assert int(network.bn1.num_batches_tracked) == 1
+
+
+def test_basic_blocks_have_no_bottleneck_options() -> None:
+    for changes in ({"style": "caffe"}, {"deformable_stages": (3,)}):
+        with pytest.raises(ValueError, match="concern the bottlenecks of resnet50 and resnet101; leave them unset"):
+            trunk("resnet18", **changes)
+    with pytest.raises(ValueError, match="style must be one of pytorch, caffe"):
+        trunk("resnet50", style="tensorflow")
+    with pytest.raises(ValueError, match="deformable_stages must be among 1, 2, 3, 4"):
+        trunk("resnet50", deformable_stages=(5,))
