@@ -3,6 +3,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from training.run.callbacks import LossLog
 from training.run.config import TrainConfig
 from training.run.data import TrainData, train_dataset
 from training.run.fit import build_module, fit
-from training.run.module import StudentTraining
+from training.run.module import StudentTraining, TeacherTraining
 from training.run.optimizer import build_schedule, parameter_groups
 from training.run.resume import differences
 from training.teacher.load import load_teacher
@@ -357,6 +358,44 @@ def test_history_moves_neither_statistics_nor_mode(make_run: MakeRun, tmp_path: 
     assert all(module.training for module in with_history.modules())
     buffers = dict(alone.named_buffers())
     assert all(torch.equal(value, buffers[name]) for name, value in with_history.named_buffers())
+
+
+def test_every_parameter_learns_from_a_clip_under_autocast(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a torch whose cache keeps weights that the history cast without gradient: it is emptied in between."""
+    config = make_run(tmp_path, **{"student.temporal": True, "data.clip_length": 3})
+    dataset = train_dataset(config)
+    batch = collate([dataset[2], dataset[2]])
+    module = build_module(config).train()
+    assert isinstance(module, StudentTraining)
+    events: list[str] = []
+    encode, clear = module.model.encode, torch.clear_autocast_cache
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: (events.append("clear"), clear()))
+    monkeypatch.setattr(module.model, "encode", lambda *given: (events.append("encode"), encode(*given))[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = module.losses(batch)
+    assert events[:4] == ["encode", "encode", "clear", "encode"]
+    module.total(losses).backward()
+    parameters = dict(module.named_parameters())
+    assert [name for name, value in parameters.items() if value.requires_grad and value.grad is None] == []
+
+
+def test_a_box_of_unknown_velocity_teaches_none(make_run: MakeRun, tmp_path: Path) -> None:
+    """The pedestrian of `scene-stand` is seen once: what the model predicts as its velocity costs nothing."""
+    config = make_run(tmp_path, role="teacher", **{"data.train_split": "tiny_val"})
+    dataset = train_dataset(config)
+    batch = collate([dataset[3]])
+    module = build_module(config).eval()
+    assert isinstance(module, TeacherTraining)
+    predictions = module.model(batch.points).predictions
+    losses = [
+        module.detection.criterion(replace(predictions, codes=predictions.codes + shift), batch.boxes, batch.labels)
+        for shift in (torch.zeros(10), torch.tensor([0.0] * 8 + [9.0, -9.0]))
+    ]
+    assert len(batch.boxes[0]) == 1
+    assert float(losses[0]["box"].detach()) > 0
+    assert torch.equal(losses[0]["box"], losses[1]["box"])
 
 
 def test_backbone_learns_slower_and_norms_do_not_decay(make_run: MakeRun, tmp_path: Path) -> None:

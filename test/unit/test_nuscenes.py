@@ -237,6 +237,12 @@ class TestDataset:
         assert (sample.boxes.dtype, sample.labels.dtype) == (torch.float32, torch.int64)
         assert sample.num_lidar_points.tolist() == [7, 7]
 
+    def test_unknown_velocity_is_not_taught_as_standing_still(self, tiny: Any) -> None:
+        dataset = dataset_of(tiny, "tiny_val")
+        velocities = {sample.token: sample.boxes[:, 7:] for sample in (dataset[index] for index in range(4))}
+        assert velocities["scene-stand-0"].isnan().all()
+        assert velocities["scene-drive-1"].isfinite().all()
+
     def test_colours_are_red_green_blue(self, tiny: Any) -> None:
         images = dataset_of(tiny)[0].cameras.images[0].float().mean(dim=(2, 3))
         for image, name in zip(images, CAMERAS, strict=True):

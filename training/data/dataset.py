@@ -73,7 +73,9 @@ class NuScenesDataset(Dataset[Sample]):
 
     def __getitem__(self, position: int) -> Sample:
         number = int(self.samples[position])
-        boxes = self.index.boxes_of(number)
+        rows = self.index.boxes_of(number)
+        boxes = torch.tensor(self.index.boxes[rows])
+        boxes[torch.tensor(~self.index.velocity_known[rows]), 7:9] = torch.nan  # not taught as standing still
         sample = Sample(
             token=self.index.token(number),
             stamp_ns=int(self.index.stamps_ns[number]),
@@ -81,9 +83,9 @@ class NuScenesDataset(Dataset[Sample]):
             history=tuple(self._camera_input(earlier) for earlier in self._history_of(number)),
             points=self._points_of(number),
             ego_from_lidar=torch.tensor(self.index.ego_from_sweep[self.index.sweeps_of(number).start]),
-            boxes=torch.tensor(self.index.boxes[boxes]),
-            labels=torch.tensor(self.index.labels[boxes]),
-            num_lidar_points=torch.tensor(self.index.num_lidar_points[boxes]),
+            boxes=boxes,
+            labels=torch.tensor(self.index.labels[rows]),
+            num_lidar_points=torch.tensor(self.index.num_lidar_points[rows]),
         )
         return sample if self.augment is None else self.augment(sample)
 

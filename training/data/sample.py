@@ -22,7 +22,7 @@ class Sample:
     history: tuple[CameraInput, ...]  # earlier frames of the clip, oldest first, each with batch size 1
     points: Tensor  # (P, 5) float32 [x y z intensity lag], m, 0...1, s; ego frame
     ego_from_lidar: Tensor  # (4, 4) float64 [m], where the LiDAR is mounted, whatever is done to the points
-    boxes: Tensor  # (M, 9) float32, core.boxes
+    boxes: Tensor  # (M, 9) float32, core.boxes; NaN where a velocity is unknown
     labels: Tensor  # (M,) int64
     num_lidar_points: Tensor  # (M,) int64, of the annotation
 

@@ -5,8 +5,7 @@ sample s is drawn to the teacher's t where s > t or t > 0: what the teacher hold
 student is lower still.
 
 Deviations: the samples are of 2D BEV maps, not of 3D voxel spaces; a 1x1 convolution, which starts as the identity,
-brings the student's map to the teacher's channels; centres outside the grid are left out. Elements that do not
-count stay in the mean.
+brings the student's map to the teacher's channels; centres outside the grid are left out of the mean over queries.
 """
 
 from dataclasses import dataclass
@@ -39,14 +38,19 @@ class Uvtr(Distiller):
         self.adapter = identity_convolution(student_channels, teacher_channels)
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return {"uvtr"}: mean over channels, over the centres of all layers inside the grid, and over items."""
+        """Return {"uvtr"}: summed over channels, averaged over the queries whose centre lies inside the grid, summed
+        over decoder layers, and averaged over items, as in UVTR's own code."""
         student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
-        centres_BN2 = student.predictions.codes[..., :2].detach().float().transpose(0, 1).flatten(1, 2)
+        centres_LBQ2 = student.predictions.codes[..., :2].detach().float()
+        num_layers = len(centres_LBQ2)
+        centres_BN2 = centres_LBQ2.transpose(0, 1).flatten(1, 2)
         student_BNC = self.grid.sample(self.adapter(student_bev), centres_BN2)
         teacher_BNC = self.grid.sample(teacher_bev, centres_BN2)
         counted = (student_BNC > teacher_BNC) | (teacher_BNC > 0)
-        error_BN = torch.where(counted, student_BNC - teacher_BNC, 0.0).square().mean(dim=-1)
-        return {"uvtr": weighted_mean(error_BN, self.grid.contains(centres_BN2).float())}
+        error_BN = torch.where(counted, student_BNC - teacher_BNC, 0.0).square().sum(dim=-1)
+        inside_BN = self.grid.contains(centres_BN2).float()
+        layers = [value.unflatten(1, (num_layers, -1)).flatten(0, 1) for value in (error_BN, inside_BN)]
+        return {"uvtr": num_layers * weighted_mean(*layers)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ from torch import Tensor
 class NuScenesIndex:
     """All samples of a database. Text is kept as bytes arrays, which worker processes share without copying.
 
-    Boxes are of the ten detection classes only. A velocity that the tables do not tell (an object seen once) is 0 in
-    `boxes` and False in `velocity_known`, so no NaN reaches a loss.
+    Boxes are of the ten detection classes only. A velocity that does not follow from the tables (an object seen
+    once) is 0 in `boxes` and False in `velocity_known`.
     """
 
     root: Path
