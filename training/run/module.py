@@ -164,7 +164,7 @@ class StudentTraining(TrainingModule):
             for frame, present in zip(batch.history, batch.history_present, strict=True):
                 bev = self.model.encode(frame, previous)
                 previous = BevMemory(bev=bev, global_from_ego=frame.global_from_ego, present=present)
-        # Under autocast some torch versions (2.6) reuse weights that the history cast without gradient: they never learn.
+        # Under autocast torch 2.6 reuses weights that the history cast without gradient, and they never learn.
         torch.clear_autocast_cache()
         self.model.train(self.training)
         output: StudentOutput = self.model(batch.cameras, previous)
