@@ -9,11 +9,13 @@ import rclpy
 
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.doctor.checks.calibration import (
-    MountingSource,
     check_camera_infos,
-    check_mountings,
     check_odometry,
+    check_rig_mountings,
+    check_tf_mountings,
+    no_mountings,
     straight_pictures,
+    views_of_cameras,
 )
 from bevdistill_ros.doctor.checks.images import Expectation, check_images
 from bevdistill_ros.doctor.checks.rig import CameraView
@@ -21,8 +23,9 @@ from bevdistill_ros.doctor.config import DoctorConfig
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, warn
 from bevdistill_ros.doctor.live.graph import Graph
 from bevdistill_ros.doctor.live.parameters import parameters_of_file, parameters_of_node
-from bevdistill_ros.doctor.live.recording import Recording, listen
+from bevdistill_ros.doctor.live.recording import Heard, listen
 from bevdistill_ros.doctor.live.topics import Topics, find_topics, override, topics_of
+from bevdistill_ros.doctor.records import Recording
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.interface.topic_file import topic_map
 from bevdistill_ros.node.records import Level
@@ -88,19 +91,18 @@ class Vehicle:
         """Findings about images, calibrations, mountings and odometry."""
         parameters = self.parameters
         expectation = Expectation(
-            transport=parameters.transport, max_spread_ms=parameters.sync.max_spread_ms, node=self._node
+            transport=parameters.transport,
+            max_spread_ms=parameters.sync.max_spread_ms,
+            runs=bool(self._node),
+            names=self._topics.source,
         )
-        findings = check_images(self._graph, self._topics, self._recording, expectation)
-        if not any(track.last is not None for track in self._recording.images.values()):
+        findings = check_images(self._recording, expectation)
+        if not self._recording.has_images:
             return findings  # more lines would say the same
         findings += self._calibrations[0] + self._mountings[0]
         motion = parameters.ego_motion
         if motion.source == "odometry":
-            findings.append(
-                check_odometry(
-                    self._graph, self._recording.odometry, base_frame=parameters.base_frame, max_gap_s=motion.max_gap_s
-                )
-            )
+            findings.append(check_odometry(self._recording.odometry, max_gap_s=motion.max_gap_s))
         return findings
 
     def check_node(self) -> list[Finding]:
@@ -109,10 +111,10 @@ class Vehicle:
         if not self._node:
             return [*findings, ok("detector", "does not run; the checks are those of before its start")]
         findings.append(ok("detector", f"runs as {self._node}"))
-        if not self._recording.diagnostics:
+        if not self._heard.diagnostics:
             remedy = "is it starting, or does it hang? ros2 lifecycle get " + self._node
             return [*findings, warn("diagnostics", "it told nothing on /diagnostics", remedy)]
-        for name, status in self._recording.diagnostics.items():
+        for name, status in self._heard.diagnostics.items():
             verdict = _VERDICTS.get(Level(status.level[0]), Verdict.FAIL)
             problems = [] if verdict is Verdict.OK else [Problem(verdict=verdict, message="")]
             findings.append(judge(f"says {name}", status.message, problems))
@@ -136,26 +138,42 @@ class Vehicle:
         )
 
     @cached_property
+    def _heard(self) -> Heard:
+        return listen(self._graph, self._topics, self.parameters, node=self._node, seconds=self._config.seconds)
+
+    @property
     def _recording(self) -> Recording:
-        return listen(
-            self._graph,
-            self._topics,
-            transport=self.parameters.transport,
-            node=self._node,
-            seconds=self._config.seconds,
-        )
+        return self._heard.recording
 
     @cached_property
     def _calibrations(self) -> tuple[list[Finding], dict[str, Calibration]]:
         rig = self._rig
         if self.parameters.intrinsics == "rig_file" and rig is not None:
             return [ok("camera_info", "not needed: intrinsics come from the rig file")], calibrations_of(rig)
-        return check_camera_infos(self._graph, self._recording, rectified=self.parameters.images_rectified)
+        return check_camera_infos(self._recording)
 
     @cached_property
     def _mountings(self) -> tuple[list[Finding], list[CameraView]]:
-        source = MountingSource(rig=self._rig, base_frame=self.parameters.base_frame)
-        return check_mountings(self._recording, self._calibrations[1], source)
+        calibrations, base_frame = self._calibrations[1], self.parameters.base_frame
+        if self._rig is not None:
+            findings, poses = check_rig_mountings(self._rig, calibrations)
+        elif self._heard.transforms is None:
+            findings, poses = [no_mountings()], {}
+        else:
+            frames = {camera: calibration.frame_id for camera, calibration in calibrations.items()}
+            found = {camera: self._looked_up(camera, frame) for camera, frame in frames.items()}
+            findings, poses = check_tf_mountings(found, frames, base_frame=base_frame)
+        return findings, views_of_cameras(calibrations, poses)
+
+    def _looked_up(self, camera: str, frame_id: str) -> np.ndarray | str:
+        """Mounting (4, 4) [m] at the stamp of an image that tf has had time to reach, or why tf does not know it."""
+        assert self._heard.transforms is not None
+        stamps = self._recording.images[camera].stream.stamps_ns
+        stamp = stamps[len(stamps) // 2] if stamps else self._heard.now_ns
+        try:
+            return self._heard.transforms.lookup(self.parameters.base_frame, frame_id, stamp)
+        except ValueError as error:
+            return str(error)
 
     def _read_parameters(self) -> DetectorParameters | None:
         try:

@@ -120,6 +120,11 @@ class TopicMap:
         return absolute(getattr(self, kind).replace("{camera}", self.names.get(camera, camera)))
 
 
+def image_type_of(transport: str) -> str:
+    """Message type of the image topics, by the node's parameter `transport`."""
+    return COMPRESSED_IMAGE if transport == "compressed" else RAW_IMAGE
+
+
 def absolute(topic: str) -> str:
     """A topic with its leading slash, which converted bags leave out; an empty one stays empty."""
     return f"/{topic.lstrip('/')}" if topic else ""

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bevdistill_ros.doctor.live.streams import Evidence, Stream, loss_of, period_of, spreads_ms
+from bevdistill_ros.doctor.streams import Evidence, Stream, loss_of, period_of, spreads_ms
 
 MS = 1_000_000
 NOTHING = Stream(stamps_ns=(), arrivals_ns=())

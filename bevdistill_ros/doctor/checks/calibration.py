@@ -1,7 +1,6 @@
-"""Findings about calibration and ego motion of a running vehicle: camera_info, mountings, odometry."""
+"""Findings about calibration and ego motion: camera_info, mountings, odometry."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -9,9 +8,7 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.doctor.checks.rig import CameraView
 from bevdistill_ros.doctor.checks.ros import install_command
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, warn
-from bevdistill_ros.doctor.live.graph import Graph
-from bevdistill_ros.doctor.live.recording import Recording, Track
-from bevdistill_ros.node import convert
+from bevdistill_ros.doctor.records import ImageRecord, OdometryRecord, Recording
 from bevdistill_ros.node.rig.calibration import Calibration
 from bevdistill_ros.node.rig.mountings import RigMountings
 from bevdistill_ros.node.rig.rectifier import Rectifier
@@ -20,44 +17,31 @@ MIN_ODOMETRY_HZ = 10.0  # slower, a pose at an image's stamp is guessed across a
 _CALIBRATE = "calibrate the camera and let its driver publish K, D and the image size"
 
 
-@dataclass(frozen=True, kw_only=True)
-class MountingSource:
-    """Where the node takes the cameras' mountings from."""
-
-    rig: CameraRig | None  # None: tf
-    base_frame: str
-
-
-def check_camera_infos(
-    graph: Graph, recording: Recording, *, rectified: bool
-) -> tuple[list[Finding], dict[str, Calibration]]:
+def check_camera_infos(recording: Recording) -> tuple[list[Finding], dict[str, Calibration]]:
     """Findings about camera_info, and the usable ones by camera."""
     findings, calibrations = [], {}
-    for camera, track in recording.camera_infos.items():
-        subject = f"{camera} camera_info"
-        if not graph.publishers(track.topic):
+    for camera, record in recording.calibrations.items():
+        subject, calibration = f"{camera} camera_info", record.calibration
+        if isinstance(calibration, Calibration):
+            calibrations[camera] = calibration
+            findings.append(_judge_calibration(subject, calibration, recording.images[camera]))
+        elif calibration is not None:
+            findings.append(fail(subject, calibration, _CALIBRATE))
+        elif not record.topic.types:
             remedy = "start it with the driver, or tell --camera_info_topic; or set intrinsics to rig_file"
-            findings.append(fail(subject, f"nobody publishes {track.topic}", remedy))
-            continue
-        if track.last is None:
+            findings.append(fail(subject, f"nobody publishes {record.topic.name}", remedy))
+        else:
             remedy = "it must come with the images: the node does not hear what was sent once, before it started"
-            findings.append(fail(subject, f"{track.topic} is published, but none came", remedy))
-            continue
-        try:
-            calibrations[camera] = convert.calibration_of(track.last, rectified=rectified)
-        except ValueError as error:
-            findings.append(fail(subject, str(error), _CALIBRATE))
-            continue
-        findings.append(_judge_calibration(subject, calibrations[camera], recording.images[camera]))
+            findings.append(fail(subject, f"{record.topic.name} is published, but none came", remedy))
     return findings, calibrations
 
 
-def _judge_calibration(subject: str, calibration: Calibration, images: Track) -> Finding:
+def _judge_calibration(subject: str, calibration: Calibration, images: ImageRecord) -> Finding:
     rows, cols = calibration.size
     lens = calibration.model or "no distortion"
     text = f"{cols}x{rows}, fx {calibration.matrix[0, 0]:.0f}, {lens}, frame '{calibration.frame_id}'"
     problems = []
-    if images.last is not None and isinstance(images.picture, np.ndarray):
+    if isinstance(images.picture, np.ndarray):
         try:
             calibration.check_aspect(images.picture)
         except ValueError as error:
@@ -68,48 +52,50 @@ def _judge_calibration(subject: str, calibration: Calibration, images: Track) ->
     return judge(subject, text, problems)
 
 
-def check_mountings(
-    recording: Recording, calibrations: Mapping[str, Calibration], source: MountingSource
-) -> tuple[list[Finding], list[CameraView]]:
-    """Findings about where the cameras sit, and the cameras of which all is known."""
-    findings, views = [], []
-    if source.rig is not None:
-        found = [camera for camera in calibrations if camera in source.rig.names]
-        absent = [camera for camera in calibrations if camera not in source.rig.names]
-        findings.append(
-            fail("mountings", f"the rig file lacks {', '.join(absent)}", "add them to the rig file")
-            if absent
-            else ok("mountings", f"from the rig file, for {', '.join(found) or 'no camera with a calibration'}")
-        )
-        mountings = RigMountings(source.rig)
-        poses = {camera: mountings.ego_from_camera(camera, "", 0) for camera in found}
-    else:
-        poses, findings = _look_up(recording, calibrations, source.base_frame)
-    for camera, pose in poses.items():
-        calibration = calibrations[camera]
-        views.append(CameraView(name=camera, matrix=calibration.matrix, size=calibration.size, ego_from_camera=pose))
-    return findings, views
+def check_rig_mountings(rig: CameraRig, cameras: Collection[str]) -> tuple[list[Finding], dict[str, np.ndarray]]:
+    """Findings about cameras whose mountings (4, 4) [m] come from a rig file, and these by camera."""
+    absent = [camera for camera in cameras if camera not in rig.names]
+    found = [camera for camera in cameras if camera in rig.names]
+    mountings = RigMountings(rig)
+    poses = {camera: mountings.ego_from_camera(camera, "", 0) for camera in found}
+    if absent:
+        return [fail("mountings", f"the rig file lacks {', '.join(absent)}", "add them to the rig file")], poses
+    return [ok("mountings", f"from the rig file, for {', '.join(found) or 'no camera with a calibration'}")], poses
 
 
-def _look_up(
-    recording: Recording, calibrations: Mapping[str, Calibration], base_frame: str
-) -> tuple[dict[str, np.ndarray], list[Finding]]:
-    """Mountings (4, 4) [m] out of tf, each at the stamp of an image that tf has had time to reach."""
-    if recording.transforms is None:
-        text = "neither tf2_ros nor a rig_file is there, so nothing tells where the cameras sit"
-        remedy = f"{install_command('tf2_ros')}, or write a rig file and set rig_file"
-        return {}, [fail("mountings", text, remedy)]
+def check_tf_mountings(
+    mountings: Mapping[str, np.ndarray | str], frames: Mapping[str, str], *, base_frame: str
+) -> tuple[list[Finding], dict[str, np.ndarray]]:
+    """Findings about mountings out of tf, and those that are known, by camera.
+
+    Args:
+        mountings: (4, 4) [m], or why tf does not know it, by camera.
+        frames: Frame of each camera.
+        base_frame: Frame of the ego vehicle.
+    """
     poses, findings = {}, []
-    for camera, calibration in calibrations.items():
-        stamps = recording.images[camera].stamps_ns
-        stamp = stamps[len(stamps) // 2] if stamps else recording.now_ns
-        try:
-            poses[camera] = recording.transforms.lookup(base_frame, calibration.frame_id, stamp)
-        except ValueError as error:
-            findings.append(fail(f"{camera} tf", str(error), _tf_remedy(base_frame, calibration.frame_id)))
+    for camera, found in mountings.items():
+        if isinstance(found, str):
+            findings.append(fail(f"{camera} tf", found, _tf_remedy(base_frame, frames[camera])))
         else:
-            findings.append(ok(f"{camera} tf", f"{base_frame} <- {calibration.frame_id} at the image's stamp"))
-    return poses, findings
+            poses[camera] = found
+            findings.append(ok(f"{camera} tf", f"{base_frame} <- {frames[camera]} at the image's stamp"))
+    return findings, poses
+
+
+def no_mountings() -> Finding:
+    """What it means that there is neither tf nor a rig file."""
+    text = "neither tf2_ros nor a rig_file is there, so nothing tells where the cameras sit"
+    return fail("mountings", text, f"{install_command('tf2_ros')}, or write a rig file and set rig_file")
+
+
+def views_of_cameras(calibrations: Mapping[str, Calibration], poses: Mapping[str, np.ndarray]) -> list[CameraView]:
+    """The cameras of which intrinsics and mounting are known."""
+    return [
+        CameraView(name=name, matrix=known.matrix, size=known.size, ego_from_camera=poses[name])
+        for name, known in calibrations.items()
+        if name in poses
+    ]
 
 
 def _tf_remedy(base_frame: str, frame_id: str) -> str:
@@ -119,28 +105,25 @@ def _tf_remedy(base_frame: str, frame_id: str) -> str:
     )
 
 
-def check_odometry(graph: Graph, track: Track, *, base_frame: str, max_gap_s: float) -> Finding:
+def check_odometry(record: OdometryRecord, *, max_gap_s: float) -> Finding:
     """Whether odometry comes, of the right frame and often enough.
 
     Args:
-        graph: The graph.
-        track: What came of it.
-        base_frame: Frame whose pose it must tell.
+        record: What came of it.
         max_gap_s: Poses further apart are not interpolated [s].
     """
     remedy = "start it, remap ~/input/odometry, or set ego_motion.source to tf or none"
-    if not graph.publishers(track.topic):
-        text = f"nobody publishes {track.topic}: each set waits for it in vain, and is detected without memory"
+    topic, stream = record.topic.name, record.stream
+    if not record.topic.types:
+        text = f"nobody publishes {topic}: each set waits for it in vain, and is detected without memory"
         return warn("odometry", text, remedy)
-    if track.last is None or not track.stamps_ns:
-        return warn("odometry", f"{track.topic} is published, but nothing came", f"ros2 topic hz {track.topic}")
-    try:
-        convert.odometry_of(track.last, base_frame=base_frame)
-    except ValueError as error:
-        return fail("odometry", str(error), "let it tell the pose of base_frame, or set base_frame")
-    rate = track.stream.rate_hz
-    text = f"{track.topic}, {rate:.0f} Hz, {track.last.header.frame_id} <- {track.last.child_frame_id or base_frame}"
-    gap = float(np.diff(np.unique(track.stamps_ns)).max(initial=0.0)) / 1e9
+    if not stream.stamps_ns:
+        return warn("odometry", f"{topic} is published, but nothing came", f"ros2 topic hz {topic}")
+    if record.fault:
+        return fail("odometry", record.fault, "let it give the pose of base_frame, or set base_frame")
+    rate = stream.rate_hz
+    text = f"{topic}, {rate:.0f} Hz, {record.frames}"
+    gap = float(np.diff(np.unique(stream.stamps_ns)).max(initial=0.0)) / 1e9
     if gap > max_gap_s:
         remedy = f"poses further apart than ego_motion.max_gap_s ({max_gap_s:g} s) are not used; publish it steadily"
         return warn("odometry", f"{text}, a gap of {gap:.2f} s", remedy)
@@ -153,7 +136,7 @@ def straight_pictures(recording: Recording, calibrations: Mapping[str, Calibrati
     """The last image of each camera (h, w, 3) uint8 RGB, without lens distortion."""
     pictures = {}
     for camera, calibration in calibrations.items():
-        track = recording.images[camera]
-        if track.last is not None and isinstance(track.picture, np.ndarray):
-            pictures[camera] = Rectifier().rectify(track.picture, calibration)
+        picture = recording.images[camera].picture
+        if isinstance(picture, np.ndarray):
+            pictures[camera] = Rectifier().rectify(picture, calibration)
     return pictures

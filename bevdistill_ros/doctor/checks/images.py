@@ -1,19 +1,16 @@
-"""Findings about the images of a running vehicle: are they there, do they come through, and do they belong together."""
+"""Findings about the images: are they there, do they come through, and do they belong together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from rclpy.qos import QoSProfile
 
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, share_of, warn
-from bevdistill_ros.doctor.live.graph import DEPTH, Graph
-from bevdistill_ros.doctor.live.recording import Recording, Track
-from bevdistill_ros.doctor.live.streams import Evidence, Stream, loss_of, spreads_ms
-from bevdistill_ros.doctor.live.topics import Topics, expected_type
+from bevdistill_ros.doctor.records import ImageRecord, Recording, Topic
+from bevdistill_ros.doctor.streams import Evidence, Stream, loss_of, spreads_ms
 from bevdistill_ros.interface.fast_dds import our_profile, variable
+from bevdistill_ros.interface.topics import image_type_of
 from bevdistill_ros.node.diagnostics import FOREIGN_CLOCK_S
-from bevdistill_ros.node.quality import input_quality, mismatch
 
 FAIL_LOSS = 0.05  # of the images
 OLD_MS = 500.0
@@ -32,70 +29,61 @@ class Expectation:
 
     transport: str  # raw or compressed
     max_spread_ms: float
-    node: str  # name of the running detector; empty where none runs
+    runs: bool  # whether the node runs
+    names: str = ""  # where the names of the topics come from, in words
 
 
-def check_images(graph: Graph, topics: Topics, recording: Recording, expectation: Expectation) -> list[Finding]:
+def check_images(recording: Recording, expectation: Expectation) -> list[Finding]:
     """Findings about the images of each camera, and about all of them together."""
-    if not any(graph.publishers(topic) for topic in topics.images.values()):
-        text = f"none of the image topics is published, such as {next(iter(topics.images.values()))}"
-        return [fail("images", text, _START) if expectation.node else warn("images", text, _START)]
-    findings = [ok("names", topics.source), _check_clock(recording, graph, expectation.node)]
-    for camera, track in recording.images.items():
-        trouble = _connection_trouble(graph, camera, track, expectation)
-        findings.append(trouble or check_stream(camera, track, recording.camera_infos[camera]))
-    streams = {camera: track.stream for camera, track in recording.images.items() if track.stamps_ns}
+    if not any(record.topic.types for record in recording.images.values()):
+        example = next(iter(recording.images.values())).topic.name
+        text = f"none of the image topics is published, such as {example}"
+        return [fail("images", text, _START) if expectation.runs else warn("images", text, _START)]
+    findings = [ok("names", expectation.names), _check_clock(recording)]
+    for camera, record in recording.images.items():
+        trouble = _connection_trouble(camera, record.topic, expectation)
+        findings.append(trouble or check_stream(camera, record, recording.calibrations[camera].stream))
+    streams = {camera: record.stream for camera, record in recording.images.items() if record.stream.stamps_ns}
     return [*findings, *check_together(streams, expectation.max_spread_ms)]
 
 
-def _connection_trouble(graph: Graph, camera: str, track: Track, expectation: Expectation) -> Finding | None:
+def _connection_trouble(camera: str, topic: Topic, expectation: Expectation) -> Finding | None:
     """Why nothing can come from a camera; None where all is well."""
-    publishers = graph.publishers(track.topic)
-    if not publishers:
-        return fail(camera, f"nobody publishes {track.topic}", _START)
-    wanted, found = expected_type(expectation.transport), sorted({info.topic_type for info in publishers})
-    if wanted not in found:
+    if not topic.types:
+        return fail(camera, f"nobody publishes {topic.name}", _START)
+    wanted = image_type_of(expectation.transport)
+    if wanted not in topic.types:
         other = "raw" if expectation.transport == "compressed" else "compressed"
-        remedy = f"set transport to {other}, or publish {wanted}"
-        return fail(
-            camera, f"{track.topic} is of type {', '.join(found)}, transport is {expectation.transport}", remedy
-        )
-    quality = (graph.quality_of(track.topic, expectation.node) if expectation.node else None) or input_quality(DEPTH)
-    return _quality_trouble(camera, track.topic, publishers, quality)
-
-
-def _quality_trouble(camera: str, topic: str, publishers: list, quality: QoSProfile) -> Finding | None:
-    for info in publishers:
-        reason = mismatch(info.qos_profile, quality)
-        if reason:
-            remedy = f"make the two fit: parameter qos_overrides.{topic}.subscription.reliability of the node"
-            return fail(camera, f"the node hears nothing of {topic} by {info.node_name}: {reason}", remedy)
+        text = f"{topic.name} is of type {', '.join(topic.types)}, transport is {expectation.transport}"
+        return fail(camera, text, f"set transport to {other}, or publish {wanted}")
+    if topic.unheard:
+        remedy = f"make the two fit: parameter qos_overrides.{topic.name}.subscription.reliability of the node"
+        return fail(camera, f"the node hears nothing of {topic.name} by {topic.unheard_by}: {topic.unheard}", remedy)
     return None
 
 
-def check_stream(camera: str, images: Track, infos: Track) -> Finding:
+def check_stream(camera: str, images: ImageRecord, infos: Stream) -> Finding:
     """What the images of a camera are like that came."""
     stream = images.stream
     if not stream.stamps_ns:
-        text = f"{images.topic} is published, but no image came"
-        remedy = f"its driver may send nothing: ros2 topic hz {images.topic}"
+        text = f"{images.topic.name} is published, but no image came"
+        remedy = f"its driver may send nothing: ros2 topic hz {images.topic.name}"
         if infos.stamps_ns:
             remedy = f"its camera_info comes, so the images are lost on the way: {_profile_remedy()}"
         return fail(camera, text, remedy)
-    problems = [*_stamp_problems(stream), *_loss_problems(stream, infos.stream)]
+    problems = [*_stamp_problems(stream), *_loss_problems(stream, infos)]
     if isinstance(images.picture, str):
         remedy = "publish JPEG or PNG, or rgb8, bgr8, rgba8, bgra8 or mono8"
         problems.insert(0, Problem(verdict=Verdict.FAIL, message=images.picture, remedy=remedy))
     return judge(camera, _describe(images), problems)
 
 
-def _describe(images: Track) -> str:
-    stream, last = images.stream, images.last
-    kind = getattr(last, "encoding", None) or getattr(last, "format", "")
-    size = "" if isinstance(images.picture, str) else f"{images.picture.shape[1]}x{images.picture.shape[0]} "
+def _describe(images: ImageRecord) -> str:
+    stream, picture = images.stream, images.picture
+    size = f"{picture.shape[1]}x{picture.shape[0]} " if isinstance(picture, np.ndarray) else ""
     rate = f"{1 / stream.period_s:.1f} Hz" if stream.period_s else f"{len(stream.stamps_ns)} images, not periodic"
     age = f"{stream.age_ms:.0f} ms old" if abs(stream.age_ms) < FOREIGN_CLOCK_S * 1e3 else "of another clock"
-    return f"{images.topic}, {rate}, {size}{kind} of {stream.bytes_mean / 1e3:.0f} kB, {age}"
+    return f"{images.topic.name}, {rate}, {size}{images.kind} of {stream.bytes_mean / 1e3:.0f} kB, {age}"
 
 
 def _stamp_problems(stream: Stream) -> list[Problem]:
@@ -162,8 +150,8 @@ def _check_spread(spreads: np.ndarray, max_spread_ms: float) -> Finding:
     return fail("spread", text, remedy) if typical > max_spread_ms else warn("spread", text, remedy)
 
 
-def _check_clock(recording: Recording, graph: Graph, node: str) -> Finding:
-    wants = bool(graph.parameters(node, ["use_sim_time"]).get("use_sim_time")) if node else recording.sim_time
+def _check_clock(recording: Recording) -> Finding:
+    wants = recording.sim_time if recording.node_sim_time is None else recording.node_sim_time
     if recording.sim_time and not wants:
         return warn("clock", "/clock is published, but the node runs on wall time", "set use_sim_time of the node")
     if wants and not recording.sim_time:

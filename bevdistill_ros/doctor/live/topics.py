@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os.path import commonpath
 
-from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, LAYOUTS, NODE, RAW_IMAGE, TopicMap
+from bevdistill_ros.interface.topics import LAYOUTS, NODE, TopicMap, image_type_of
 
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 ODOMETRY = "nav_msgs/msg/Odometry"
@@ -32,7 +32,7 @@ def find_topics(cameras: Sequence[str], transport: str, *, node: str, subscribed
         subscribed: What the running node listens to.
         published: What is published.
     """
-    image_type = _image_type(transport)
+    image_type = image_type_of(transport)
     own = _own_topics(cameras, transport, node or NODE)
     for where, pool in (("the node listens to", subscribed), ("is published", published)):
         candidates = [own, *_layout_topics(cameras), _topics_by_name(cameras, pool, image_type)]
@@ -61,15 +61,6 @@ def override(topics: Topics, *, image: str, camera_info: str, odometry: str) -> 
         odometry=odometry or topics.odometry,
         source="as you said" if image else topics.source,
     )
-
-
-def expected_type(transport: str) -> str:
-    """Type of the image topics."""
-    return _image_type(transport)
-
-
-def _image_type(transport: str) -> str:
-    return COMPRESSED_IMAGE if transport == "compressed" else RAW_IMAGE
 
 
 def _score(topics: Topics, pool: Types, image_type: str) -> int:
