@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch: threads that spin at each barrier stand still on a machine that does other work too.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

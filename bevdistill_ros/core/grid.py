@@ -5,6 +5,7 @@ cell (0, 0) is the corner at (x_min, y_min). So a BEV coordinate normalised to [
 order that `torch.nn.functional.grid_sample` takes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,12 +60,12 @@ class BevGrid:
 
     def cells_from_metres(self, points: Tensor) -> Tensor:
         """Map x, y [m] (..., 2) to (column, row) where whole numbers are cell centres."""
-        scale = points.new_tensor([self.cols, self.rows])
+        scale = constant_like(points, (self.cols, self.rows))
         return self.normalize(points) * scale - 0.5
 
     def metres_from_cells(self, cells: Tensor) -> Tensor:
         """Map (column, row) (..., 2) to x, y [m]; inverse of `cells_from_metres`."""
-        scale = cells.new_tensor([self.cols, self.rows])
+        scale = constant_like(cells, (self.cols, self.rows))
         return self.denormalize((cells + 0.5) / scale)
 
     def cell_centres(self, device: torch.device | str | None = None) -> Tensor:
@@ -101,6 +102,15 @@ class BevGrid:
 
     def _low_and_size(self, points: Tensor) -> tuple[Tensor, Tensor]:
         axes = "xyz"[: points.shape[-1]]
-        low = points.new_tensor([getattr(self, f"{axis}_min") for axis in axes])
-        high = points.new_tensor([getattr(self, f"{axis}_max") for axis in axes])
-        return low, high - low
+        low = [getattr(self, f"{axis}_min") for axis in axes]
+        high = [getattr(self, f"{axis}_max") for axis in axes]
+        low_axes, high_axes = constant_like(points, low), constant_like(points, high)
+        return low_axes, high_axes - low_axes
+
+
+def constant_like(tensor: Tensor, values: Sequence[float]) -> Tensor:
+    """Values (K,) in the dtype and on the device of a tensor, filled in there.
+
+    `new_tensor` would copy them from the host, which waits for a GPU to finish all that it was given.
+    """
+    return torch.cat([tensor.new_full((1,), value) for value in values])

@@ -12,6 +12,7 @@ from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.efficientnet import EfficientNetLite0
 from bevdistill_ros.model.encoder import BevEncoder
 from bevdistill_ros.model.fpn import FeaturePyramid
+from bevdistill_ros.model.geometry import Geometry, GeometryFinder
 from bevdistill_ros.model.records import BevMemory, CameraInput, StudentOutput
 from bevdistill_ros.model.resnet import ResNet
 
@@ -36,9 +37,10 @@ class BevFormer(nn.Module):
         )
         self.encoder = _encoder(config)
         self.decoder = _decoder(config)
+        self.geometry = GeometryFinder(config.grid, config.num_heights, (config.image_height, config.image_width))
 
     def forward(self, cameras: CameraInput, previous: BevMemory | None = None) -> StudentOutput:
-        """Detect.
+        """Detect in camera frames: their geometry, then the network.
 
         Args:
             cameras: A batch of camera frames, in the order of `config.cameras`.
@@ -50,14 +52,33 @@ class BevFormer(nn.Module):
         Raises:
             ValueError: The images or the previous BEV do not fit the settings.
         """
-        bev = self.encode(cameras, previous)
-        return StudentOutput(bev=bev, predictions=self.decoder([bev]))
+        return self.network(cameras.images, self.geometry.of(cameras, previous), previous.bev if previous else None)
 
     def encode(self, cameras: CameraInput, previous: BevMemory | None = None) -> Tensor:
         """The BEV (B, C, rows, cols) float32 of camera frames, without the decoder; see `forward`."""
-        self._check(cameras)
-        levels = self.pyramid(self.backbone(self._normalised(cameras.images)))
-        bev: Tensor = self.encoder(levels, cameras, previous)
+        return self._encode(cameras.images, self.geometry.of(cameras, previous), previous.bev if previous else None)
+
+    def network(self, images: Tensor, geometry: Geometry, previous_bev: Tensor | None = None) -> StudentOutput:
+        """The network proper: static shapes, no float64, and nothing that waits for the device.
+
+        Args:
+            images: (B, N, 3, H, W) uint8 RGB.
+            geometry: Of these frames, see `geometry`.
+            previous_bev: (B, C, rows, cols) float32 where the geometry has a warp; what is not present is not read.
+
+        Returns:
+            BEV and predictions, in float32.
+
+        Raises:
+            ValueError: The images or the previous BEV do not fit the settings.
+        """
+        bev = self._encode(images, geometry, previous_bev)
+        return StudentOutput(bev=bev, predictions=self.decoder([bev]))
+
+    def _encode(self, images: Tensor, geometry: Geometry, previous_bev: Tensor | None) -> Tensor:
+        self._check(images)
+        levels = self.pyramid(self.backbone(self._normalised(images)))
+        bev: Tensor = self.encoder(levels, geometry, previous_bev)
         return bev.float()
 
     def recompute_activations(self) -> None:
@@ -67,13 +88,13 @@ class BevFormer(nn.Module):
         """
         self.backbone.recompute = self.encoder.recompute = True
 
-    def _check(self, cameras: CameraInput) -> None:
+    def _check(self, images: Tensor) -> None:
         config = self.config
         expected = (len(config.cameras), 3, config.image_height, config.image_width)
-        if tuple(cameras.images.shape[1:]) != expected or cameras.images.dtype != torch.uint8:
+        if tuple(images.shape[1:]) != expected or images.dtype != torch.uint8:
             raise ValueError(
                 f"the student takes uint8 images (B, {', '.join(map(str, expected))}), "
-                f"but got {cameras.images.dtype} {tuple(cameras.images.shape)}"
+                f"but got {images.dtype} {tuple(images.shape)}"
             )
 
     def _normalised(self, images: Tensor) -> Tensor:
@@ -101,7 +122,6 @@ def _backbone(config: StudentConfig) -> Backbone:
 def _encoder(config: StudentConfig) -> BevEncoder:
     return BevEncoder(
         grid=config.grid,
-        image_size=(config.image_height, config.image_width),
         embed_dim=config.embed_dim,
         num_heads=config.num_heads,
         num_layers=config.encoder_layers,

@@ -207,7 +207,8 @@ class SetDecoder(nn.Module):
 
     def _code(self, output: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         """Regression code (B, Q, 10) in metres of raw output (B, Q, 10), and its centre as logits (B, Q, 3)."""
-        centre = output[..., CENTRE_CODES] + reference
+        # By slices: a list of columns would be copied to the device, which waits for it.
+        centre = torch.cat([output[..., column : column + 1] for column in CENTRE_CODES], dim=-1) + reference
         x, y, z = self.grid.denormalize(centre.sigmoid()).unbind(dim=-1)
         columns = list(output.unbind(dim=-1))
         for column, value in zip(CENTRE_CODES, (x, y, z), strict=True):

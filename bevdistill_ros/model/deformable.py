@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bevdistill_ros.core.grid import constant_like
 from bevdistill_ros.model.layers import project_map
 
 CACHED_ELEMENTS = 2**18  # of the samples that a thread of a CPU handles at once
@@ -98,7 +99,8 @@ def ring_offsets(num_heads: int, num_levels: int, num_points: int) -> Tensor:
 
 def level_scale(levels: Sequence[Tensor], like: Tensor) -> Tensor:
     """Width and height in cells of each level: (L, 2)."""
-    return like.new_tensor([[level.shape[-1], level.shape[-2]] for level in levels])
+    sizes = [size for level in levels for size in (level.shape[-1], level.shape[-2])]
+    return constant_like(like, sizes).reshape(-1, 2)
 
 
 class MultiScaleDeformableAttention(nn.Module):

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
+from bevdistill_ros.model.geometry import BevWarp, Geometry, VisiblePillars
 from bevdistill_ros.model.layers import FeedForward, maps_of
 from bevdistill_ros.model.recompute import recomputed
-from bevdistill_ros.model.records import BevMemory, CameraInput
-from bevdistill_ros.model.spatial_attention import RigView, SpatialCrossAttention, VisiblePillars
-from bevdistill_ros.model.temporal_attention import TemporalSelfAttention, ego_motion, warp_bev
+from bevdistill_ros.model.spatial_attention import SpatialCrossAttention
+from bevdistill_ros.model.temporal_attention import TemporalSelfAttention, warp_bev
 
 
 class EncoderLayer(nn.Module):
@@ -71,7 +71,6 @@ class BevEncoder(nn.Module):
 
     Args:
         grid: The BEV grid.
-        image_size: Height and width of the images [px].
         embed_dim: Channels of image features and BEV.
         num_heads: Attention heads.
         num_layers: Encoder layers.
@@ -88,7 +87,6 @@ class BevEncoder(nn.Module):
         self,
         *,
         grid: BevGrid,
-        image_size: tuple[int, int],
         embed_dim: int,
         num_heads: int,
         num_layers: int,
@@ -103,7 +101,6 @@ class BevEncoder(nn.Module):
         super().__init__()
         self.grid, self.temporal = grid, temporal
         self.recompute = False  # whether training saves memory by computing activations twice
-        self.rig_view = RigView(grid, num_heights, image_size)
         self.queries = nn.Parameter(torch.randn(grid.rows * grid.cols, embed_dim) * 0.02)
         self.row_position = nn.Parameter(line_embedding(grid.rows, embed_dim // 2))
         self.col_position = nn.Parameter(line_embedding(grid.cols, embed_dim // 2))
@@ -132,23 +129,22 @@ class BevEncoder(nn.Module):
             for _ in range(num_layers)
         )
 
-    def forward(self, levels: Sequence[Tensor], cameras: CameraInput, previous: BevMemory | None) -> Tensor:
+    def forward(self, levels: Sequence[Tensor], geometry: Geometry, previous_bev: Tensor | None) -> Tensor:
         """Encode.
 
         Args:
             levels: Image features (B * N, C, h, w), finest first.
-            cameras: Their geometry.
-            previous: The previous BEV; only for a temporal encoder.
+            geometry: What the cameras see, and where the previous BEV lies.
+            previous_bev: The previous BEV (B, C, rows, cols); only for a temporal encoder.
 
         Returns:
             BEV (B, C, rows, cols).
 
         Raises:
-            ValueError: `previous` does not fit this encoder.
+            ValueError: `previous_bev` does not fit this encoder.
         """
-        batch, rows, cols = len(cameras.images), self.grid.rows, self.grid.cols
-        past = self._past(previous, cameras)
-        visible = self.rig_view.of(cameras.image_from_ego, cameras.valid)
+        batch, rows, cols = len(geometry.visible.index), self.grid.rows, self.grid.cols
+        past = self._past(previous_bev, geometry.warp, batch)
         levels = [level + bias[:, None, None] for level, bias in zip(levels, self.level_embedding, strict=True)]
         centres = self.grid.cell_centres(self.queries.device).flatten(0, 1)
         reference = self.grid.normalize(centres).expand(batch, -1, -1)
@@ -156,21 +152,20 @@ class BevEncoder(nn.Module):
         cells = self.queries.expand(batch, -1, -1)
         for layer in self.layers:
             current = maps_of(cells, rows, cols)
-            inputs = cells, position, reference, [*past(current), current], visible, levels
+            inputs = cells, position, reference, [*past(current), current], geometry.visible, levels
             cells = recomputed(layer, *inputs) if self.recompute else layer(*inputs)
         return maps_of(cells, rows, cols)
 
-    def _past(self, previous: BevMemory | None, cameras: CameraInput) -> Callable[[Tensor], list[Tensor]]:
+    def _past(self, bev: Tensor | None, warp: BevWarp | None, batch: int) -> Callable[[Tensor], list[Tensor]]:
         """What self-attention reads besides a layer's current map, as a function of that map."""
-        if previous is None:
+        if bev is None or warp is None:
             return lambda current: [current] * self.temporal
-        expected = (len(cameras.images), self.queries.shape[-1], self.grid.rows, self.grid.cols)
-        if not self.temporal or tuple(previous.bev.shape) != expected:
+        expected = (batch, self.queries.shape[-1], self.grid.rows, self.grid.cols)
+        if not self.temporal or tuple(bev.shape) != expected:
             wanted = f"of shape {expected}" if self.temporal else "None, as the student is not temporal"
-            raise ValueError(f"the previous BEV must be {wanted}, but is of shape {tuple(previous.bev.shape)}")
-        motion = ego_motion(previous.global_from_ego, cameras.global_from_ego)
-        warped = warp_bev(previous.bev, motion, self.grid)
-        present = previous.present[:, None, None, None]
+            raise ValueError(f"the previous BEV must be {wanted}, but is of shape {tuple(bev.shape)}")
+        warped = warp_bev(bev, warp)
+        present = warp.present[:, None, None, None]
         return lambda current: [torch.where(present, warped.to(current.dtype), current)]
 
     def _position(self) -> Tensor:

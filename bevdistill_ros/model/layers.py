@@ -32,6 +32,14 @@ def maps_of(tokens: Tensor, rows: int, cols: int) -> Tensor:
     return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, cols)
 
 
+def rows_of(tokens: Tensor, index: Tensor) -> Tensor:
+    """The tokens (B, M, C) at index (B, K) of each batch item: (B, K, C)."""
+    batch, count, channels = tokens.shape
+    start = torch.arange(batch, device=index.device)[:, None] * count
+    # Whole rows by one index are read several times faster than element by element, as `gather` would.
+    return tokens.flatten(0, 1).index_select(0, (index + start).flatten()).reshape(batch, -1, channels)
+
+
 def project_map(projection: nn.Linear, maps: Tensor) -> Tensor:
     """Apply a linear layer to every cell of maps (B, C, h, w)."""
     projected = projection.weight @ maps.flatten(2) + projection.bias[:, None]

@@ -12,43 +12,28 @@ Shape legend: B batch, Q cells, C channels, G heads, P points; a map is (B, C, r
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bevdistill_ros.core.geometry import invert_rigid
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.deformable import deformable_sample, level_scale, ring_offsets
-from bevdistill_ros.model.layers import project_map, tokens_of
+from bevdistill_ros.model.geometry import BevWarp
+from bevdistill_ros.model.layers import maps_of, project_map, rows_of, tokens_of
 
 NUM_MAPS = 2  # previous and current
 
 
-def warp_bev(bev: Tensor, previous_from_current: Tensor, grid: BevGrid) -> Tensor:
+def warp_bev(bev: Tensor, warp: BevWarp) -> Tensor:
     """Resample a BEV map as it looks from another ego frame.
 
     Args:
-        bev: (B, C, rows, cols) on `grid` in the previous ego frame.
-        previous_from_current: (B, 4, 4) float64 [m]; of the motion, the part in the ground plane counts.
-        grid: The grid, around the ego in both frames.
+        bev: (B, C, rows, cols) in the previous ego frame.
+        warp: Where its cells lie in the current one.
 
     Returns:
-        (B, C, rows, cols) on `grid` in the current ego frame, in the map's dtype; zero where the old map does not
-        reach.
+        (B, C, rows, cols) in the current ego frame, in the map's dtype; zero where the old map does not reach.
     """
-    # In float32, places are off by some 1e-5 of a cell, and standing still would blur the map.
-    with torch.autocast(bev.device.type, enabled=False):
-        row, col = (torch.arange(count, device=bev.device, dtype=torch.float64) for count in (grid.rows, grid.cols))
-        centres = grid.metres_from_cells(torch.stack(torch.meshgrid(col, row, indexing="xy"), dim=-1))
-        motion = previous_from_current.to(bev.device, torch.float64)
-        turned = torch.einsum("bij,rcj->brci", motion[:, :2, :2], centres)
-        unit = grid.normalize(turned + motion[:, None, None, :2, 3])
-        warped = F.grid_sample(bev.double(), 2 * unit - 1, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return warped.to(bev.dtype)
-
-
-def ego_motion(global_from_previous: Tensor, global_from_current: Tensor) -> Tensor:
-    """previous_from_current (B, 4, 4) float64 of two ego poses (B, 4, 4) float64 in the same global frame."""
-    return invert_rigid(global_from_previous.double()) @ global_from_current.double()
+    neighbours = rows_of(tokens_of(bev), warp.index.flatten(1)).unflatten(1, warp.index.shape[1:])
+    warped = (neighbours * warp.weight.unsqueeze(-1)).sum(dim=1)
+    return maps_of(warped, *bev.shape[-2:]).to(bev.dtype)
 
 
 class TemporalSelfAttention(nn.Module):

@@ -95,16 +95,18 @@ def make_student(shake: Callable[[nn.Module], None]) -> Callable[..., BevFormer]
 
 @pytest.fixture
 def make_cameras() -> Callable[..., CameraInput]:
-    """Makes random frames; the rigs and poses of the items differ."""
+    """Makes random frames; the rigs and poses of the items differ. Cameras overlap below a focal length of 0.29."""
 
-    def make(batch: int = 2, *, seed: int = 0, height: int = 32, width: int = 64) -> CameraInput:
+    def make(
+        batch: int = 2, *, seed: int = 0, height: int = 32, width: int = 64, focal_share: float = 0.5
+    ) -> CameraInput:
         generator = torch.Generator().manual_seed(seed)
         projections, poses = [], []
         for item in range(batch):
             rows = []
             for index in range(len(CAMERAS)):
                 matrix = torch.eye(4, dtype=torch.float64)
-                focal = width * (0.5 + 0.2 * item)
+                focal = width * (focal_share + 0.2 * item)
                 matrix[:2, :3] = torch.tensor([[focal, 0.0, (width - 1) / 2], [0.0, focal, (height - 1) / 2]])
                 pose = camera_pose(2 * math.pi * index / len(CAMERAS) + 0.4 * item, (0.5, -0.2, 1.5))
                 rows.append(matrix @ invert_rigid(pose))

@@ -8,18 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model import spatial_attention
+from bevdistill_ros.model import geometry
+from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.encoder import BevEncoder, line_embedding
-from bevdistill_ros.model.layers import maps_of
-from bevdistill_ros.model.records import BevMemory, CameraInput
-from bevdistill_ros.model.spatial_attention import (
-    RigView,
-    SpatialCrossAttention,
+from bevdistill_ros.model.geometry import (
+    Capacity,
+    GeometryFinder,
     VisiblePillars,
+    bev_warp,
+    ego_motion,
     pillar_points,
     visible_pillars,
 )
-from bevdistill_ros.model.temporal_attention import TemporalSelfAttention, ego_motion, warp_bev
+from bevdistill_ros.model.layers import maps_of
+from bevdistill_ros.model.records import BevMemory, CameraInput
+from bevdistill_ros.model.spatial_attention import SpatialCrossAttention
+from bevdistill_ros.model.temporal_attention import TemporalSelfAttention, warp_bev
 
 SIZE = (32, 64)
 
@@ -30,6 +34,11 @@ def motion_of(x: float, y: float, yaw: float) -> Tensor:
     pose[:2, :2] = torch.tensor([[math.cos(yaw), -math.sin(yaw)], [math.sin(yaw), math.cos(yaw)]])
     pose[0, 3], pose[1, 3] = x, y
     return pose[None]
+
+
+def warped_by(bev: Tensor, motion: Tensor, grid: BevGrid) -> Tensor:
+    """A BEV map as it looks from an ego frame that moved."""
+    return warp_bev(bev, bev_warp(motion, torch.ones(len(motion), dtype=torch.bool), grid))
 
 
 class TestPillars:
@@ -126,6 +135,32 @@ class TestSpatialCrossAttention:
         counted = summed / visible.num_cameras.clamp(min=1)[..., None]
         return torch.as_tensor(attention.output_projection(counted))
 
+    @pytest.mark.parametrize("missing", [(), (0,), (0, 1, 2)])
+    def test_reading_slots_is_adding_what_each_camera_found(
+        self,
+        missing: tuple[int, ...],
+        attention: SpatialCrossAttention,
+        grid: BevGrid,
+        make_cameras: Callable[..., CameraInput],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The sum over cameras by scatter, as BEVFormer writes it, on cameras that overlap."""
+        cameras, points = make_cameras(2, focal_share=0.2), pillar_points(grid, 3)
+        cameras.valid[1, list(missing)] = False
+        visible = visible_pillars(points, cameras.image_from_ego, cameras.valid, SIZE)
+        assert int(visible.num_cameras.max()) > 1
+        found = torch.randn(6, visible.index.shape[-1], 8)
+        monkeypatch.setattr(attention, "_sample", lambda *inputs: found)
+        with torch.no_grad():
+            output = attention(torch.randn(2, len(points), 8), visible, [])
+            summed = torch.zeros(2, len(points), 8)
+            for item in range(2):
+                for camera in range(3):
+                    chosen = visible.present[item, camera]
+                    summed[item].index_add_(0, visible.index[item, camera][chosen], found[3 * item + camera][chosen])
+            mean = summed / visible.num_cameras.clamp(min=1)[..., None]
+            torch.testing.assert_close(output, attention.output_projection(mean), atol=1e-6, rtol=0)
+
     def test_batch_items_use_their_own_cameras(
         self, attention: SpatialCrossAttention, grid: BevGrid, make_cameras: Callable[..., CameraInput]
     ) -> None:
@@ -159,7 +194,7 @@ class TestSpatialCrossAttention:
         assert all(torch.equal(value, before[name]) for name, value in vars(visible).items())
 
 
-class TestRigView:
+class TestGeometryFinder:
     @pytest.fixture
     def counted(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         """How often pillars were projected."""
@@ -169,27 +204,29 @@ class TestRigView:
             calls.append(len(image_from_ego))
             return visible_pillars(points, image_from_ego, *rest)
 
-        monkeypatch.setattr(spatial_attention, "visible_pillars", find)
+        monkeypatch.setattr(geometry, "visible_pillars", find)
         return calls
 
-    def test_a_rig_is_looked_at_once(
+    def test_a_rig_is_projected_once(
         self, counted: list[int], grid: BevGrid, make_cameras: Callable[..., CameraInput]
     ) -> None:
-        view, cameras = RigView(grid, 3, SIZE), make_cameras(2)
-        first = view.of(cameras.image_from_ego, cameras.valid)
-        again = view.of(cameras.image_from_ego.clone(), cameras.valid.clone())
+        finder, cameras = GeometryFinder(grid, 3, SIZE), make_cameras(2)
+        first = finder.of(cameras).visible
+        again = finder.of(
+            replace(cameras, image_from_ego=cameras.image_from_ego.clone(), valid=cameras.valid.clone())
+        ).visible
         assert again is first
         assert counted == [2]
         expected = visible_pillars(pillar_points(grid, 3), cameras.image_from_ego, cameras.valid, SIZE)
         assert all(torch.equal(value, vars(expected)[name]) for name, value in vars(first).items())
 
     @pytest.mark.parametrize("change", ["moved", "missing", "fewer", "in place"])
-    def test_another_rig_is_looked_at_anew(
+    def test_another_rig_is_projected_again(
         self, change: str, counted: list[int], grid: BevGrid, make_cameras: Callable[..., CameraInput]
     ) -> None:
-        view, cameras = RigView(grid, 3, SIZE), make_cameras(2)
+        finder, cameras = GeometryFinder(grid, 3, SIZE), make_cameras(2)
         projection, valid = cameras.image_from_ego, cameras.valid
-        view.of(projection, valid)
+        finder.of(cameras)
         if change == "moved":
             projection = projection.clone()
             projection[1, 2, 0, 3] += 1e-3
@@ -200,30 +237,48 @@ class TestRigView:
             projection, valid = projection[:1], valid[:1]
         else:
             projection[0, 0, 0, 3] += 5.0
-        found = view.of(projection, valid)
+        found = finder.of(replace(cameras, image_from_ego=projection, valid=valid)).visible
         assert len(counted) == 2
         expected = visible_pillars(pillar_points(grid, 3), projection, valid, SIZE)
         assert all(torch.equal(value, vars(expected)[name]) for name, value in vars(found).items())
 
-    def test_layers_and_frames_share_it(
-        self,
-        counted: list[int],
-        grid: BevGrid,
-        shake: Callable[[nn.Module], None],
-        make_cameras: Callable[..., CameraInput],
+    def test_frames_of_a_student_share_it(
+        self, counted: list[int], make_student: Callable[..., BevFormer], make_cameras: Callable[..., CameraInput]
     ) -> None:
-        encoder = encoder_of(grid, shake, temporal=False)
+        student = make_student()
         for _ in range(3):
-            encoder(image_levels(1), make_cameras(1), None)
+            student(make_cameras(1))
         assert counted == [1]
 
     def test_what_inference_found_serves_a_training_step(
-        self, grid: BevGrid, shake: Callable[[nn.Module], None], make_cameras: Callable[..., CameraInput]
+        self, make_student: Callable[..., BevFormer], make_cameras: Callable[..., CameraInput]
     ) -> None:
-        encoder = encoder_of(grid, shake, temporal=False)
+        student = make_student()
         with torch.inference_mode():
-            encoder(image_levels(1), make_cameras(1), None)
-        encoder(image_levels(1), make_cameras(1), None).sum().backward()
+            student(make_cameras(1))
+        student(make_cameras(1)).bev.sum().backward()
+
+    def test_padding_changes_no_result(
+        self, make_student: Callable[..., BevFormer], make_cameras: Callable[..., CameraInput]
+    ) -> None:
+        student, cameras = make_student(), make_cameras(2)
+        cameras.valid[1, 2] = False
+        tight = student.geometry.of(cameras)
+        wide = student.geometry.of(cameras, least=Capacity(pillars=90, cameras=3))
+        assert wide.visible.index.shape == (2, 3, 90)
+        assert wide.visible.slots.shape == (2, 96, 3)
+        with torch.no_grad():
+            expected, found = (student.network(cameras.images, geometry) for geometry in (tight, wide))
+        torch.testing.assert_close(found.bev, expected.bev, atol=1e-6, rtol=0)
+        torch.testing.assert_close(found.predictions.logits, expected.predictions.logits, atol=1e-6, rtol=0)
+
+    def test_a_rig_that_sees_more_than_the_capacity_gets_more(
+        self, grid: BevGrid, make_cameras: Callable[..., CameraInput]
+    ) -> None:
+        finder, cameras = GeometryFinder(grid, 3, SIZE), make_cameras(2)
+        tight = finder.of(cameras)
+        narrow = finder.of(cameras, least=Capacity(pillars=2))
+        assert torch.equal(narrow.visible.index, tight.visible.index)
 
     def test_only_visible_pairs_are_sampled(
         self, grid: BevGrid, shake: Callable[[nn.Module], None], make_cameras: Callable[..., CameraInput]
@@ -239,18 +294,18 @@ class TestWarp:
     def test_standing_still_changes_nothing(self, grid: BevGrid) -> None:
         bev = torch.randn(2, 5, grid.rows, grid.cols)
         far = motion_of(123456.789, -98765.4321, 2.1).repeat(2, 1, 1)
-        torch.testing.assert_close(warp_bev(bev, ego_motion(far, far), grid), bev, atol=1e-6, rtol=0)
+        torch.testing.assert_close(warped_by(bev, ego_motion(far, far), grid), bev, atol=1e-6, rtol=0)
 
     def test_standing_still_changes_nothing_on_the_full_grid(self) -> None:
         bev = torch.randn(1, 3, 128, 128)
         still = torch.eye(4, dtype=torch.float64)[None]
-        torch.testing.assert_close(warp_bev(bev, still, BevGrid()), bev, atol=1e-6, rtol=0)
+        torch.testing.assert_close(warped_by(bev, still, BevGrid()), bev, atol=1e-6, rtol=0)
 
     def test_driving_ahead_moves_the_map_back(self, grid: BevGrid) -> None:
         bev = torch.zeros(1, 1, 8, 12)
         bev[0, 0, 3, 7] = 1.0
         # 4 m ahead and 2 m to the left are two columns and one row of 2 m.
-        warped = warp_bev(bev, motion_of(4.0, 2.0, 0.0), grid)
+        warped = warped_by(bev, motion_of(4.0, 2.0, 0.0), grid)
         expected = torch.zeros(1, 1, 8, 12)
         expected[0, 0, 2, 5] = 1.0
         torch.testing.assert_close(warped, expected, atol=1e-6, rtol=0)
@@ -265,18 +320,18 @@ class TestWarp:
         centres = grid.cell_centres().double()
         bev = (-(centres - previous).square().sum(-1) / 2).exp().float()[None, None]
         expected = (-(centres - current).square().sum(-1) / 2).exp().float()[None, None]
-        torch.testing.assert_close(warp_bev(bev, motion, grid), expected, atol=0.02, rtol=0)
+        torch.testing.assert_close(warped_by(bev, motion, grid), expected, atol=0.02, rtol=0)
 
     def test_each_item_moves_by_itself(self, grid: BevGrid) -> None:
         bev = torch.randn(2, 4, grid.rows, grid.cols)
         motion = torch.cat([motion_of(1.0, 0.5, 0.3), motion_of(-2.0, 0.1, -0.2)])
-        both = warp_bev(bev, motion, grid)
+        both = warped_by(bev, motion, grid)
         for item in range(2):
             one = slice(item, item + 1)
-            torch.testing.assert_close(both[one], warp_bev(bev[one], motion[one], grid))
+            torch.testing.assert_close(both[one], warped_by(bev[one], motion[one], grid))
 
     def test_beyond_the_old_map_there_is_nothing(self, grid: BevGrid) -> None:
-        warped = warp_bev(torch.ones(1, 1, 8, 12), motion_of(100.0, 0.0, 0.0), grid)
+        warped = warped_by(torch.ones(1, 1, 8, 12), motion_of(100.0, 0.0, 0.0), grid)
         assert not warped.any()
 
     def test_motion_is_read_from_global_poses(self) -> None:
@@ -289,7 +344,6 @@ def encoder_of(grid: BevGrid, shake: Callable[[nn.Module], None], *, temporal: b
     torch.manual_seed(0)
     encoder = BevEncoder(
         grid=grid,
-        image_size=SIZE,
         embed_dim=16,
         num_heads=2,
         num_layers=2,
@@ -303,6 +357,12 @@ def encoder_of(grid: BevGrid, shake: Callable[[nn.Module], None], *, temporal: b
     )
     shake(encoder)
     return encoder.eval()
+
+
+def encoded(encoder: BevEncoder, levels: list[Tensor], cameras: CameraInput, past: BevMemory | None) -> Tensor:
+    """The BEV of frames, with their geometry computed as the student does."""
+    geometry = GeometryFinder(encoder.grid, 3, SIZE).of(cameras, past)
+    return torch.as_tensor(encoder(levels, geometry, past and past.bev))
 
 
 def image_levels(batch: int) -> list[Tensor]:
@@ -356,8 +416,8 @@ class TestTemporal:
         self, grid: BevGrid, shake: Callable[[nn.Module], None], make_cameras: Callable[..., CameraInput]
     ) -> None:
         encoder, cameras, levels = encoder_of(grid, shake, temporal=True), make_cameras(2), image_levels(2)
-        without = encoder(levels, cameras, None)
-        some = encoder(levels, cameras, memory_of(grid, 2, [False, True]))
+        without = encoded(encoder, levels, cameras, None)
+        some = encoded(encoder, levels, cameras, memory_of(grid, 2, [False, True]))
         torch.testing.assert_close(some[0], without[0], atol=1e-5, rtol=1e-5)
         assert not torch.allclose(some[1], without[1], atol=1e-2)
 
@@ -366,7 +426,7 @@ class TestTemporal:
     ) -> None:
         encoder, memory = encoder_of(grid, shake, temporal=True), memory_of(grid, 1, [False])
         broken = replace(memory, bev=torch.full_like(memory.bev, torch.nan))
-        assert bool(torch.isfinite(encoder(image_levels(1), make_cameras(1), broken)).all())
+        assert bool(torch.isfinite(encoded(encoder, image_levels(1), make_cameras(1), broken)).all())
 
     def test_batch_of_two_is_two_batches_of_one(
         self, grid: BevGrid, shake: Callable[[nn.Module], None], make_cameras: Callable[..., CameraInput]
@@ -374,13 +434,13 @@ class TestTemporal:
         encoder, cameras, levels = encoder_of(grid, shake, temporal=True), make_cameras(2), image_levels(2)
         cameras.valid[1, 1] = False
         memory = memory_of(grid, 2, [True, True])
-        both = encoder(levels, cameras, memory)
+        both = encoded(encoder, levels, cameras, memory)
         for item in range(2):
             one = slice(item, item + 1)
             past = BevMemory(
                 bev=memory.bev[one], global_from_ego=memory.global_from_ego[one], present=memory.present[one]
             )
-            alone = encoder([level[3 * item : 3 * item + 3] for level in levels], item_of(cameras, item), past)
+            alone = encoded(encoder, [level[3 * item : 3 * item + 3] for level in levels], item_of(cameras, item), past)
             torch.testing.assert_close(both[one], alone, atol=1e-5, rtol=1e-5)
 
     def test_a_student_without_memory_refuses_one(
@@ -388,14 +448,14 @@ class TestTemporal:
     ) -> None:
         encoder = encoder_of(grid, shake, temporal=False)
         with pytest.raises(ValueError, match="must be None, as the student is not temporal"):
-            encoder(image_levels(1), make_cameras(1), memory_of(grid, 1, [True]))
+            encoded(encoder, image_levels(1), make_cameras(1), memory_of(grid, 1, [True]))
 
     def test_a_past_of_another_shape_is_refused(
         self, grid: BevGrid, shake: Callable[[nn.Module], None], make_cameras: Callable[..., CameraInput]
     ) -> None:
         encoder = encoder_of(grid, shake, temporal=True)
         with pytest.raises(ValueError, match=r"must be of shape \(1, 16, 8, 12\)"):
-            encoder(image_levels(1), make_cameras(1), memory_of(grid, 2, [True, True]))
+            encoded(encoder, image_levels(1), make_cameras(1), memory_of(grid, 2, [True, True]))
 
 
 def test_the_bev_shows_what_a_camera_sees_where_it_is(grid: BevGrid, make_cameras: Callable[..., CameraInput]) -> None:
@@ -403,10 +463,10 @@ def test_the_bev_shows_what_a_camera_sees_where_it_is(grid: BevGrid, make_camera
     torch.manual_seed(0)
     encoder = encoder_of(grid, lambda module: None, temporal=False)
     cameras, levels = make_cameras(1), image_levels(1)
-    before = encoder(levels, cameras, None)
+    before = encoded(encoder, levels, cameras, None)
     for level in levels:
         level[0] += 1.0 + torch.rand_like(level[0])
-    change = (encoder(levels, cameras, None) - before).detach().abs().amax(1)[0]
+    change = (encoded(encoder, levels, cameras, None) - before).detach().abs().amax(1)[0]
     centres = grid.cell_centres()
     behind = centres[..., 0] < -4.0  # further than self-attention reaches from the cells that the camera sees
     ahead = (centres[..., 0] > 6.0) & (centres[..., 1].abs() < 2.0)

@@ -1,0 +1,241 @@
+"""What the network needs to know of cameras and motion, computed once per frame outside of it.
+
+The network itself is a graph of static shapes: it reads this record beside the images. So data-dependent sizes, float64
+and every decision about poses stay here, and the same graph runs in torch, in an exported engine and in training.
+
+Shape legend: B batch, N cameras, Q pillars = rows * cols cells, V visible pillars of a camera (padded), Z heights,
+S cameras that see a pillar (padded).
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from bevdistill_ros.core.geometry import invert_rigid, project_points
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.records import BevMemory, CameraInput
+
+MIN_DEPTH = 0.1  # [m] nearer points are not seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """Least sizes of the padded axes, so that they stay the same from frame to frame.
+
+    A rig that needs more gets more; the result never depends on the padding.
+    """
+
+    pillars: int = 1  # V
+    cameras: int = 1  # S
+
+    def __post_init__(self) -> None:
+        if self.pillars < 1 or self.cameras < 1:
+            raise ValueError(f"a capacity must be at least 1, but is {self.pillars} pillars and {self.cameras} cameras")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisiblePillars:
+    """Which pillars each camera of each batch item sees and where, and where each pillar finds what was seen of it."""
+
+    index: Tensor  # (B, N, V) int64 into the Q pillars; 0 where padded
+    places: Tensor  # (B, N, V, Z, 2) float32, normalised (x, y) in the image
+    seen: Tensor  # (B, N, V, Z) bool, whether the camera sees this height; nothing where padded
+    slots: Tensor  # (B, Q, S) int64 into the N * V pairs of a batch item, in the order of the cameras; 0 where padded
+    shares: Tensor  # (B, Q, S) float32, one over the number of cameras that see the pillar; 0 where padded
+
+    @property
+    def present(self) -> Tensor:
+        """Which of the V entries are not padding: (B, N, V) bool."""
+        return self.seen.any(dim=-1)
+
+    @property
+    def num_cameras(self) -> Tensor:
+        """How many cameras see each pillar: (B, Q) int64."""
+        return (self.shares > 0).sum(dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BevWarp:
+    """Where each cell of the current BEV lay in the previous one: four neighbours and their bilinear weights."""
+
+    index: Tensor  # (B, 4, Q) int64 into the cells of the previous BEV
+    weight: Tensor  # (B, 4, Q) float32, 0 for a neighbour outside of the map
+    present: Tensor  # (B,) bool, False where there is no previous BEV
+
+
+_Record = TypeVar("_Record", VisiblePillars, BevWarp)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Everything that the network reads besides images and the previous BEV."""
+
+    visible: VisiblePillars
+    warp: BevWarp | None = None  # None where no item has a previous BEV
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same on another device."""
+        warp = self.warp and _moved(self.warp, device, non_blocking)
+        return replace(self, visible=_moved(self.visible, device, non_blocking), warp=warp)
+
+
+class GeometryFinder:
+    """Computes the geometry of frames for one network; what the cameras see is kept while the rig stays the same.
+
+    Args:
+        grid: The BEV grid.
+        num_heights: Reference points of a pillar.
+        image_size: Height and width of the images [px].
+    """
+
+    def __init__(self, grid: BevGrid, num_heights: int, image_size: tuple[int, int]) -> None:
+        self.grid, self.num_heights, self.image_size = grid, num_heights, image_size
+        self._latest: tuple[Tensor, Tensor, Capacity, VisiblePillars] | None = None
+
+    def of(self, cameras: CameraInput, previous: BevMemory | None = None, least: Capacity | None = None) -> Geometry:
+        """The geometry of a batch of frames, on their device.
+
+        Args:
+            cameras: The frames; their images are not read.
+            previous: The previous BEV, of which the pose and the presence count; None where no item has one.
+            least: Least sizes of the padded axes; None for no more than needed.
+        """
+        visible = self._visible(cameras.image_from_ego, cameras.valid, least or Capacity())
+        if previous is None:
+            return Geometry(visible=visible)
+        motion = ego_motion(previous.global_from_ego, cameras.global_from_ego)
+        return Geometry(visible=visible, warp=bev_warp(motion, previous.present, self.grid))
+
+    def _visible(self, image_from_ego: Tensor, valid: Tensor, least: Capacity) -> VisiblePillars:
+        if image_from_ego.device.type != "cpu":  # to compare there would wait for the device
+            return self._find(image_from_ego, valid, least)
+        latest = self._latest
+        known = latest is not None and torch.equal(latest[0], image_from_ego) and torch.equal(latest[1], valid)
+        if latest is None or not known or latest[2] != least:
+            with torch.inference_mode(False):  # so that what is kept may serve a training step later
+                image_from_ego, valid = image_from_ego.clone(), valid.clone()
+                latest = image_from_ego, valid, least, self._find(image_from_ego, valid, least)
+            self._latest = latest
+        return latest[3]
+
+    def _find(self, image_from_ego: Tensor, valid: Tensor, least: Capacity) -> VisiblePillars:
+        points = pillar_points(self.grid, self.num_heights, image_from_ego.device)
+        return visible_pillars(points, image_from_ego, valid, self.image_size, least)
+
+
+def pillar_points(grid: BevGrid, num_heights: int, device: torch.device | str | None = None) -> Tensor:
+    """Reference points (Q, Z, 3) [m]: cell centres row by row, at the middles of equal slices of the grid's height."""
+    flat = grid.cell_centres(device).flatten(0, 1)
+    slices = (torch.arange(num_heights, device=device, dtype=torch.float32) + 0.5) / num_heights
+    heights = grid.z_min + slices * (grid.z_max - grid.z_min)
+    spread = (len(flat), num_heights)
+    return torch.cat([flat[:, None].expand(*spread, 2), heights[None, :, None].expand(*spread, 1)], dim=-1)
+
+
+@torch.no_grad()
+def visible_pillars(
+    points: Tensor,
+    image_from_ego: Tensor,
+    valid: Tensor,
+    image_size: tuple[int, int],
+    least: Capacity = Capacity(),
+) -> VisiblePillars:
+    """Find the pillars that each camera sees, each batch item by its own cameras.
+
+    A point is seen if it is at least `MIN_DEPTH` in front, inside the image, and the camera is there; a pillar if any
+    of its points is.
+
+    Args:
+        points: (Q, Z, 3) in the ego frame [m].
+        image_from_ego: (B, N, 4, 4) float32.
+        valid: (B, N) bool, False for a missing camera.
+        image_size: Height and width [px].
+        least: Least sizes of the padded axes.
+    """
+    height, width = image_size
+    with torch.autocast(points.device.type, enabled=False):
+        pixels, depth = project_points(image_from_ego.float(), points.flatten(0, 1))
+    # Pixel centres lie at whole numbers, so the image begins half a pixel before 0.
+    x, y = ((pixels[..., axis] + 0.5) / size for axis, size in enumerate((width, height)))
+    seen = (depth > MIN_DEPTH) & (x >= 0) & (y >= 0) & (x < 1) & (y < 1) & valid[..., None]
+    # Points behind a camera project anywhere; parked outside the image they sample nothing.
+    places = torch.stack([x, y], dim=-1).masked_fill(~seen.unsqueeze(-1), -1.0)
+    seen, places = seen.unflatten(-1, points.shape[:2]), places.unflatten(-2, points.shape[:2])
+    pillar = seen.any(dim=-1)
+    index, present = _packed(pillar, least.pillars)
+    rows = index[..., None].expand(*index.shape, points.shape[1])
+    slots, shares = _slots(pillar, index.shape[-1], least.cameras)
+    return VisiblePillars(
+        index=index,
+        places=places.gather(2, rows[..., None].expand(*rows.shape, 2)),
+        seen=seen.gather(2, rows) & present.unsqueeze(-1),
+        slots=slots,
+        shares=shares,
+    )
+
+
+def _packed(chosen: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    """Indices (..., V) of the true entries of (..., Q), padded to the largest count, and which are no padding."""
+    count = chosen.sum(dim=-1)
+    width = max(int(count.max()), least)
+    present = torch.arange(width, device=chosen.device) < count.unsqueeze(-1)
+    index = torch.zeros(present.shape, dtype=torch.int64, device=chosen.device)
+    index[present] = chosen.nonzero()[:, -1]
+    return index, present
+
+
+def _slots(pillar: Tensor, width: int, least: int) -> tuple[Tensor, Tensor]:
+    """Slots and shares (B, Q, S) of the cameras that see each pillar (B, N, Q), which keep `width` pillars each."""
+    rank = pillar.cumsum(dim=-1) - 1  # of the pillar within its camera
+    pair = rank + torch.arange(pillar.shape[1], device=pillar.device)[:, None] * width
+    by_pillar = pillar.transpose(1, 2)
+    order, present = _packed(by_pillar, least)
+    slots = pair.transpose(1, 2).gather(2, order) * present
+    return slots, present / by_pillar.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def ego_motion(global_from_previous: Tensor, global_from_current: Tensor) -> Tensor:
+    """previous_from_current (B, 4, 4) float64 of two ego poses (B, 4, 4) float64 in the same global frame."""
+    return invert_rigid(global_from_previous.double()) @ global_from_current.double()
+
+
+@torch.no_grad()
+def bev_warp(previous_from_current: Tensor, present: Tensor, grid: BevGrid) -> BevWarp:
+    """Find where the cells of a BEV lay in the previous one.
+
+    Args:
+        previous_from_current: (B, 4, 4) float64 [m]; of the motion, the part in the ground plane counts.
+        present: (B,) bool, whether there is a previous BEV.
+        grid: The grid, around the ego in both frames.
+    """
+    device = previous_from_current.device
+    # In float32, places are off by some 1e-5 of a cell, and standing still would blur the map.
+    with torch.autocast(device.type, enabled=False):
+        row, col = (torch.arange(count, device=device, dtype=torch.float64) for count in (grid.rows, grid.cols))
+        centres = grid.metres_from_cells(torch.stack(torch.meshgrid(col, row, indexing="xy"), dim=-1))
+        motion = previous_from_current.double()
+        turned = torch.einsum("bij,rcj->brci", motion[:, :2, :2], centres) + motion[:, None, None, :2, 3]
+        place = grid.cells_from_metres(turned).flatten(1, 2)
+    index, weight = _neighbours(place, grid)
+    return BevWarp(index=index, weight=weight, present=present)
+
+
+def _neighbours(place: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor]:
+    """Cells (B, 4, Q) around places (B, Q, 2) (column, row), and bilinear weights (B, 4, Q) float32."""
+    low = place.floor()
+    indices, weights = [], []
+    for step_x in (0, 1):
+        for step_y in (0, 1):
+            col, row = low[..., 0] + step_x, low[..., 1] + step_y
+            weight = (1 - (place[..., 0] - col).abs()) * (1 - (place[..., 1] - row).abs())
+            inside = (col >= 0) & (col < grid.cols) & (row >= 0) & (row < grid.rows)
+            indices.append((row.clamp(0, grid.rows - 1) * grid.cols + col.clamp(0, grid.cols - 1)).long())
+            weights.append((weight * inside).float())
+    return torch.stack(indices, dim=1), torch.stack(weights, dim=1)
+
+
+def _moved(record: _Record, device: torch.device | str, non_blocking: bool) -> _Record:
+    names = [field.name for field in fields(record)]
+    return replace(record, **{name: getattr(record, name).to(device, non_blocking=non_blocking) for name in names})
