@@ -19,6 +19,7 @@ from rosbags.typesys.store import Typestore
 from bevdistill_ros.core.geometry import matrix_from_quaternion, quaternion_from_matrix
 
 NANOSECONDS = 1_000_000_000
+TRANSFORMS_TYPE = "tf2_msgs/msg/TFMessage"
 
 _UNSET = QosTime(0, 0)
 _PACKAGE = "bevdistill_ros"
@@ -86,9 +87,33 @@ def stamp_of(message: Any) -> int:
 
 def stamp_in(data: bytes) -> int:
     """Stamp [ns] of a serialised message that begins with a header; reading the whole would cost time in a replay."""
-    order = "<" if data[1] & 1 else ">"  # of the bytes, in the encapsulation before the message
-    seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
+    return _stamp_at(data, 4)
+
+
+def header_stamp(data: bytes, message_type: str) -> int | None:
+    """Stamp [ns] of any serialised message, of transforms that of the first; None for a message without a header."""
+    if message_type == TRANSFORMS_TYPE:
+        number = struct.unpack_from(f"{_byte_order(data)}I", data, 4)[0]
+        return _stamp_at(data, 8) if number else None
+    return stamp_in(data) if _begins_with_header(message_type) else None
+
+
+def _stamp_at(data: bytes, offset: int) -> int:
+    seconds, nanoseconds = struct.unpack_from(f"{_byte_order(data)}iI", data, offset)
     return int(seconds) * NANOSECONDS + int(nanoseconds)
+
+
+def _byte_order(data: bytes) -> str:
+    """The order of bytes that the encapsulation before a message tells."""
+    return "<" if data[1] & 1 else ">"
+
+
+@cache
+def _begins_with_header(message_type: str) -> bool:
+    """Whether a type's first field is a header; a type that is not known has none."""
+    known = standard_types().fielddefs
+    fields = (known if message_type in known else detector_types().fielddefs).get(message_type, ((), ()))[1]
+    return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
 
 
 def time_message(stamp_ns: int) -> Any:

@@ -1,7 +1,8 @@
 """Publish a bag to ROS 2 in real time, as cameras would.
 
-The bytes of the bag are published as they are. Every message goes out at its stamp, images of one burst together, and
-poses before the images of the same stamp. `/clock` runs along, so that a node with `use_sim_time` sees the bag's time.
+The bytes of the bag are published as they are. Every message goes out when it was recorded; `/clock`
+follows the stamps of the headers (see `clock.py`), so that a node with `use_sim_time` sees the time by which its images
+are stamped.
 
 Processes on both sides need the Fast DDS profile `config/dds/fastdds.xml`: with the default, bursts of images are lost.
 """
@@ -12,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import rclpy
@@ -22,15 +22,16 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE, TopicMap
+from bevdistill_ros.interface.topics import TopicMap
+from training.replay.clock import HeaderClock
 from training.replay.messages import NANOSECONDS
+from training.replay.order import stream
 from training.replay.read_bag import Bag, BagMessage, BagSample
 from training.replay.write_bag import STATIC_TRANSFORM_TOPIC
 
 _CLOCK_PERIOD_S = 0.01
 _POLL_S = 0.05
 _SETTLE_S = 1.0  # the other side completes its half of the discovery; no interface tells when
-_RANKS = {COMPRESSED_IMAGE: 2, RAW_IMAGE: 2, "sensor_msgs/msg/CameraInfo": 1}  # everything else goes first
 
 Wait = Callable[[float], None]  # passes this time [s], and serves callbacks meanwhile
 Gate = Callable[[BagMessage], bool]  # whether a message may go out already
@@ -77,7 +78,9 @@ def play(
     with ros_node("bevdistill_player") as (node, wait):
         player = Player(node, bag.topics, layout.routes(cameras))
         player.wait_for_subscribers(wait, timeout_s)
-        log = player.run(stream(bag, player.routes, layout, cameras, samples), rate=rate, wait=wait)
+        reference = layout.image_topic(cameras[0])
+        clock = HeaderClock(bag.first(reference), reference)
+        log = player.run(stream(bag, player.routes, layout, cameras, samples), rate=rate, wait=wait, clock=clock)
         wait(_SETTLE_S)  # the last messages leave before the publishers do
     return log
 
@@ -117,7 +120,7 @@ class Player:
         self.routes = {source: target for source, target in routes.items() if source in types}
         self._publishers: dict[str, Publisher] = {}
         for source, target in self.routes.items():
-            latched = source == STATIC_TRANSFORM_TOPIC
+            latched = target == STATIC_TRANSFORM_TOPIC
             quality = QoSProfile(
                 depth=100,
                 reliability=ReliabilityPolicy.RELIABLE,  # matches every subscriber
@@ -127,7 +130,7 @@ class Player:
         clock = message_class("rosgraph_msgs/msg/Clock")
         self._clock_message = clock()
         self._clock = node.create_publisher(clock, "/clock", 1)
-        self._now_ns = 0
+        self._now_ns: int | None = None
 
     def wait_for_subscribers(
         self, wait: Wait, timeout_s: float, *, check: Callable[[], None] = lambda: None, required: Collection[str] = ()
@@ -156,34 +159,51 @@ class Player:
             wait(_POLL_S)
         wait(_SETTLE_S)
 
-    def run(self, messages: Iterable[BagMessage], *, rate: float, wait: Wait, gate: Gate | None = None) -> PlayLog:
-        """Publish messages by their stamps.
+    def run(
+        self,
+        messages: Iterable[BagMessage],
+        *,
+        rate: float,
+        wait: Wait,
+        gate: Gate | None = None,
+        clock: HeaderClock | None = None,
+    ) -> PlayLog:
+        """Publish messages when they were recorded.
 
         Args:
-            messages: By rising stamp, each of a topic that has a route.
+            messages: As they were received, each of a topic that has a route.
             rate: Speed; 0.5 takes twice the time.
             wait: See `Wait`.
             gate: Holds time still until a message may go out; None holds nothing.
+            clock: What /clock shows; None lets it follow every header.
         """
         if not rate > 0:
             raise ValueError(f"rate must be above 0, but is {rate}")
         log = PlayLog()
+        clock = clock or HeaderClock(None, "")
         origin_s, origin_ns = 0.0, 0
+        self._now_ns = None
         for message in messages:
             if not log.counts:
-                origin_s, origin_ns = time.perf_counter(), message.stamp_ns
+                origin_s, origin_ns = time.perf_counter(), message.received_ns
             origin_s += self._hold(message, wait, gate)
-            due_s = origin_s + (message.stamp_ns - origin_ns) / NANOSECONDS / rate
-            while (left := due_s - time.perf_counter()) > 0:
-                self._publish_clock(message.stamp_ns - round(left * rate * NANOSECONDS))
-                wait(min(left, _CLOCK_PERIOD_S))
-            self._publish_clock(message.stamp_ns)
+            due_s = origin_s + (message.received_ns - origin_ns) / NANOSECONDS / rate
+            self._wait_until(due_s, clock.after(message), wait)
             self._publishers[message.topic].publish(message.data)
             now = time.perf_counter()
             log.counts[message.topic] += 1
             log.sent_at_s[message.topic, message.stamp_ns] = now
             log.late_s.append(now - due_s)
         return log
+
+    def _wait_until(self, due_s: float, clock_ns: int, wait: Wait) -> None:
+        """Wait for the moment `due_s` of time.perf_counter, while /clock goes evenly to `clock_ns`."""
+        begin_ns = clock_ns if self._now_ns is None else self._now_ns
+        begin_s = time.perf_counter()
+        while (left := due_s - time.perf_counter()) > 0:
+            self._publish_clock(clock_ns - round((clock_ns - begin_ns) * left / (due_s - begin_s)))
+            wait(min(left, _CLOCK_PERIOD_S))
+        self._publish_clock(clock_ns)
 
     def run_on(self, seconds: float, *, rate: float, wait: Wait, until: Callable[[], bool]) -> bool:
         """Let time go on after the last message, until something holds; False where it does not within `seconds`."""
@@ -192,7 +212,7 @@ class Player:
             if time.perf_counter() > deadline:
                 return False
             wait(_CLOCK_PERIOD_S)
-            self._publish_clock(self._now_ns + round(_CLOCK_PERIOD_S * rate * NANOSECONDS))
+            self._publish_clock((self._now_ns or 0) + round(_CLOCK_PERIOD_S * rate * NANOSECONDS))
         return True
 
     def _hold(self, message: BagMessage, wait: Wait, gate: Gate | None) -> float:
@@ -208,33 +228,6 @@ class Player:
         self._now_ns = stamp_ns
         self._clock_message.clock.sec, self._clock_message.clock.nanosec = divmod(stamp_ns, NANOSECONDS)
         self._clock.publish(self._clock_message)
-
-
-def stream(
-    bag: Bag,
-    topics: Collection[str],
-    layout: TopicMap,
-    cameras: Sequence[str],
-    samples: Sequence[BagSample] | None = None,
-) -> Iterator[BagMessage]:
-    """Messages in the order to play: by stamp, and within one stamp poses, then calibrations, then images.
-
-    Args:
-        bag: The bag.
-        topics: Topics to play.
-        layout: Where the bag keeps its topics.
-        cameras: Names of the cameras.
-        samples: Keep of the cameras only these key frames; None keeps all.
-    """
-    wanted: dict[str, set[int]] = {}
-    if samples is not None:
-        for camera in cameras:
-            stamps = {sample.channel_stamps_ns[camera] for sample in samples if camera in sample.channel_stamps_ns}
-            wanted[layout.image_topic(camera)] = wanted[layout.camera_info_topic(camera)] = stamps
-    for _, group in groupby(bag.messages(topics), key=lambda message: message.stamp_ns):
-        for message in sorted(group, key=lambda message: _RANKS.get(message.message_type, 0)):
-            if message.topic not in wanted or message.stamp_ns in wanted[message.topic]:
-                yield message
 
 
 def message_class(message_type: str) -> Any:

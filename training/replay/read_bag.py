@@ -31,7 +31,8 @@ class BagMessage:
 
     topic: str
     message_type: str  # such as sensor_msgs/msg/Image
-    stamp_ns: int  # when it was recorded; in our bags the stamp of its header
+    received_ns: int  # when it was recorded
+    stamp_ns: int  # of its header; of a message without one, when it was recorded
     data: bytes  # CDR
 
 
@@ -53,11 +54,11 @@ class Bag:
     path: Path
     topics: dict[str, str]  # topic: message type
     counts: dict[str, int]  # topic: number of messages
-    start_ns: int  # stamp of the first message
+    start_ns: int  # when the first message was recorded
     end_ns: int  # just behind the last
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
-        """Messages of some topics, or all, by rising stamp, and as they were written within one stamp.
+        """Messages of some topics, or all, as they were received.
 
         Raises:
             BagError: The bag is damaged or has none of the topics.
@@ -66,16 +67,27 @@ class Bag:
             raise BagError(f"{self.path} has none of {', '.join(topics)}; it has {', '.join(self.topics)}")
         with _reading(self.path) as reader:
             chosen = [c for c in reader.connections if topics is None or absolute(c.topic) in topics]
-            for connection, stamp_ns, data in reader.messages(chosen):
+            for connection, received_ns, data in reader.messages(chosen):
+                data = bytes(data)
+                stamp_ns = messages.header_stamp(data, connection.msgtype)
                 yield BagMessage(
                     topic=absolute(connection.topic),
                     message_type=connection.msgtype,
-                    stamp_ns=stamp_ns,
-                    data=bytes(data),
+                    received_ns=received_ns,
+                    stamp_ns=received_ns if stamp_ns is None else stamp_ns,
+                    data=data,
                 )
 
+    def first(self, topic: str) -> BagMessage | None:
+        """The first message of a topic; None where there is none.
+
+        Raises:
+            BagError: The bag is damaged.
+        """
+        return next(self.messages([topic]), None) if self.counts.get(topic) else None
+
     def decoded(self, topic: str) -> Iterator[tuple[int, Any]]:
-        """Stamps [ns] and contents of a topic.
+        """Stamps [ns] of the headers and contents of a topic, as they were received.
 
         Raises:
             BagError: The bag is damaged or lacks the topic.

@@ -10,9 +10,11 @@ import yaml
 
 from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, has_tf
+from training.replay.clock import HeaderClock
 from training.replay.config import Replayed, Setup
 from training.replay.node_process import NodeProcess
-from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node, stream
+from training.replay.order import stream
+from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node
 from training.replay.read_bag import Bag, BagMessage, rig_of, samples_of
 from training.replay.record import Answer, Recorder, write_recording
 from training.replay.score import read_recording
@@ -111,7 +113,8 @@ class Session:
         messages = stream(bag, topics, self._setup.layout, self._setup.cameras, samples)
         self._recorder.take()
         gate = self._gate() if self._config.pace == "step" else None
-        log = self._player.run(messages, rate=self._config.rate, wait=self._wait, gate=gate)
+        clock = HeaderClock(bag.first(self._setup.reference_topic), self._setup.reference_topic)
+        log = self._player.run(messages, rate=self._config.rate, wait=self._wait, gate=gate, clock=clock)
         sent = [stamp_ns for topic, stamp_ns in log.sent_at_s if topic == self._setup.reference_topic]
         self._drain(sent)
         self._process.check()
