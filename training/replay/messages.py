@@ -112,8 +112,8 @@ def _byte_order(data: bytes) -> str:
 def _begins_with_header(message_type: str) -> bool:
     """Whether a type's first field is a header; a type that is not known has none."""
     known = standard_types().fielddefs
-    fields = (known if message_type in known else detector_types().fielddefs).get(message_type, ((), ()))[1]
-    return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
+    definition = (known if message_type in known else detector_types().fielddefs).get(message_type)
+    return definition is not None and bool(definition[1]) and definition[1][0][1][1] == "std_msgs/msg/Header"
 
 
 def time_message(stamp_ns: int) -> Any:
