@@ -5,9 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.run.balance import dominant_terms, gradient_norms
+from training.data.sample import collate
+from training.distill.bevdistill_dense import BevDistillDenseConfig
+from training.distill.build import DistillConfig, weights_of
+from training.run.balance import GradientBalance, dominant_terms, gradient_norms
 from training.run.config import TrainConfig
-from training.run.fit import fit
+from training.run.data import train_dataset
+from training.run.fit import build_module, fit
+from training.weights.checkpoint import read_checkpoint
 
 
 def test_gradient_norms_are_those_at_the_shared_map() -> None:
@@ -44,3 +49,68 @@ def test_a_dominant_term_is_told_once(
     (line,) = [record.message for record in caplog.records if "weighs" in record.message]
     assert line.startswith("step 1: fitnet weighs ")
     assert line.endswith("times the detection loss; lower its weight")
+
+
+class TestGradientBalance:
+    def test_each_term_gets_its_part_of_the_share(self) -> None:
+        balance = GradientBalance(["a", "b"], share=0.5, every=20)
+        balance.update(8.0, {"a": 2.0, "b": 1e-3})
+        factors = balance.factors()
+        # Half of 8 for both, so 2 for each: 2 / 2 and 2 / 0.001.
+        assert {name: float(value) for name, value in factors.items()} == pytest.approx({"a": 1.0, "b": 2000.0})
+
+    def test_norms_are_averaged_on_a_logarithmic_scale(self) -> None:
+        balance = GradientBalance(["a"], share=1.0, every=20)
+        balance.update(1.0, {"a": 1.0})
+        balance.update(1.0, {"a": 100.0})
+        assert float(balance.factors()["a"]) == pytest.approx(0.1)
+        for _ in range(200):
+            balance.update(1.0, {"a": 4.0})
+        assert float(balance.factors()["a"]) == pytest.approx(0.25, rel=1e-4)
+
+    def test_a_term_without_gradient_keeps_its_factor(self) -> None:
+        balance = GradientBalance(["a"], share=1.0, every=20)
+        assert float(balance.factors()["a"]) == 0.0
+        balance.update(3.0, {"a": 1.5})
+        balance.update(3.0, {"a": 0.0})
+        assert float(balance.factors()["a"]) == pytest.approx(2.0)
+
+    def test_it_measures_often_at_first(self) -> None:
+        balance = GradientBalance(["a"], share=1.0, every=20)
+        assert [step for step in range(1, 61) if balance.is_due(step)] == [1, 2, 4, 8, 16, 20, 40, 60]
+        assert not any(GradientBalance([], share=1.0, every=1).is_due(step) for step in range(1, 9))
+
+
+def test_gradients_have_the_share_whatever_the_scale_of_the_teacher(
+    make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    changes = {"distill.method": "set2set", "teacher_checkpoint": str(tiny_teacher), "distill.share": 0.6}
+    module = build_module(make_run(tmp_path / "run", **changes)).train()
+    dataset = train_dataset(make_run(tmp_path / "run", **changes))
+    losses, bev = module.terms(collate([dataset[0], dataset[1]]))
+    losses["set2set_class"] = 1e4 * losses["set2set_class"]
+    module.measure(losses, bev)
+    weighted = module.weighted(losses)
+    distilled = {name: weighted.pop(name) for name in ("set2set_class", "set2set_box")}
+    norms = gradient_norms({"detection": torch.stack(list(weighted.values())).sum(), **distilled}, bev)
+    for name in distilled:
+        assert norms[name] == pytest.approx(0.3 * norms["detection"], rel=1e-4)
+
+
+def test_the_checkpoint_holds_the_balance(
+    make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    """That a resumed run repeats it shows in test_fit: an interrupted distilled student equals an uninterrupted one."""
+    changes = {"distill.method": "fitnet", "teacher_checkpoint": str(tiny_teacher), "distill.balance_every": 3}
+    checkpoint = fit(make_run(tmp_path / "run", **changes, **{"optim.steps": 4}))
+    weights = read_checkpoint(checkpoint)["state_dict"]
+    assert weights["gradient_balance.count"].tolist() == [3, 3]  # steps 1, 2 and 3
+    assert bool((weights["gradient_balance.norms"] != 0).all())
+
+
+def test_published_weights_go_by_name() -> None:
+    release = DistillConfig(method="bevdistill_dense", bevdistill_dense=BevDistillDenseConfig(weight="release"))
+    assert weights_of(release) == {"dense": 0.01}
+    assert weights_of(DistillConfig(method="bevdistill_dense")) == {"dense": None}
+    with pytest.raises(ValueError, match="must be one of auto, a number, release, but is paper"):
+        BevDistillDenseConfig(weight="paper")

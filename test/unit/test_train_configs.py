@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from bevdistill_ros.model.config import StudentConfig
 from training.cli.settings import settings_from
@@ -66,8 +65,7 @@ def test_a_configuration_makes_a_step(name: str, tiny_world: Any) -> None:
     module, dataset = build_module(config).train(), train_dataset(config)
     batch = collate([dataset[2], dataset[1]])
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.run.precision == "bf16-mixed"):
-        losses = module.losses(batch)
-        total: Tensor = module.total(losses)
+        losses, total = module.objective(batch)
     total.backward()
     # The scene has two frames before the last one.
     assert len(batch.history) == (min(config.data.clip_length - 1, 2) if config.role == "student" else 0)

@@ -112,7 +112,7 @@ def _training_rate(training: TrainConfig, config: SpeedConfig, device: torch.dev
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
 
     def step(number: int) -> None:
-        total = module.total(module.losses(batches[number % len(batches)]))
+        _, total = module.objective(batches[number % len(batches)])
         optimizer.zero_grad()
         total.backward()
         optimizer.step()

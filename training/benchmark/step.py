@@ -68,8 +68,7 @@ def run_step(config: StepConfig) -> str:
     def step() -> Mapping[str, Tensor]:
         module.zero_grad()
         with torch.autocast(device.type, dtype=AUTOCAST[precision], enabled=AUTOCAST[precision] is not None):
-            losses = module.losses(batch)
-            total = module.total(losses)
+            losses, total = module.objective(batch)
         total.backward()
         return {name: value.detach() for name, value in {**losses, "total": total}.items()}
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.teacher.output import TeacherOutput
 
+Weight = float | str  # of a term: a number, auto (see training.run.balance), or the name of a published one
 Tap = Literal["auto", "encoded", "finest"]  # the teacher's map to compare with; auto is encoded where there is one
 
 
@@ -45,19 +46,37 @@ class MethodConfig:
     Not an abstract class, since the command line takes the fields of plain dataclasses only.
     """
 
+    # Published weights of a field, by whose they are.
+    published: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if entry.name.endswith("weight") and value < 0:
+            if not entry.name.endswith("weight") or value == "auto":
+                continue
+            if isinstance(value, str) and value not in self.published.get(entry.name, {}):
+                known = ", ".join(["auto", "a number", *self.published.get(entry.name, {})])
+                raise ValueError(f"{type(self).__name__}.{entry.name} must be one of {known}, but is {value}")
+            if not isinstance(value, str) and value < 0:
                 raise ValueError(f"{type(self).__name__}.{entry.name} must not be negative, but is {value}")
 
-    def weights(self) -> dict[str, float]:
-        """The factor of each term that the distiller returns, by its name."""
+    def weights(self) -> dict[str, float | None]:
+        """The factor of each term that the distiller returns, by its name; None for one that is balanced."""
+        return {term: self._factor(name) for term, name in self.terms().items()}
+
+    def terms(self) -> dict[str, str]:
+        """The terms that the distiller returns, each with the name of the field that is its weight."""
         raise NotImplementedError
 
     def build(self, shapes: DistillShapes) -> Distiller:
         """Make the distiller."""
         raise NotImplementedError
+
+    def _factor(self, name: str) -> float | None:
+        value: Weight = getattr(self, name)
+        if value == "auto":
+            return None
+        return self.published[name][value] if isinstance(value, str) else value
 
 
 class CompositeDistiller(Distiller):

@@ -12,6 +12,7 @@ is the paper's way; `none` takes the map as it is.
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
-from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair
+from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair
 from training.distill.foreground import Mask, foreground_mask, weighted_mean
 from training.teacher.output import TeacherOutput
 
@@ -77,7 +78,7 @@ class BevDistillDense(Distiller):
 class BevDistillDenseConfig(MethodConfig):
     """Settings of the dense part of BEVDistill."""
 
-    weight: float = 0.01  # of a sum over channels
+    weight: Weight = "auto"  # of a sum over channels
     mask: Mask = "soft"  # cells that count
     sigma: float = 1.6  # spread of the masks soft and teacher_score [m]
     teacher_adapter: TeacherAdapter = "norm"  # conv is the paper's, and can collapse
@@ -88,8 +89,10 @@ class BevDistillDenseConfig(MethodConfig):
         if self.sigma <= 0:
             raise ValueError(f"bevdistill_dense.sigma must be above 0 m, but is {self.sigma}")
 
-    def weights(self) -> dict[str, float]:
-        return {"dense": self.weight}
+    published = MappingProxyType({"weight": {"release": 0.01}})
+
+    def terms(self) -> dict[str, str]:
+        return {"dense": "weight"}
 
     def build(self, shapes: DistillShapes) -> BevDistillDense:
         return BevDistillDense(

@@ -26,6 +26,7 @@ since the centres that one query predicts in different layers nearly coincide.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -35,7 +36,7 @@ from bevdistill_ros.core.boxes import decode_boxes, iou_bev
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
-from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair
+from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair
 from training.distill.mutual_information import Critic, info_nce
 from training.distill.queries import TeacherQueries, best_queries, class_divergence, code_distance, match, take
 from training.teacher.output import TeacherOutput
@@ -199,9 +200,9 @@ class BevDistillSparseConfig(MethodConfig):
     """Settings of the sparse part of BEVDistill."""
 
     class_term: ClassTerm = "mi"
-    class_term_weight: float = 1.0  # the paper's alpha
+    class_term_weight: Weight = "auto"  # the paper's alpha
     box_term: bool = True
-    box_term_weight: float = 0.25  # the paper's beta [1/m]
+    box_term_weight: Weight = "auto"  # the paper's beta [1/m]
     quality: bool = True  # weigh pairs by the quality of the teacher's box
     gamma: float = 0.5  # share of the score in the quality
     num_queries: int = 50  # of the teacher, best first
@@ -226,9 +227,11 @@ class BevDistillSparseConfig(MethodConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"bevdistill_sparse.{name} must be above 0, but is {getattr(self, name)}")
 
-    def weights(self) -> dict[str, float]:
-        weights = {} if self.class_term == "none" else {f"sparse_{self.class_term}": self.class_term_weight}
-        return weights | ({"sparse_box": self.box_term_weight} if self.box_term else {})
+    published = MappingProxyType({"class_term_weight": {"paper": 1.0}, "box_term_weight": {"paper": 0.25}})
+
+    def terms(self) -> dict[str, str]:
+        terms = {} if self.class_term == "none" else {f"sparse_{self.class_term}": "class_term_weight"}
+        return terms | ({"sparse_box": "box_term_weight"} if self.box_term else {})
 
     def build(self, shapes: DistillShapes) -> BevDistillSparse:
         critic = None

@@ -3,9 +3,10 @@
 A new method is one file, one test, and one line in `DistillConfig`.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.plain import check_at_least
 from training.distill.base import CompositeDistiller, DistillShapes, MethodConfig
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
@@ -21,6 +22,8 @@ class DistillConfig:
     """Which method, and the settings of each, whose names are those of the methods."""
 
     method: str = "none"  # none, one of those below, or bevdistill, which is its dense and its sparse part
+    share: float = 0.5  # gradient of all balanced terms together at the BEV map, relative to that of detection
+    balance_every: int = 20  # steps between two measurements of these gradients
     fitnet: FitNetConfig = field(default_factory=FitNetConfig)
     set2set: Set2SetConfig = field(default_factory=Set2SetConfig)
     monodistill: MonoDistillConfig = field(default_factory=MonoDistillConfig)
@@ -32,6 +35,9 @@ class DistillConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"distill.method must be one of {', '.join(METHODS)}, but is {self.method}")
+        check_at_least(self, "distill", 1, "balance_every")
+        if self.share <= 0:
+            raise ValueError(f"distill.share must be above 0, but is {self.share}; no distillation is method none")
 
     def parts(self) -> dict[str, MethodConfig]:
         """Settings of the methods that are to run, by name."""
@@ -46,7 +52,7 @@ class DistillConfig:
 
 METHODS: tuple[str, ...] = (
     "none",
-    *(entry.name for entry in fields(DistillConfig) if entry.name != "method"),
+    *(entry.name for entry in fields(DistillConfig) if entry.default is MISSING),
     "bevdistill",
 )
 
@@ -80,6 +86,6 @@ def build_distiller(
     return CompositeDistiller({name: part.build(shapes) for name, part in config.parts().items()})
 
 
-def weights_of(config: DistillConfig) -> dict[str, float]:
-    """The factor of each term that the configured distiller returns."""
+def weights_of(config: DistillConfig) -> dict[str, float | None]:
+    """The factor of each term that the configured distiller returns; None for one that is balanced."""
     return {name: weight for part in config.parts().values() for name, weight in part.weights().items()}

@@ -6,13 +6,14 @@ Deviation: the hint is a loss beside the detection loss all through training, no
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
-from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair, identity_convolution
+from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair, identity_convolution
 from training.teacher.output import TeacherOutput
 
 
@@ -43,11 +44,13 @@ class FitNet(Distiller):
 class FitNetConfig(MethodConfig):
     """Settings of FitNet."""
 
-    weight: float = 0.01  # of a sum over channels, as in bevdistill_dense
+    weight: Weight = "auto"  # of a sum over channels, as in bevdistill_dense
     tap: Tap = "auto"  # teacher map
 
-    def weights(self) -> dict[str, float]:
-        return {"fitnet": self.weight}
+    published = MappingProxyType({"weight": {"release": 0.01}})
+
+    def terms(self) -> dict[str, str]:
+        return {"fitnet": "weight"}
 
     def build(self, shapes: DistillShapes) -> FitNet:
         return FitNet(

@@ -12,6 +12,7 @@ help by itself and be mistaken for distillation.
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
@@ -24,6 +25,7 @@ from training.distill.base import (
     DistillShapes,
     MethodConfig,
     Tap,
+    Weight,
     bev_pair,
     exact_product,
     identity_convolution,
@@ -101,9 +103,9 @@ def affinity(bev: Tensor, cells: int) -> Tensor:
 class MonoDistillConfig(MethodConfig):
     """Settings of MonoDistill."""
 
-    feature_weight: float = 10.0
-    affinity_weight: float = 1.0
-    response_weight: float = 1.0
+    feature_weight: Weight = "auto"
+    affinity_weight: Weight = "auto"
+    response_weight: Weight = "auto"
     teacher_head_weight: float = 1.0  # of the teacher head's own training; never reaches the student
     sigma: float = 1.6  # spread of the response mask around a box centre [m]
     affinity_cells: int = 32  # rows and columns of the map of the affinity term, at most
@@ -115,13 +117,12 @@ class MonoDistillConfig(MethodConfig):
             if getattr(self, name) <= 0:
                 raise ValueError(f"monodistill.{name} must be above 0, but is {getattr(self, name)}")
 
-    def weights(self) -> dict[str, float]:
-        return {
-            "monodistill_feature": self.feature_weight,
-            "monodistill_affinity": self.affinity_weight,
-            "monodistill_response": self.response_weight,
-            "monodistill_teacher_head": self.teacher_head_weight,
-        }
+    published = MappingProxyType(
+        {"feature_weight": {"paper": 10.0}, "affinity_weight": {"paper": 1.0}, "response_weight": {"paper": 1.0}}
+    )
+
+    def terms(self) -> dict[str, str]:
+        return {f"monodistill_{name}": f"{name}_weight" for name in ("feature", "affinity", "response", "teacher_head")}
 
     def build(self, shapes: DistillShapes) -> MonoDistill:
         return MonoDistill(

@@ -9,12 +9,13 @@ gradient is the same. Velocities count as in the detection loss.
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor
 
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
-from training.distill.base import Distiller, DistillShapes, MethodConfig
+from training.distill.base import Distiller, DistillShapes, MethodConfig, Weight
 from training.distill.queries import best_queries, class_divergence, code_distance, match, take
 from training.teacher.output import TeacherOutput
 
@@ -55,8 +56,8 @@ class Set2Set(Distiller):
 class Set2SetConfig(MethodConfig):
     """Settings of Set2Set."""
 
-    class_weight: float = 1.0
-    box_weight: float = 0.25  # [1/m]
+    class_weight: Weight = "auto"
+    box_weight: Weight = "auto"  # [1/m]
     num_queries: int = 300  # of the teacher, best first; 300 are all that Object-DGCNN has
     match_class_weight: float = 1.0
     match_box_weight: float = 0.25  # [1/m]
@@ -67,8 +68,10 @@ class Set2SetConfig(MethodConfig):
         if self.num_queries < 1:
             raise ValueError(f"set2set.num_queries must be at least 1, but is {self.num_queries}")
 
-    def weights(self) -> dict[str, float]:
-        return {"set2set_class": self.class_weight, "set2set_box": self.box_weight}
+    published = MappingProxyType({"class_weight": {"paper": 1.0}, "box_weight": {"paper": 0.25}})
+
+    def terms(self) -> dict[str, str]:
+        return {"set2set_class": "class_weight", "set2set_box": "box_weight"}
 
     def build(self, shapes: DistillShapes) -> Set2Set:
         return Set2Set(

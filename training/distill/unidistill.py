@@ -14,6 +14,7 @@ are ours. Key points outside the grid are left out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from training.distill.base import (
     DistillShapes,
     MethodConfig,
     Tap,
+    Weight,
     bev_pair,
     exact_product,
     identity_convolution,
@@ -116,9 +118,9 @@ def _relations(features_BMPC: Tensor) -> Tensor:
 class UniDistillConfig(MethodConfig):
     """Settings of UniDistill."""
 
-    feature_weight: float = 1.0
-    relation_weight: float = 1.0
-    response_weight: float = 1.0
+    feature_weight: Weight = "auto"
+    relation_weight: Weight = "auto"
+    response_weight: Weight = "auto"
     teacher_head_weight: float = 1.0  # of the teacher head's own training; never reaches the student
     sigma: float = 1.6  # spread of the response mask around a box centre [m]
     tap: Tap = "auto"  # teacher map
@@ -128,13 +130,10 @@ class UniDistillConfig(MethodConfig):
         if self.sigma <= 0:
             raise ValueError(f"unidistill.sigma must be above 0 m, but is {self.sigma}")
 
-    def weights(self) -> dict[str, float]:
-        return {
-            "unidistill_feature": self.feature_weight,
-            "unidistill_relation": self.relation_weight,
-            "unidistill_response": self.response_weight,
-            "unidistill_teacher_head": self.teacher_head_weight,
-        }
+    published = MappingProxyType({f"{name}_weight": {"paper": 1.0} for name in ("feature", "relation", "response")})
+
+    def terms(self) -> dict[str, str]:
+        return {f"unidistill_{name}": f"{name}_weight" for name in ("feature", "relation", "response", "teacher_head")}
 
     def build(self, shapes: DistillShapes) -> UniDistill:
         return UniDistill(

@@ -9,6 +9,7 @@ brings the student's map to the teacher's channels; centres outside the grid are
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
-from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, bev_pair, identity_convolution
+from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair, identity_convolution
 from training.distill.foreground import weighted_mean
 from training.teacher.output import TeacherOutput
 
@@ -57,11 +58,13 @@ class Uvtr(Distiller):
 class UvtrConfig(MethodConfig):
     """Settings of UVTR."""
 
-    weight: float = 0.01
+    weight: Weight = "auto"
     tap: Tap = "auto"  # teacher map
 
-    def weights(self) -> dict[str, float]:
-        return {"uvtr": self.weight}
+    published = MappingProxyType({"weight": {"paper": 0.01, "release": 0.01}})
+
+    def terms(self) -> dict[str, str]:
+        return {"uvtr": "weight"}
 
     def build(self, shapes: DistillShapes) -> Uvtr:
         return Uvtr(

@@ -1,11 +1,74 @@
-"""How hard each loss pulls: what a user needs to set weights for a teacher and a student of their own."""
+"""How hard each loss pulls at the BEV map, and weights of distillation terms that follow from it.
 
-from collections.abc import Collection, Mapping
+Each balanced term is scaled so that the norm of its gradient at the student's BEV map is a set share of that of
+detection. Gradients are compared there since every term passes through that map, and one backward pass through the
+decoder or an adapter is cheap. Unlike GradNorm (arXiv 1711.02257) nothing is trained and no relative training rate is
+needed, as the aim is no balance between equal tasks: detection is the task, and distillation an aid to it. Unlike
+uncertainty weighting (arXiv 1705.07115) the weight does not depend on the scale of a term, which here is that of the
+teacher's features.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-DOMINANT = 10.0  # times the detection loss: a term this large leaves detection little say
+DOMINANT = 10.0  # times the detection loss: a larger term leaves detection little influence
+MOMENTUM = 0.9  # of the smoothed gradient norms
+_TINY = 1e-12
+
+
+class GradientBalance(nn.Module):
+    """Factors of distillation terms by which their gradients at the BEV map are a share of detection's.
+
+    The norms are smoothed over measurements on a logarithmic scale. They are buffers, so that a checkpoint holds them
+    and a resumed run repeats them.
+
+    Args:
+        terms: Names of the terms to balance.
+        share: Norm of all of them together, relative to detection's; each has the same part of it.
+        every: Steps between two measurements; the first steps are measured more often.
+    """
+
+    norms: Tensor  # (1 + terms,) smoothed logarithms of norms, detection first
+    count: Tensor  # measurements of each
+
+    def __init__(self, terms: Sequence[str], *, share: float, every: int) -> None:
+        super().__init__()
+        self.terms = tuple(terms)
+        self._share = share / max(len(self.terms), 1)
+        self._every = every
+        self.register_buffer("norms", torch.zeros(1 + len(self.terms)))
+        self.register_buffer("count", torch.zeros(1 + len(self.terms)))
+
+    def is_due(self, step: int) -> bool:
+        """Whether to measure at a step, which counts from 1: 1, 2, 4, 8, ... and then every so many."""
+        return bool(self.terms) and (step % self._every == 0 or (step < self._every and step & (step - 1) == 0))
+
+    @torch.no_grad()
+    def update(self, detection: float, terms: Mapping[str, float]) -> None:
+        """Take in a measurement; a term that has no gradient this time keeps its factor.
+
+        Args:
+            detection: Gradient norm of the weighted detection losses.
+            terms: Gradient norm of each balanced term without a weight, by name.
+        """
+        measured = self.norms.new_tensor([detection, *(terms[name] for name in self.terms)])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(measured)
+            measured /= torch.distributed.get_world_size()
+        found = measured > _TINY
+        self.count += found
+        # The mean of the first measurements, then exponential.
+        kept = (1 - 1 / self.count.clamp(min=1)).clamp(max=MOMENTUM)
+        smoothed = kept * self.norms + (1 - kept) * measured.clamp(min=_TINY).log()
+        self.norms.copy_(torch.where(found, smoothed, self.norms))
+
+    def factors(self) -> dict[str, Tensor]:
+        """Factor (scalar, float32) of each balanced term; 0 for one that was never measured."""
+        known = (self.count[1:] > 0) & (self.count[0] > 0)
+        values = torch.where(known, self._share * (self.norms[0] - self.norms[1:]).exp(), 0.0)
+        return dict(zip(self.terms, values.unbind(), strict=True))
 
 
 def gradient_norms(weighted: Mapping[str, Tensor], shared: Tensor) -> dict[str, float]:
@@ -28,9 +91,9 @@ def gradient_norms(weighted: Mapping[str, Tensor], shared: Tensor) -> dict[str, 
 
 
 def dominant_terms(weighted: Mapping[str, Tensor], detection: Collection[str]) -> dict[str, float]:
-    """Terms of distillation that are over `DOMINANT` times the detection loss: how many times it, by name."""
+    """Terms of distillation that exceed `DOMINANT` times the detection loss: how many times it, by name."""
     base = sum(float(weighted[name].detach()) for name in detection if name in weighted)
     ratios = {
-        name: float(value.detach()) / max(base, 1e-12) for name, value in weighted.items() if name not in detection
+        name: float(value.detach()) / max(base, _TINY) for name, value in weighted.items() if name not in detection
     }
     return {name: ratio for name, ratio in ratios.items() if ratio > DOMINANT}

@@ -18,7 +18,7 @@ from training.criterion.detection_loss import DetectionLoss
 from training.data.sample import Batch
 from training.distill.base import Distiller
 from training.distill.build import build_distiller, weights_of
-from training.run.balance import dominant_terms, gradient_norms
+from training.run.balance import GradientBalance, dominant_terms, gradient_norms
 from training.run.config import TrainConfig
 from training.run.optimizer import build_schedule, parameter_groups
 from training.teacher.frozen import FrozenTeacher
@@ -34,10 +34,15 @@ class TrainingModule(pl.LightningModule):
     slow_prefix = "no parameter"  # of those that learn at backbone_factor
 
     def __init__(
-        self, config: TrainConfig, model: nn.Module, detection: DetectionLoss, weights: Mapping[str, float]
+        self, config: TrainConfig, model: nn.Module, detection: DetectionLoss, weights: Mapping[str, float | None]
     ) -> None:
         super().__init__()
-        self.optim, self.weights = config.optim, {**detection.weights, **weights}
+        self.optim = config.optim
+        self._fixed = {**detection.weights, **{name: value for name, value in weights.items() if value is not None}}
+        balanced = [name for name, value in weights.items() if value is None]
+        self.gradient_balance = GradientBalance(
+            balanced, share=config.distill.share, every=config.distill.balance_every
+        )
         self.model, self.detection = model, detection
         self._balance_every = config.run.balance_every
         # Of some steps, each term by name: `weighted/` and, of its gradient's norm at the BEV map, `gradient/`.
@@ -52,9 +57,27 @@ class TrainingModule(pl.LightningModule):
         """Unweighted named scalars of a batch."""
         return self.terms(batch)[0]
 
+    def weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each term times its weight; their sum is what is trained."""
+        weights: dict[str, Any] = {**self._fixed, **self.gradient_balance.factors()}
+        return {name: weights[name] * value for name, value in losses.items()}
+
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The one weighted sum."""
-        return torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
+        return torch.stack(list(self.weighted(losses).values())).sum()
+
+    def objective(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Unweighted named scalars of a batch and their weighted sum, balanced by this batch; for single steps."""
+        losses, bev = self.terms(batch)
+        self.measure(losses, bev)
+        return losses, self.total(losses)
+
+    def measure(self, losses: Mapping[str, Tensor], bev: Tensor) -> None:
+        """Let the balanced weights follow the gradients of these losses at the BEV map, see `GradientBalance`."""
+        detection = torch.stack([self._fixed[name] * losses[name] for name in self.detection.weights if name in losses])
+        terms = {name: losses[name] for name in self.gradient_balance.terms}
+        norms = gradient_norms({"detection": detection.sum(), **terms}, bev)
+        self.gradient_balance.update(norms.pop("detection"), norms)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         step = self.global_step + 1
@@ -63,6 +86,8 @@ class TrainingModule(pl.LightningModule):
         except FloatingPointError as error:
             before = {name: value for name, value in self.trainer.callback_metrics.items() if name != "total"}
             raise FloatingPointError(f"step {step}: {error}; losses of the step before: {_listed(before)}") from error
+        if self.gradient_balance.is_due(step):
+            self.measure(losses, bev)
         total = self.total(losses)
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -71,12 +96,11 @@ class TrainingModule(pl.LightningModule):
         scalars = {name: value.detach() for name, value in losses.items()}
         self.log_dict({**scalars, "total": total.detach()}, batch_size=len(batch))
         is_due = self._balance_every and (step == 1 or step % self._balance_every == 0)
-        self.balance = self._weigh(step, losses, bev) if is_due else {}
+        self.balance = self._weigh(step, self.weighted(losses), bev) if is_due else {}
         return total
 
-    def _weigh(self, step: int, losses: Mapping[str, Tensor], bev: Tensor) -> dict[str, float]:
-        """Each weighted term and its gradient's norm; warns once of each that leaves detection no say."""
-        weighted = {name: self.weights[name] * value for name, value in losses.items()}
+    def _weigh(self, step: int, weighted: Mapping[str, Tensor], bev: Tensor) -> dict[str, float]:
+        """Each weighted term and its gradient's norm; warns once of each that leaves detection little influence."""
         for name, ratio in dominant_terms(weighted, self.detection.weights).items():
             if name not in self._warned:
                 _LOG.warning("step %d: %s weighs %.0f times the detection loss; lower its weight", step, name, ratio)
