@@ -4,6 +4,7 @@ A new method is one file, one test, and one line in `DistillConfig`.
 """
 
 from dataclasses import MISSING, dataclass, field, fields
+from typing import Literal
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.plain import check_at_least
@@ -23,6 +24,7 @@ class DistillConfig:
 
     method: str = "none"  # none, one of those below, or bevdistill, which is its dense and its sparse part
     share: float = 0.5  # gradient of all balanced terms together at the BEV map, relative to that of detection
+    inherit: Literal["none", "decoder"] = "none"  # what of the student starts as the teacher's
     balance_every: int = 20  # steps between two measurements of these gradients
     fitnet: FitNetConfig = field(default_factory=FitNetConfig)
     set2set: Set2SetConfig = field(default_factory=Set2SetConfig)
@@ -52,7 +54,7 @@ class DistillConfig:
 
 METHODS: tuple[str, ...] = (
     "none",
-    *(entry.name for entry in fields(DistillConfig) if entry.default is MISSING),
+    *(entry.name for entry in fields(DistillConfig) if entry.default is MISSING),  # what has settings of its own
     "bevdistill",
 )
 

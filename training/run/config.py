@@ -110,6 +110,10 @@ class TrainConfig:
             raise ValueError("no camera sees pasted objects: set augment.paste to null, or role to teacher")
         if self.role == "student" and self.distill.method != "none" and not self.teacher_checkpoint:
             raise ValueError(f"distill.method {self.distill.method} needs a teacher: set teacher_checkpoint")
+        if self.distill.inherit != "none" and self.run.initial_weights:
+            raise ValueError(
+                "run.initial_weights holds a decoder already: leave it empty, or set distill.inherit to none"
+            )
         if self.run.teacher_cache and self.augment.bev is not None:
             raise ValueError(
                 "run.teacher_cache keeps what the teacher says of frames as they are, but augment.bev turns them: set "

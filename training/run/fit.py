@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from bevdistill_ros.model.decoder import SetDecoder
 from training.run.callbacks import LAST, LOSSES, AtomicCheckpoints, Checkpoints, ExponentialAverage, LossLog, StepBar
 from training.run.config import TrainConfig
 from training.run.cost import Cost
@@ -17,8 +18,10 @@ from training.run.resume import first_step
 from training.teacher.cache import CachedTeacher, cache_folder
 from training.teacher.frozen import FrozenTeacher
 from training.teacher.load import TrainedTeacher, trained_teacher
+from training.teacher.object_dgcnn import ObjectDgcnn
 from training.weights.backbone import load_backbone
 from training.weights.checkpoint import load_weights, read_weights
+from training.weights.inherit import inherit_decoder
 from training.weights.temporal_start import remembering_weights
 
 _LOG = logging.getLogger(__name__)
@@ -81,6 +84,8 @@ def build_module(config: TrainConfig) -> TrainingModule:
                 f"{config.data.num_sweeps}; set it to {trained.num_sweeps}"
             )
         module = StudentTraining(config, _remembering(trained, config))
+        if config.distill.inherit == "decoder":
+            inherit_decoder(module.model.decoder, _decoder_of(trained, config))
     if config.run.initial_weights:
         weights = remembering_weights(read_weights(config.run.initial_weights), module.model)
         load_weights(module.model, weights, config.run.initial_weights)
@@ -92,6 +97,16 @@ def build_module(config: TrainConfig) -> TrainingModule:
     if config.run.channels_last:
         module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return module
+
+
+def _decoder_of(trained: TrainedTeacher, config: TrainConfig) -> SetDecoder:
+    teacher = trained.teacher.module
+    if not isinstance(teacher, ObjectDgcnn):
+        raise ValueError(
+            f"distill.inherit needs a teacher with a decoder of ours, but {config.teacher_checkpoint} is a detector of "
+            "mmdet3d; set distill.inherit to none"
+        )
+    return teacher.decoder
 
 
 def _remembering(trained: TrainedTeacher, config: TrainConfig) -> FrozenTeacher:

@@ -1,0 +1,89 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.decoder import SetDecoder
+from training.run.config import TrainConfig
+from training.run.fit import build_module
+from training.teacher.load import load_teacher
+from training.weights.inherit import inherit_decoder
+
+GRID = BevGrid(rows=8, cols=10)
+
+
+def decoder(**changes: object) -> SetDecoder:
+    settings = {"embed_dim": 16, "num_heads": 2, "num_layers": 2, "num_queries": 6, "num_points": 2, "num_levels": 1}
+    made = SetDecoder(**{**settings, "grid": GRID, "feedforward_dim": 24, "dropout": 0.0, **changes}).eval()
+    for parameter in made.parameters():  # also those that start at zero
+        nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+def test_the_same_map_gives_the_same_predictions() -> None:
+    torch.manual_seed(0)
+    teacher, student = decoder(), decoder()
+    inherit_decoder(student, teacher)
+    bev = torch.randn(2, 16, 8, 10)
+    assert torch.equal(student([bev]).codes, teacher([bev]).codes)
+
+
+def test_more_points_share_the_place_and_weight_of_one() -> None:
+    torch.manual_seed(0)
+    teacher, student = decoder(), decoder(num_points=6)
+    inherit_decoder(student, teacher)
+    bev = torch.randn(1, 16, 8, 10)
+    torch.testing.assert_close(student([bev]).logits, teacher([bev]).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_finest_of_several_maps_and_the_first_layers_are_inherited() -> None:
+    torch.manual_seed(0)
+    teacher, student = decoder(num_levels=3, num_layers=4), decoder()
+    inherit_decoder(student, teacher)
+    for layer, theirs in zip(student.layers, teacher.layers, strict=False):
+        offsets = theirs.cross_attention.sampling_offsets.bias.view(2, 3, 2, 2)[:, 0]
+        assert torch.equal(layer.cross_attention.sampling_offsets.bias.view(2, 2, 2), offsets)
+        assert torch.equal(layer.feed_forward.state_dict()["0.weight"], theirs.feed_forward.state_dict()["0.weight"])
+
+
+def test_a_student_that_selects_queries_in_another_way_keeps_its_own() -> None:
+    torch.manual_seed(0)
+    teacher, student = decoder(query_selection="heatmap"), decoder()
+    before = student.selection.content.clone()
+    inherit_decoder(student, teacher)
+    assert torch.equal(student.selection.content, before)
+    assert torch.equal(student.class_heads[0][0].weight, teacher.class_heads[0][0].weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 3}, "has 2 layers, which can't start the student's 3"),
+        ({"num_points": 3}, "does not fit the student's: of layers.0.cross_attention.sampling_offsets.weight"),
+        ({"feedforward_dim": 32}, "does not fit the student's"),
+    ],
+)
+def test_decoders_that_do_not_fit_are_refused(changes: dict[str, int], message: str) -> None:
+    student = decoder(**changes)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        inherit_decoder(student, decoder())
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+def test_a_run_starts_with_the_decoder_of_its_teacher(
+    make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "distill.method": "fitnet",
+        "distill.inherit": "decoder",
+        "teacher_checkpoint": str(tiny_teacher),
+    }
+    module = build_module(make_run(tmp_path / "run", **changes))
+    teacher = load_teacher(tiny_teacher)[1].module
+    assert torch.equal(module.model.decoder.box_heads[0][0].weight, teacher.decoder.box_heads[0][0].weight)  # type: ignore[union-attr, index]
+    with pytest.raises(ValueError, match="initial_weights holds a decoder already"):
+        make_run(tmp_path / "run", **changes, **{"run.initial_weights": "some.ckpt"})
