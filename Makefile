@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make setup` is quick once it has run.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-mmdet3d test test-slow test-gpu test-mmdet3d check format demo clean
+.PHONY: help setup setup-mmdet3d test test-slow test-gpu test-mmdet3d check docs format demo clean
 
 WITH_ENV := source scripts/env.sh &&
 PYTEST := $(WITH_ENV) python -m pytest
@@ -32,6 +32,9 @@ test-mmdet3d: setup-mmdet3d ## Run the tests that need mmdet3d.
 check: $(PYTHON_STAMP) ## Lint, check format, types, spelling and the import contracts.
 	@$(WITH_ENV) ruff check . && ruff format --check . && mypy && codespell && lint-imports
 
+docs: $(PYTHON_STAMP) ## Build the documentation site into site/; a broken link fails.
+	@$(WITH_ENV) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet && echo "docs: site/index.html"
+
 format: $(PYTHON_STAMP) ## Format the code and fix what can be fixed.
 	@$(WITH_ENV) ruff check --fix . ; ruff format .
 
@@ -39,7 +42,7 @@ demo: setup ## A synthetic world, trained, distilled, replayed through ROS and s
 	@$(WITH_ENV) python -m training demo $(DEMO_ARGS)
 
 clean: ## Remove what was built and cached; .venv stays.
-	@rm -rf .ros *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .ros site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PYTHON_STAMP): requirements/torch.txt requirements/base.txt requirements/dev.txt requirements/ros.txt setup.py scripts/setup_python.sh

@@ -200,7 +200,7 @@ class Examination:
         try:
             return load_rig(str(path)) if path else None, []
         except ValueError as error:
-            return None, [fail("rig file", str(error), "see the README for what a rig file holds")]
+            return None, [fail("rig file", str(error), "docs/doctor.md says what a rig file holds")]
 
     @cached_property
     def _views_and_images(self) -> "tuple[list[CameraView], dict[str, np.ndarray]]":

@@ -1,10 +1,13 @@
 """The parameters as a Markdown table, from their declarations: `python -m bevdistill_ros.interface.reference`."""
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from bevdistill_ros.interface.parameters import settings
 
+_TABLE = re.compile(r"(?<=-->\n)\|.*?(?=<!-- parameters: end -->)", re.DOTALL)
 _TYPES = {bool: "bool", int: "int", float: "double", str: "string", tuple: "string[]"}
 
 
@@ -12,6 +15,18 @@ def parameter_table() -> str:
     """All parameters, one a line: name, type, default, what it may be, whether it may change live, and its meaning."""
     head = ["| parameter | type | default | allowed | live | meaning |", "| --- | --- | --- | --- | --- | --- |"]
     return "\n".join([*head, *(_row(name, entry) for name, entry in settings().items())])
+
+
+def write_into(page: Path) -> None:
+    """Put the table between the marks `<!-- parameters: ... -->` and `<!-- parameters: end -->` of a page.
+
+    Raises:
+        ValueError: The page has no such marks.
+    """
+    text, found = _TABLE.subn(lambda old: parameter_table() + "\n", page.read_text())
+    if not found:
+        raise ValueError(f"{page} has no lines '<!-- parameters: ... -->' and '<!-- parameters: end -->' with a table")
+    page.write_text(text)
 
 
 def _row(name: str, entry: Any) -> str:
@@ -36,4 +51,7 @@ def _allowed(limits: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(parameter_table() + "\n")
+    for name in sys.argv[1:]:
+        write_into(Path(name))
+    if not sys.argv[1:]:
+        sys.stdout.write(parameter_table() + "\n")

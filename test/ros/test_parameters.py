@@ -14,13 +14,13 @@ rclpy = pytest.importorskip("rclpy", reason="needs rclpy: make setup, then sourc
 from rclpy.parameter import Parameter
 
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
-from bevdistill_ros.interface.reference import parameter_table
+from bevdistill_ros.interface.reference import parameter_table, write_into
 from bevdistill_ros.node import parameters as rules
 from bevdistill_ros.node.session import in_model_order
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "node" / "detector.param.yaml"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "parameters.md"
 
 
 @pytest.fixture
@@ -120,11 +120,22 @@ def test_shipped_file_names_every_parameter_and_is_valid() -> None:
     assert set(values) == set(rules.settings())
 
 
-def test_readme_holds_the_table_of_parameters() -> None:
+def test_page_holds_the_table_of_parameters() -> None:
     table = parameter_table()
-    assert f"\n{table}\n" in README.read_text(), "put the output of python -m bevdistill_ros.interface.reference there"
+    assert f"\n{table}\n" in PAGE.read_text(), "run python -m bevdistill_ros.interface.reference docs/parameters.md"
     assert "| `score_threshold` | double | `0.2` | 0...1 | yes | detections below this score" in table
     assert all(f"| `{name}` |" in table for name in rules.settings())
+
+
+def test_table_is_written_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n\n<!-- parameters: x -->\n| old |\n<!-- parameters: end -->\n\nafter\n")
+    write_into(page)
+    expected = f"before\n\n<!-- parameters: x -->\n{parameter_table()}\n<!-- parameters: end -->\n\nafter\n"
+    assert page.read_text() == expected
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match=r"no lines '<!-- parameters: ... -->'"):
+        write_into(page)
 
 
 def test_misspelt_parameters_are_found(context: Any) -> None:
