@@ -20,7 +20,7 @@ OVERLAY_TOPIC = f"{NODE}/output/overlay/compressed"
 STATUS_TOPIC = f"{NODE}/debug/pipeline_status"
 
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # it becomes part of a topic of the node
-_TOPIC = re.compile(r"(/[A-Za-z0-9_]+)+")  # looser than ROS 2: bags converted from ROS 1 have names that it refuses
+_TOPIC = re.compile(r"(/[^\s/{}]+)+")  # looser than ROS 2: bags of other tools have names that it refuses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def is_compressed_name(topic: str) -> bool:
 
 def _check_topic(shown: str, topic: str) -> None:
     if topic and not _TOPIC.fullmatch(absolute(topic)):
-        raise ValueError(f"'{shown}' is not the name of a topic: letters, digits, underscores and single slashes")
+        raise ValueError(f"'{shown}' is not the name of a topic: no blanks, no braces, no empty parts")
 
 
 _AUTOWARE_NUMBERS = {

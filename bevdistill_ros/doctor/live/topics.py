@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from os.path import commonpath
 
+from bevdistill_ros.interface.topic_guess import ODOMETRY, guess_topics
 from bevdistill_ros.interface.topics import LAYOUTS, NODE, TopicMap, image_type_of
-
-CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-ODOMETRY = "nav_msgs/msg/Odometry"
 
 Types = Mapping[str, Sequence[str]]  # topic: types
 
@@ -35,7 +32,7 @@ def find_topics(cameras: Sequence[str], transport: str, *, node: str, subscribed
     image_type = image_type_of(transport)
     own = _own_topics(cameras, transport, node or NODE)
     for where, pool in (("the node listens to", subscribed), ("is published", published)):
-        candidates = [own, *_layout_topics(cameras), _topics_by_name(cameras, pool, image_type)]
+        candidates = [own, *_layout_topics(cameras), _topics_by_name(cameras, pool)]
         best = max(candidates, key=lambda topics: _score(topics, pool, image_type))
         if _score(best, pool, image_type):
             return replace(_with_odometry(best, pool), source=f"{best.source}, which {where}")
@@ -83,17 +80,18 @@ def _layout_topics(cameras: Sequence[str]) -> list[Topics]:
     return [topics_of(layout, cameras, source=f"names of the layout {name}") for name, layout in LAYOUTS.items()]
 
 
-def _topics_by_name(cameras: Sequence[str], pool: Types, image_type: str) -> Topics:
-    """Topics that hold the camera's name between two slashes, in capitals or not."""
-    images, infos = {}, {}
-    for camera in cameras:
-        mine = sorted(topic for topic in pool if camera.lower() in topic.lower().split("/"))
-        fit = [topic for topic in mine if image_type in pool[topic]]
-        image = next(iter(fit), f"/{camera}/image")
-        told = [topic for topic in mine if CAMERA_INFO in pool[topic]]
-        images[camera] = image
-        infos[camera] = max(told, key=lambda topic: len(commonpath([topic, image])), default=f"/{camera}/camera_info")
-    return Topics(images=images, camera_infos=infos, odometry="/odom", source="topics with the cameras' names")
+def _topics_by_name(cameras: Sequence[str], pool: Types) -> Topics:
+    """Topics that are named like the cameras, or by a layout; a camera without one has a name that nobody publishes."""
+    guess = guess_topics({topic: types[0] for topic, types in pool.items() if types}, cameras)
+    known = [camera for camera in cameras if not guess.topics.missing([camera])]
+    return Topics(
+        images={camera: f"/{camera}/image" for camera in cameras}
+        | {camera: guess.topics.image_topic(camera) for camera in known},
+        camera_infos={camera: f"/{camera}/camera_info" for camera in cameras}
+        | {camera: guess.topics.camera_info_topic(camera) for camera in known},
+        odometry=guess.topics.odometry or "/odom",
+        source=guess.source,
+    )
 
 
 def _with_odometry(topics: Topics, pool: Types) -> Topics:
