@@ -83,15 +83,15 @@ def training_rig(index: NuScenesIndex, split: str, student: StudentConfig) -> Ca
     _, intrinsics, _ = preprocess(
         [None] * len(columns),
         torch.from_numpy(index.intrinsics[sample, columns]),
-        [(int(height), int(width)) for height, width in index.camera_sizes[sample, columns]],
-        height=student.image_height,
-        width=student.image_width,
+        torch.from_numpy(index.mountings_of(sample, columns)),
+        index.sizes_of(sample, columns),
+        target=student.images,
     )
     return CameraRig(
         names=student.cameras,
         intrinsics=intrinsics,
         ego_from_camera=torch.from_numpy(index.ego_from_camera[sample, columns]),
-        image_size=(student.image_height, student.image_width),
+        image_size=student.images.size,
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.records import CameraFrame
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.model.fit import ImageTarget as ImageTarget  # for the node, which reaches the model through here
 from bevdistill_ros.model.preprocess import Map, preprocess
 
 
@@ -19,24 +20,24 @@ def frame_from_images(
     intrinsics: np.ndarray,
     sizes: Sequence[tuple[int, int]],
     ego_from_camera: np.ndarray,
+    mountings: np.ndarray,
     global_from_ego: np.ndarray,
-    height: int,
-    width: int,
+    target: ImageTarget,
     out: Tensor | None = None,
     run: Map = map,
 ) -> CameraFrame:
-    """Preprocess the images of a ring and put them beside their rig.
+    """Preprocess the images of a set and put them beside their rig.
 
     Args:
-        images: One (h, w, 3) uint8 RGB array a camera, or None for a camera that is missing.
+        images: One (h, w, 3) uint8 RGB array per camera, or None for a camera that is missing.
         stamp_ns: Reference stamp of the set [ns].
         names: Camera names.
         intrinsics: (N, 3, 3) [px] of images of the nominal sizes.
         sizes: Nominal height and width [px] of each camera.
         ego_from_camera: (N, 4, 4) [m] at the reference stamp.
+        mountings: (N, 4, 4) [m] as the cameras are fixed to the vehicle, without ego motion; they decide the crop.
         global_from_ego: (4, 4) [m] at the reference stamp.
-        height: Rows of the network's input [px].
-        width: Columns of the network's input [px].
+        target: What the network takes.
         out: Takes the images of the frame, which holds them no longer than that; see `preprocess`.
         run: How to go through the cameras; see `preprocess`.
 
@@ -44,13 +45,19 @@ def frame_from_images(
         ValueError: The counts differ, or an image does not fit its calibration.
     """
     pixels, scaled, valid = preprocess(
-        images, torch.from_numpy(intrinsics), sizes, height=height, width=width, out=out, run=run
+        images,
+        torch.from_numpy(intrinsics),
+        torch.from_numpy(np.asarray(mountings, dtype=np.float64)),
+        sizes,
+        target=target,
+        out=out,
+        run=run,
     )
     rig = CameraRig(
         names=tuple(names),
         intrinsics=scaled,
         ego_from_camera=torch.from_numpy(np.asarray(ego_from_camera, dtype=np.float64)),
-        image_size=(height, width),
+        image_size=target.size,
     )
     pose = torch.from_numpy(np.asarray(global_from_ego, dtype=np.float64))
     return CameraFrame(stamp_ns=stamp_ns, images=pixels, rig=rig, global_from_ego=pose, valid=valid)

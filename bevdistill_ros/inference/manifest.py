@@ -12,7 +12,8 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.plain import check_keys, dataclass_from, plain_from, value_from
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.model.config import StudentConfig, completed
+from bevdistill_ros.model.fit import FitPolicy
 
 FORMAT = "bevdistill bundle"
 FORMAT_VERSION = 1
@@ -107,7 +108,10 @@ class Manifest:
         check_keys(content, KEYS, "manifest")
         check_keys(content["weights"], ["file", "sha256"], "manifest.weights")
         _check_equal("classes", content["classes"], list(CLASS_NAMES))
-        student = dataclass_from(StudentConfig, content["student"], "manifest.student")
+        given = content["student"]
+        student = dataclass_from(
+            StudentConfig, completed(given) if isinstance(given, dict) else given, "manifest.student"
+        )
         _check_equal("preprocessing", content["preprocessing"], preprocessing_of(student))
         _check_limits(student)
         return cls(
@@ -121,10 +125,17 @@ class Manifest:
         )
 
 
+_RESIZE: dict[FitPolicy, str] = {
+    "horizon": "to the width; keep the rows that show most of the road, else the whole image; add mean colour",
+    "pad": "whole image inside of the input; add mean colour at the right and at the bottom",
+    "top": "to the width; cut rows off the top, add black rows at the bottom",
+}
+
+
 def preprocessing_of(student: StudentConfig) -> dict[str, Any]:
     """What model.preprocess and the student do to an image."""
     return {
-        "resize": "to the width; cut rows off the top, add black rows at the bottom",
+        "resize": _RESIZE[student.image_fit],
         "colour": "rgb",
         "mean": list(student.image_mean),
         "std": list(student.image_std),

@@ -1,10 +1,12 @@
 """Settings of the student; the defaults are the paper's scale with ResNet-50."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.model.fit import BEFORE_THE_CHOICE, FitPolicy, ImageTarget
 from bevdistill_ros.model.query_selection import QuerySelection
 from bevdistill_ros.model.resnet import BottleneckStyle, check_bottleneck_options
 
@@ -30,6 +32,9 @@ class StudentConfig:
     cameras: tuple[str, ...] = NUSCENES_CAMERAS  # in the order of the input
     image_height: int = 928  # [px] of the network's input
     image_width: int = 1600  # [px]
+    image_fit: FitPolicy = (
+        "horizon"  # what is cut off and padded: horizon keeps the road, pad the whole image, top is old
+    )
 
     backbone: BackboneName = "resnet50"
     backbone_width: int = STANDARD_WIDTH  # channels of a ResNet's stem; 64 is the standard
@@ -81,6 +86,13 @@ class StudentConfig:
         """What the network then divides by."""
         return (128.0, 128.0, 128.0) if self.backbone == "efficientnet_lite0" else IMAGE_STD
 
+    @property
+    def images(self) -> ImageTarget:
+        """What `model.preprocess` makes of camera images; padding of the mean colour is about zero to the network."""
+        red, green, blue = map(round, self.image_mean)
+        fill = (0, 0, 0) if self.image_fit == "top" else (red, green, blue)
+        return ImageTarget(height=self.image_height, width=self.image_width, policy=self.image_fit, fill=fill)
+
     def _check_choices(self) -> None:
         choices: tuple[tuple[str, tuple[object, ...]], ...] = (
             ("backbone", get_args(BackboneName)),
@@ -89,6 +101,7 @@ class StudentConfig:
             ("num_levels", (1, 2, 3, 4)),
             ("frozen_stages", (0, 1, 2, 3, 4)),
             ("query_selection", get_args(QuerySelection)),
+            ("image_fit", get_args(FitPolicy)),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
@@ -136,3 +149,8 @@ class StudentConfig:
                     f"student.{name} must be divisible by the stride {coarsest} of the backbone, but is "
                     f"{getattr(self, name)}"
                 )
+
+
+def completed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain settings of a student, saved before there was a choice of how images are fitted, with what held then."""
+    return {"image_fit": BEFORE_THE_CHOICE, **content}

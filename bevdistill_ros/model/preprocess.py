@@ -8,77 +8,79 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bevdistill_ros.model.fit import Fit, ImageTarget, fit_of
+
 Map = Callable[..., Any]  # the built-in `map`, or that of a pool of threads
 
 
 def preprocess(
     images: Sequence[np.ndarray | None],
     intrinsics: Tensor,
+    mountings: Tensor,
     sizes: Sequence[tuple[int, int]],
     *,
-    height: int,
-    width: int,
+    target: ImageTarget,
     out: Tensor | None = None,
     run: Map = map,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Bring camera images to one size, and their intrinsics with them.
+    """Bring camera images to the size of the network's input, and their intrinsics with them.
 
-    An image is scaled so that its width fits. What is then too high loses its top rows (sky); what is too low gets
-    black rows at the bottom. Pixel centres lie at whole numbers, so a scale s carries u to s (u + 0.5) - 0.5.
+    What is scaled, cut off and padded is the target's policy, see `model.fit`. Pixel centres lie at whole numbers, so a
+    scale s carries u to s (u + 0.5) - 0.5.
 
     Args:
-        images: One (h, w, 3) uint8 RGB array a camera, or None for a camera that is missing. It may have been decoded
+        images: One (h, w, 3) uint8 RGB array per camera, or None for a camera that is missing. It may have been decoded
             at a reduced scale of its nominal size.
         intrinsics: (N, 3, 3) [px] of images of the nominal sizes.
+        mountings: (N, 4, 4) ego_from_camera [m] as the cameras are fixed to the vehicle, without ego motion.
         sizes: Nominal height and width [px] of each camera.
-        height: Rows of the network's input [px].
-        width: Columns of the network's input [px].
+        target: What the network takes.
         out: (N, 3, height, width) uint8 on the CPU to write the images to, whatever it holds; None makes a new one.
         run: How to go through the cameras; the `map` of a pool of threads takes them at once.
 
     Returns:
-        Images (N, 3, height, width) uint8 RGB, black where missing; intrinsics (N, 3, 3) float64 of those images; and
-        valid (N,) bool, False for a missing camera.
+        Images (N, 3, height, width) uint8 RGB, of the target's fill colour where missing; intrinsics (N, 3, 3) float64
+        of those images; and valid (N,) bool, False for a missing camera.
 
     Raises:
         ValueError: The counts differ, an image is not (h, w, 3) uint8, its aspect is not that of its nominal size, or
             `out` is not of the shape.
     """
     count = len(images)
-    if tuple(intrinsics.shape) != (count, 3, 3) or len(sizes) != count:
+    if tuple(intrinsics.shape) != (count, 3, 3) or tuple(mountings.shape) != (count, 4, 4) or len(sizes) != count:
         raise ValueError(
-            f"{count} images need intrinsics ({count}, 3, 3) and {count} sizes, "
-            f"but got {tuple(intrinsics.shape)} and {len(sizes)}"
+            f"{count} images need intrinsics ({count}, 3, 3), mountings ({count}, 4, 4) and {count} sizes, "
+            f"but got {tuple(intrinsics.shape)}, {tuple(mountings.shape)} and {len(sizes)}"
         )
-    shape = (count, 3, height, width)
+    shape = (count, 3, *target.size)
     if out is None:
         out = torch.empty(shape, dtype=torch.uint8)
     elif tuple(out.shape) != shape or out.dtype != torch.uint8:
         raise ValueError(f"out must be uint8 {shape}, but is {out.dtype} {tuple(out.shape)}")
-    list(run(_fit, images, sizes, range(count), out.numpy()))
-    scaled = torch.stack(
-        [_fitted_intrinsics(matrix, size, height, width) for matrix, size in zip(intrinsics, sizes, strict=True)]
-    )
+    matrices, poses = intrinsics.double(), mountings.double().numpy()
+    fits = [fit_of(*entry) for entry in zip(sizes, [target] * count, matrices.numpy(), poses, strict=True)]
+    list(run(_place, images, sizes, fits, [target] * count, range(count), out.numpy()))
+    changes = [torch.from_numpy(fit.matrix(size)) for fit, size in zip(fits, sizes, strict=True)]
+    scaled = torch.stack([change @ matrix for change, matrix in zip(changes, matrices, strict=True)])
     valid = torch.tensor([image is not None for image in images], dtype=torch.bool)
     return out, scaled, valid
 
 
-def _fit(image: np.ndarray | None, size: tuple[int, int], index: int, planes: np.ndarray) -> None:
-    """Write an image of nominal size `size`, or black, to `planes` (3, height, width)."""
-    height, width = planes.shape[1:]
-    rows, cropped = _rows_of(size, height, width)
-    filled = 0
+def _place(
+    image: np.ndarray | None, size: tuple[int, int], fit: Fit, target: ImageTarget, index: int, planes: np.ndarray
+) -> None:
+    """Write an image of nominal size `size`, or the fill colour, to `planes` (3, height, width)."""
+    rows, cols = (0, 0) if image is None else fit.filled(target)
     if image is not None:
         _check_image(image, size, index)
-        filled = rows - cropped
-        cv2.split(_resize(image, rows, width)[cropped:], [plane[:filled] for plane in planes])
-    planes[:, filled:] = 0
-
-
-def _rows_of(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """Rows of an image once it is `width` wide, and how many of them are cut off at the top."""
-    rows = max(round(size[0] * width / size[1]), 1)
-    return rows, max(rows - height, 0)
+        shown = _resize(image, fit.rows, fit.cols)[fit.top : fit.top + rows]
+        if cols == target.width:
+            cv2.split(shown, [plane[:rows] for plane in planes])
+        else:
+            planes[:, :rows, :cols] = shown.transpose(2, 0, 1)
+    for plane, fill in zip(planes, target.fill, strict=True):
+        plane[rows:] = fill
+        plane[:rows, cols:] = fill
 
 
 def _check_image(image: np.ndarray, size: tuple[int, int], index: int) -> None:
@@ -105,18 +107,3 @@ def _resize(image: np.ndarray, rows: int, cols: int) -> np.ndarray:
     if image.shape[:2] == (rows, cols):
         return image
     return np.asarray(cv2.resize(image, (cols, rows), interpolation=cv2.INTER_LINEAR))
-
-
-def _fitted_intrinsics(matrix: Tensor, size: tuple[int, int], height: int, width: int) -> Tensor:
-    """Intrinsics (3, 3) float64 after scaling about the image's corner and cutting off rows at the top."""
-    rows, cropped = _rows_of(size, height, width)
-    scale_u, scale_v = width / size[1], rows / size[0]
-    change = torch.tensor(
-        [
-            [scale_u, 0.0, 0.5 * scale_u - 0.5],
-            [0.0, scale_v, 0.5 * scale_v - 0.5 - cropped],
-            [0.0, 0.0, 1.0],
-        ],
-        dtype=torch.float64,
-    )
-    return change @ matrix.double()

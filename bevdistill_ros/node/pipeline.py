@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.inference.frame import frame_from_images
+from bevdistill_ros.inference.frame import ImageTarget, frame_from_images
 from bevdistill_ros.interface import drops
 from bevdistill_ros.node.convert import image_of
 from bevdistill_ros.node.records import ImageSet, Outcome
@@ -46,7 +46,8 @@ class Pipeline:
     Args:
         engine: What runs the network.
         cameras: Camera names of the node, in the order of the model's cameras.
-        training_rig: Rig of training in that order; the network's names and image size come from it.
+        training_rig: Rig of training in that order; the network's camera names come from it.
+        target: What the network takes of an image.
         rig: The vehicle's cameras.
         motion: How the vehicle moves.
         missing_camera: What to do with a set that has an unusable image.
@@ -61,6 +62,7 @@ class Pipeline:
         engine: Engine,
         cameras: Sequence[str],
         training_rig: CameraRig,
+        target: ImageTarget,
         rig: LiveRig,
         motion: EgoMotion,
         missing_camera: Literal["skip", "blank"],
@@ -71,6 +73,7 @@ class Pipeline:
         self._engine = engine
         self._cameras = tuple(cameras)
         self._training_rig = training_rig
+        self._target = target
         self._rig = rig
         self._motion = motion
         self._missing_camera = missing_camera
@@ -80,7 +83,7 @@ class Pipeline:
         num_threads = min(decode_threads, os.cpu_count() or 1)  # more would only take turns
         self._pool = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="decode")
         cv2.setNumThreads(1)  # one image per thread; threads inside of them would only wait for each other
-        self._images = torch.empty((len(self._cameras), 3, *training_rig.image_size), dtype=torch.uint8)
+        self._images = torch.empty((len(self._cameras), 3, *target.size), dtype=torch.uint8)
         self._reset_wanted = threading.Event()
 
     def request_reset(self) -> None:
@@ -135,9 +138,7 @@ class Pipeline:
             return None
         calibration, _ = camera
         try:
-            pixels = image_of(
-                images.messages[index], nominal_width=calibration.size[1], width=self._training_rig.image_size[1]
-            )
+            pixels = image_of(images.messages[index], nominal_width=calibration.size[1], width=self._target.width)
             calibration.check_aspect(pixels)
         except ValueError as error:
             self._on_fault(self._cameras[index], str(error))
@@ -180,7 +181,6 @@ class Pipeline:
         global_from_ego: np.ndarray,
         out: Tensor | None = None,
     ) -> CameraFrame:
-        height, width = self._training_rig.image_size
         return frame_from_images(
             pixels,
             stamp_ns=stamp_ns,
@@ -188,9 +188,9 @@ class Pipeline:
             intrinsics=np.stack([calibration.matrix for calibration, _ in rig]),
             sizes=[calibration.size for calibration, _ in rig],
             ego_from_camera=mountings,
+            mountings=np.stack([mounting for _, mounting in rig]),
             global_from_ego=global_from_ego,
-            height=height,
-            width=width,
+            target=self._target,
             out=out,
             run=self._pool.map,
         )

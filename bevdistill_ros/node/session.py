@@ -175,6 +175,7 @@ class Session:
             engine=self._engine,
             cameras=parameters.cameras,
             training_rig=training_rig,
+            target=self._engine.config.images,
             rig=rig,
             motion=self._motion,
             missing_camera=parameters.missing_camera,

@@ -17,6 +17,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES, NUSCENES_CAMERAS
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.model.fit import ImageTarget
 from training.data.augment import BevAugment, BevAugmentConfig, Compose, RangeFilter
 from training.data.dataset import NuScenesDataset, NuScenesIndex
 from training.data.index.load import DataConfig, load_index
@@ -174,7 +175,9 @@ def test_sweeps_accumulate_as_in_the_devkit(
 ) -> None:
     nusc, index = databases[name].nusc, databases[name].index
     split = {"nuscenes-real": "real_val", "pandaset-a": "pandaset_val"}[name]
-    dataset = NuScenesDataset(index, split, height=90, width=160, num_sweeps=num_sweeps, with_images=False)
+    dataset = NuScenesDataset(
+        index, split, target=ImageTarget(height=90, width=160), num_sweeps=num_sweeps, with_images=False
+    )
     points = dataset[sample].points
     record = nusc.get("sample", dataset[sample].token)
     cloud, lags = LidarPointCloud.from_file_multisweep(nusc, record, "LIDAR_TOP", "LIDAR_TOP", nsweeps=num_sweeps + 1)
@@ -194,7 +197,7 @@ def test_boxes_hold_the_points_that_the_tables_count(databases: dict[str, Databa
     """Ties LiDAR calibration, ego frame, box size order and the sign of yaw together."""
     index = databases[name].index
     split = {"nuscenes-real": "real_val", "pandaset-a": "pandaset_val"}[name]
-    dataset = NuScenesDataset(index, split, height=90, width=160, num_sweeps=0, with_images=False)
+    dataset = NuScenesDataset(index, split, target=ImageTarget(height=90, width=160), num_sweeps=0, with_images=False)
     for position in range(len(dataset)):
         sample = dataset[position]
         counted = points_in_boxes(sample.points[:, :3], sample.boxes).sum(dim=1)
@@ -206,10 +209,12 @@ def test_boxes_hold_the_points_that_the_tables_count(databases: dict[str, Databa
 def test_points_on_boxes_project_into_the_images_before_and_after_augmentation(databases: dict[str, Database]) -> None:
     index = databases["pandaset-a"].index
     grid = BevGrid()
-    plain = NuScenesDataset(index, "pandaset_val", height=128, width=352, clip_length=2)[5]
+    plain = NuScenesDataset(index, "pandaset_val", target=ImageTarget(height=128, width=352), clip_length=2)[5]
     augment = Compose(BevAugment(BevAugmentConfig()), RangeFilter(grid, min_lidar_points=0))
     torch.manual_seed(3)
-    changed = NuScenesDataset(index, "pandaset_val", height=128, width=352, clip_length=2, augment=augment)[5]
+    changed = NuScenesDataset(
+        index, "pandaset_val", target=ImageTarget(height=128, width=352), clip_length=2, augment=augment
+    )[5]
     torch.manual_seed(3)
     points = BevAugment(BevAugmentConfig())(plain).points
     before, _ = project_points(plain.cameras.image_from_ego[0], plain.points[None, :2000, :3])
@@ -222,7 +227,9 @@ def test_points_on_boxes_project_into_the_images_before_and_after_augmentation(d
 
 def test_every_sample_loads_and_collates(databases: dict[str, Database]) -> None:
     for name, split in (("nuscenes-real", "real_val"), ("pandaset-a", "pandaset_val")):
-        dataset = NuScenesDataset(databases[name].index, split, height=128, width=352, clip_length=2)
+        dataset = NuScenesDataset(
+            databases[name].index, split, target=ImageTarget(height=128, width=352), clip_length=2
+        )
         batch = collate([dataset[0], dataset[1]])
         assert batch.cameras.images.shape == (2, len(NUSCENES_CAMERAS), 3, 128, 352)
         assert batch.cameras.valid.all()

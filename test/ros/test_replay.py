@@ -165,9 +165,9 @@ def detect_offline(scene: Scene, bundle: Path) -> dict[int, Detections]:
             intrinsics=np.stack([mounting_of(number).intrinsics for number in range(6)]),
             sizes=[SIZE] * 6,
             ego_from_camera=np.stack(carried),
+            mountings=np.stack([scene.mountings[camera].ego_from_sensor for camera in NUSCENES_CAMERAS]),
             global_from_ego=pose_at(reference),
-            height=48,
-            width=80,
+            target=engine.config.images,
         )
         found[reference] = engine.infer(frame)
     return found

@@ -136,9 +136,9 @@ def offline(
             intrinsics=rig.intrinsics.numpy(),
             sizes=[rig.image_size] * len(cameras),
             ego_from_camera=mountings,
+            mountings=rig.ego_from_camera.numpy(),
             global_from_ego=pose,
-            height=INPUT[0],
-            width=INPUT[1],
+            target=engine.config.images,
         )
         found.append(engine.infer(frame))
     return found

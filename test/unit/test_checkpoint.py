@@ -118,6 +118,6 @@ def test_weights_of_another_architecture_are_described() -> None:
 
 def test_setting_younger_than_a_checkpoint_takes_its_default() -> None:
     content = {"num_queries": 7}
-    assert config_from(StudentConfig, content, "student") == StudentConfig(num_queries=7)
+    assert config_from(StudentConfig, content, "student") == StudentConfig(num_queries=7, image_fit="top")
     with pytest.raises(ValueError, match="student has an unknown key 'num_querys'"):
         config_from(StudentConfig, {"num_querys": 7}, "student")

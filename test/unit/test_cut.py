@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from nuscenes.nuscenes import NuScenes
 
+from bevdistill_ros.model.fit import ImageTarget
 from training.data.cut import CutConfig, cut, run_cut
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig, load_index
@@ -32,7 +33,9 @@ def test_a_scene_becomes_two(tiny: Any, tmp_path: Path) -> None:
 def test_images_and_points_are_those_of_the_database(tiny: Any, tmp_path: Path) -> None:
     cut(settings(tiny, tmp_path / "cut"))
     index = load_index(DataConfig(root=tmp_path / "cut", version=tiny.version))
-    sample = NuScenesDataset(index, "cut_train", cameras=["CAM_FRONT"], height=36, width=64, num_sweeps=1)[1]
+    sample = NuScenesDataset(
+        index, "cut_train", cameras=["CAM_FRONT"], target=ImageTarget(height=36, width=64), num_sweeps=1
+    )[1]
     assert sample.cameras.images.float().mean() > 50
     assert len(sample.points) == 8
     assert (tmp_path / "cut" / "samples").is_symlink()

@@ -10,6 +10,7 @@ import torch
 
 from bevdistill_ros.core.geometry import project_points, transform_points
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.model.fit import ImageTarget
 from training.data.dataset import NuScenesDataset
 from training.data.index import load
 from training.data.index.arrays import NuScenesIndex
@@ -26,7 +27,9 @@ def index_of(tiny: Any, **settings: Any) -> NuScenesIndex:
 
 
 def dataset_of(tiny: Any, split: str = "tiny_train", **settings: Any) -> NuScenesDataset:
-    return NuScenesDataset(index_of(tiny), split, **{"cameras": CAMERAS, "height": 36, "width": 64, **settings})
+    return NuScenesDataset(
+        index_of(tiny), split, **{"cameras": CAMERAS, "target": ImageTarget(height=36, width=64), **settings}
+    )
 
 
 class TestIndex:
@@ -255,7 +258,7 @@ class TestDataset:
 
     def test_smaller_images_keep_directions(self, tiny: Any) -> None:
         """Halving the image maps pixel u to (u + 0.5) / 2 - 0.5."""
-        full, half = dataset_of(tiny)[1].cameras, dataset_of(tiny, height=18, width=32)[1].cameras
+        full, half = dataset_of(tiny)[1].cameras, dataset_of(tiny, target=ImageTarget(height=18, width=32))[1].cameras
         assert tuple(half.images.shape) == (1, 2, 3, 18, 32)
         point = torch.tensor([[20.0, 3.0, 1.0]])
         pixel, _ = project_points(full.image_from_ego[0, 0], point)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.boxes import points_in_boxes
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.model.fit import ImageTarget
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig, load_index
 from training.data.object_bank import ObjectBank, PasteConfig, PasteObjects, bank_folder, without_overlap
@@ -44,7 +45,12 @@ def data(tiny: Any) -> DataConfig:
 def dataset(data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> NuScenesDataset:
     """Samples 0...3; the car of each holds 6 + number points, the barriers 2, the pedestrian 9."""
     dataset = NuScenesDataset(
-        load_index(data), "tiny_val", cameras=["CAM_FRONT"], height=36, width=64, num_sweeps=0, with_images=False
+        load_index(data),
+        "tiny_val",
+        cameras=["CAM_FRONT"],
+        target=ImageTarget(height=36, width=64),
+        num_sweeps=0,
+        with_images=False,
     )
     original = NuScenesDataset.__getitem__
 
@@ -121,7 +127,12 @@ class TestBank:
         bank = ObjectBank.load(
             tmp_path / "bank",
             NuScenesDataset(
-                dataset.index, "tiny_empty", height=36, width=64, cameras=["CAM_FRONT"], num_sweeps=0, with_images=False
+                dataset.index,
+                "tiny_empty",
+                target=ImageTarget(height=36, width=64),
+                cameras=["CAM_FRONT"],
+                num_sweeps=0,
+                with_images=False,
             ),
         )
         assert len(bank) == 0

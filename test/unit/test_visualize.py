@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
+from bevdistill_ros.model.fit import ImageTarget
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig, load_index
 from training.data.sample import Sample
@@ -24,7 +25,9 @@ CAMERAS = ("CAM_FRONT", "CAM_BACK")
 def sample(tiny_world: Any) -> Sample:
     """The first frame of the drive: a car 10 m ahead, a barrier 5 m ahead and 10 m to the left."""
     index = load_index(DataConfig(root=tiny_world.root, version=tiny_world.version, num_sweeps=0))
-    return NuScenesDataset(index, "tiny_train", cameras=CAMERAS, height=32, width=64, num_sweeps=0)[0]
+    return NuScenesDataset(index, "tiny_train", cameras=CAMERAS, target=ImageTarget(height=32, width=64), num_sweeps=0)[
+        0
+    ]
 
 
 def found(*boxes: list[float]) -> Detections:

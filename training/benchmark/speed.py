@@ -143,7 +143,7 @@ def _infer(engine: Engine, index: NuScenesIndex, sample: int) -> dict[str, float
     """Detect in the images of a sample; returns the time of each stage [ms]."""
     student = engine.config
     columns = [index.cameras.index(name) for name in student.cameras]
-    sizes = [(int(height), int(width)) for height, width in index.camera_sizes[sample, columns]]
+    sizes = index.sizes_of(sample, columns)
     files = [file.decode() for file in index.camera_files[sample, columns]]
     started = time.perf_counter()
     images = [
@@ -158,9 +158,9 @@ def _infer(engine: Engine, index: NuScenesIndex, sample: int) -> dict[str, float
         intrinsics=index.intrinsics[sample, columns],
         sizes=sizes,
         ego_from_camera=index.ego_from_camera[sample, columns],
+        mountings=index.mountings_of(sample, columns),
         global_from_ego=index.global_from_ego[sample],
-        height=student.image_height,
-        width=student.image_width,
+        target=student.images,
     )
     prepared = time.perf_counter()
     engine.infer(frame)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.model.fit import ImageTarget
 from bevdistill_ros.model.preprocess import preprocess
 from bevdistill_ros.model.records import CameraInput
 from training.data.images import read_image
@@ -27,8 +28,7 @@ class NuScenesDataset(Dataset[Sample]):
         index: Of the database.
         split: Name of the split.
         cameras: Cameras to read, in this order.
-        height: Rows of the images that the network takes [px].
-        width: Columns of the images that the network takes [px].
+        target: What the network takes of an image.
         num_sweeps: LiDAR sweeps before the key frame, at most those of the index.
         clip_length: Key frames in a row; those before the current one are its history, fewer at the start of a scene.
         with_images: False leaves images empty (1, N, 3, 0, 0) and cameras invalid, for a teacher that needs none.
@@ -45,8 +45,7 @@ class NuScenesDataset(Dataset[Sample]):
         split: str,
         *,
         cameras: Sequence[str] = NUSCENES_CAMERAS,
-        height: int,
-        width: int,
+        target: ImageTarget,
         num_sweeps: int = 9,
         clip_length: int = 1,
         with_images: bool = True,
@@ -61,7 +60,7 @@ class NuScenesDataset(Dataset[Sample]):
         if clip_length < 1:
             raise ValueError(f"clip_length must be at least 1, but is {clip_length}")
         self.index, self.samples = index, index.samples_of(split)
-        self.cameras, self.height, self.width = tuple(cameras), height, width
+        self.cameras, self.target = tuple(cameras), target
         self.num_sweeps, self.clip_length = num_sweeps, clip_length
         self.with_images, self.with_points, self.augment = with_images, with_points, augment
         # May be exchanged, to compare ways of decoding.
@@ -97,19 +96,19 @@ class NuScenesDataset(Dataset[Sample]):
         return history
 
     def _camera_input(self, number: int) -> CameraInput:
-        sizes = [(int(height), int(width)) for height, width in self.index.camera_sizes[number, self._columns]]
+        sizes = self.index.sizes_of(number, self._columns)
         images, intrinsics, valid = preprocess(
             [self._image(number, column, size) for column, size in zip(self._columns, sizes, strict=True)],
             torch.from_numpy(self.index.intrinsics[number, self._columns]),
+            torch.from_numpy(self.index.mountings_of(number, self._columns)),
             sizes,
-            height=self.height,
-            width=self.width,
+            target=self.target,
         )
         rig = CameraRig(
             names=self.cameras,
             intrinsics=intrinsics,
             ego_from_camera=torch.from_numpy(self.index.ego_from_camera[number, self._columns]),
-            image_size=(self.height, self.width),
+            image_size=self.target.size,
         )
         return CameraInput(
             images=(images if self.with_images else images[..., :0, :0])[None],
@@ -122,7 +121,7 @@ class NuScenesDataset(Dataset[Sample]):
         file = self.index.camera_files[number, column].decode()
         if not self.with_images or not file:
             return None
-        return self.read_image(self.index.root / file, size, self.width)
+        return self.read_image(self.index.root / file, size, self.target.width)
 
     def _points_of(self, number: int) -> Tensor:
         if not self.with_points:
@@ -150,8 +149,7 @@ def dataset_for(
         index,
         split,
         cameras=student.cameras,
-        height=student.image_height,
-        width=student.image_width,
+        target=student.images,
         num_sweeps=data.num_sweeps,
         clip_length=data.clip_length if student.temporal else 1,
         with_images=with_images,

@@ -11,6 +11,7 @@ from bevdistill_ros.core.records import Detections
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.inference.engine import device_from
 from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.fit import ImageTarget
 from bevdistill_ros.model.postprocess import detections_from
 from bevdistill_ros.model.records import BevMemory
 from training.data.dataset import NuScenesDataset
@@ -21,7 +22,7 @@ from training.teacher.mmdet3d_config import Mmdet3dConfig
 from training.weights.checkpoint import read_checkpoint, read_config
 from training.weights.model import load_student
 
-PICTURE_SIZE = (252, 448)  # [px] height and width of the images that a teacher's frames carry for pictures
+PICTURE = ImageTarget(height=252, width=448, policy="pad")  # images that a teacher's frames carry for pictures
 
 
 class Detector(Protocol):
@@ -65,13 +66,11 @@ class TeacherDetector:
 
     def dataset(self, data: DataConfig, split: str, *, for_pictures: bool = False) -> NuScenesDataset:
         index = load_index(replace(data, num_sweeps=self._num_sweeps))
-        height, width = PICTURE_SIZE
         return NuScenesDataset(
             index,
             split,
             cameras=index.cameras,
-            height=height,
-            width=width,
+            target=PICTURE,
             num_sweeps=self._num_sweeps,
             with_images=for_pictures,
         )
@@ -106,8 +105,7 @@ class StudentDetector:
             load_index(data),
             split,
             cameras=config.cameras,
-            height=config.image_height,
-            width=config.image_width,
+            target=config.images,
             num_sweeps=0,
             with_points=for_pictures,
         )

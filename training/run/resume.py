@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bevdistill_ros.model.config import completed
 from training.run.callbacks import LAST
 from training.run.config import TrainConfig
 from training.weights.checkpoint import config_text, read_checkpoint, read_config
@@ -50,6 +51,8 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
         wanted: The same of another one, or of its continuation. A setting that is gone by now is not looked at.
     """
     defaults = json.loads(config_text(TrainConfig()))
+    if isinstance(saved.get("student"), dict):
+        saved = {**saved, "student": completed(saved["student"])}
     return sorted(name for name in _unequal(_filled(saved, defaults), wanted) if name not in _FREE)
 
 

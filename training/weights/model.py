@@ -8,7 +8,7 @@ from torch import nn
 
 from bevdistill_ros.core.plain import dataclass_from, plain_from
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.model.config import StudentConfig, completed
 from training.weights.checkpoint import load_weights, read_checkpoint, read_config, weights_in
 
 Config = TypeVar("Config")
@@ -45,4 +45,5 @@ def load_model(
 
 def config_from(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
     """A model's configuration from plain values; settings that are younger than the values take their defaults."""
-    return dataclass_from(kind, {**plain_from(kind()), **content}, where)
+    given = completed(content) if kind is StudentConfig else content
+    return dataclass_from(kind, {**plain_from(kind()), **given}, where)

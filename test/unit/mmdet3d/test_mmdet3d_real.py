@@ -11,6 +11,7 @@ from torch import Tensor
 from bevdistill_ros.core.boxes import decode_boxes, transform_boxes, wrap_angle
 from bevdistill_ros.core.geometry import invert_rigid, project_points
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.fit import ImageTarget
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig, load_index
 from training.data.sample import Sample
@@ -25,7 +26,7 @@ def samples(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     config = DataConfig(
         root=shared_data / "nuscenes-real", version="v1.0-real", cache_dir=tmp_path_factory.mktemp("cache")
     )
-    dataset = NuScenesDataset(load_index(config), "real_val", height=450, width=800)
+    dataset = NuScenesDataset(load_index(config), "real_val", target=ImageTarget(height=450, width=800))
     return [dataset[number] for number in range(len(dataset))]
 
 

@@ -5,9 +5,21 @@ import numpy as np
 import pytest
 import torch
 
-from bevdistill_ros.model.preprocess import preprocess
+from bevdistill_ros.model.fit import FitPolicy, ImageTarget
+from bevdistill_ros.model.preprocess import preprocess as preprocess_to
 
 K = torch.tensor([[[1000.0, 0.0, 799.5], [0.0, 1000.0, 449.5], [0.0, 0.0, 1.0]]], dtype=torch.float64)
+LEVEL = torch.eye(4, dtype=torch.float64)  # a camera 1.5 m above ground that looks straight ahead
+LEVEL[:3, :3] = torch.tensor([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+LEVEL[2, 3] = 1.5
+
+
+def preprocess(  # type: ignore[no-untyped-def]  # the types of the function itself
+    images, intrinsics, sizes, *, height: int, width: int, policy: FitPolicy = "top", fill=(0, 0, 0), **others
+):
+    """Cameras that look straight ahead."""
+    target = ImageTarget(height=height, width=width, policy=policy, fill=fill)
+    return preprocess_to(images, intrinsics, LEVEL.repeat(len(intrinsics), 1, 1), sizes, target=target, **others)
 
 
 def dot_image(height: int, width: int, row: int, col: int, size: int) -> np.ndarray:

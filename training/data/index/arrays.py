@@ -6,7 +6,7 @@ is carried there by the vehicle's motion between the two stamps.
 Shape legend: S samples, N cameras, W sweeps of all samples, T boxes of all samples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class NuScenesIndex:
     camera_sizes: np.ndarray  # (S, N, 2) int32, height and width [px]
     intrinsics: np.ndarray  # (S, N, 3, 3) float64 [px]
     ego_from_camera: np.ndarray  # (S, N, 4, 4) float64 [m], from the camera at its own stamp
+    camera_mountings: np.ndarray  # (S, N) int32 into mountings; 0 for a camera that the sample lacks
+    mountings: np.ndarray  # (C, 4, 4) float64 [m], ego_from_sensor as fixed to the vehicle
     sweep_offsets: np.ndarray  # (S + 1,) int64 into the sweeps; a sample's first sweep is its key frame
     sweep_files: np.ndarray  # (W,) bytes, relative to root
     sweep_lags: np.ndarray  # (W,) float64 [s] before the key frame, >= 0
@@ -73,6 +75,14 @@ class NuScenesIndex:
     def token(self, sample: int) -> str:
         """Token of a sample."""
         return str(self.tokens[sample].decode())
+
+    def sizes_of(self, sample: int, columns: Sequence[int]) -> list[tuple[int, int]]:
+        """Height and width [px] of the images of cameras in a sample."""
+        return [(int(height), int(width)) for height, width in self.camera_sizes[sample, columns]]
+
+    def mountings_of(self, sample: int, columns: Sequence[int]) -> np.ndarray:
+        """Fixed mountings ego_from_camera (K, 4, 4) float64 [m] of cameras in a sample, without ego motion."""
+        return np.asarray(self.mountings[self.camera_mountings[sample, columns]])
 
     def sweeps_of(self, sample: int) -> slice:
         """Where a sample's sweeps stand in the sweep arrays, the key frame first."""

@@ -238,6 +238,8 @@ def _camera_arrays(tables: _Tables, data_sample: np.ndarray, ego_from_global: np
         "camera_sizes": np.where(there[..., None], data["size"][rows], np.int32(1)),
         "intrinsics": np.where(there[..., None, None], intrinsics, np.eye(3)),
         "ego_from_camera": np.where(there[..., None, None], poses, np.eye(4)),
+        "camera_mountings": np.where(there, mounting, 0).astype(np.int32),
+        "mountings": mountings["ego_from_sensor"],
     }
 
 
