@@ -7,25 +7,15 @@ if (location.protocol === "file:") {
       frame.hidden = true
       document.body.appendChild(frame)
       const scope = (this.scope = frame.contentWindow)
-      const load = (source) =>
-        new Promise((resolve, reject) => {
-          const script = scope.document.createElement("script")
-          script.src = new URL(source, url)
-          script.onload = resolve
-          script.onerror = () => reject(new Error(`cannot load ${source}`))
-          scope.document.body.appendChild(script)
-        })
-      scope.importScripts = (...sources) => sources.reduce((last, source) => last.then(() => load(source)), Promise.resolve())
       scope.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }))
-      this.ready = load(url)
+      const script = scope.document.createElement("script")
+      script.src = new URL(url, location.href)
+      this.ready = new Promise((resolve) => (script.onload = resolve))
+      scope.document.body.appendChild(script)
     }
 
     postMessage(data) {
       this.ready.then(() => this.scope.dispatchEvent(new MessageEvent("message", { data })))
-    }
-
-    terminate() {
-      this.scope.frameElement.remove()
     }
   }
 }

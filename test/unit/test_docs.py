@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -107,11 +108,32 @@ def test_commands_targets_and_files_that_a_page_names_are_there(page: Path) -> N
         assert at.exists() or link == "contributing.md" or link == "changes.md", link
 
 
-def test_site_builds_strictly_and_needs_no_other_host(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built documentation."""
     pytest.importorskip("material", reason="needs mkdocs-material: make setup")
-    site = tmp_path / "site"
+    site = tmp_path_factory.mktemp("docs") / "site"
     command = ["mkdocs", "build", "--strict", "--quiet", "--site-dir", str(site)]
     subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    return site
+
+
+@pytest.mark.parametrize(("query", "is_there"), [("shared-memory", True), ("zzyzx", False)])
+def test_search_works_on_pages_opened_from_disk(site: Path, tmp_path: Path, query: str, is_there: bool) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium or google-chrome")
+    offline = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", *offline]
+    command += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--dump-dom"]
+    page = subprocess.run(
+        [*command, f"file://{site}/index.html?q={query}"], capture_output=True, text=True, timeout=120
+    )
+    assert ("md-search-result__item" in page.stdout) == is_there
+    assert ('result__meta">No matching documents<' in page.stdout) != is_there
+
+
+def test_site_needs_no_other_host(site: Path) -> None:
     index = (site / "search" / "search_index.js").read_text()
     assert index.startswith("var __index = ")
     assert "FASTDDS_DEFAULT_PROFILES_FILE" in index
