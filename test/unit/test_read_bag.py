@@ -156,7 +156,7 @@ def test_a_cut_off_file(damaged: Path) -> None:
             read_bag(damaged)
         assert "\n" not in str(caught.value)
     file.unlink()
-    with pytest.raises(BagError, match="cannot be read: Some database files are missing"):
+    with pytest.raises(BagError, match=r"storage file .* is missing"):
         read_bag(damaged)
 
 
@@ -172,7 +172,7 @@ def test_a_bag_with_fewer_messages_than_its_metadata_says(scene: Scene, damaged:
 
 def test_damaged_metadata(damaged: Path) -> None:
     (damaged / "metadata.yaml").write_text("rosbag2_bagfile_information: {version: 8}")
-    with pytest.raises(BagError, match="cannot be read"):
+    with pytest.raises(BagError, match="does not describe a bag: KeyError: 'relative_file_paths'"):
         read_bag(damaged)
 
 

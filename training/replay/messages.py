@@ -19,6 +19,8 @@ from rosbags.typesys.store import Typestore
 from bevdistill_ros.core.geometry import matrix_from_quaternion, quaternion_from_matrix
 
 NANOSECONDS = 1_000_000_000
+DETECTIONS_TYPE = "bevdistill_ros/msg/Detection3DArray"
+STATUS_TYPE = "bevdistill_ros/msg/PipelineStatus"
 TRANSFORMS_TYPE = "tf2_msgs/msg/TFMessage"
 
 _UNSET = QosTime(0, 0)

@@ -7,13 +7,11 @@ are stamped.
 Processes on both sides need the Fast DDS profile `config/dds/fastdds.xml`: with the default, bursts of images are lost.
 """
 
-import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import rclpy
 from rclpy.context import Context
@@ -24,6 +22,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from bevdistill_ros.interface.topics import TopicMap
 from training.replay.clock import HeaderClock
+from training.replay.message_classes import message_class
 from training.replay.messages import NANOSECONDS
 from training.replay.order import stream
 from training.replay.read_bag import Bag, BagMessage, BagSample
@@ -228,14 +227,3 @@ class Player:
         self._now_ns = stamp_ns
         self._clock_message.clock.sec, self._clock_message.clock.nanosec = divmod(stamp_ns, NANOSECONDS)
         self._clock.publish(self._clock_message)
-
-
-def message_class(message_type: str) -> Any:
-    """Class of a message type such as sensor_msgs/msg/Image; one that is not installed is a ValueError."""
-    package, _, name = message_type.split("/")
-    try:
-        return getattr(importlib.import_module(f"{package}.msg"), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"message type {message_type} is not installed; install the ROS 2 package {package}"
-        ) from error

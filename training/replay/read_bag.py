@@ -1,28 +1,45 @@
-"""Read a rosbag2 directory: its messages, and the calibration, samples and poses in it. No ROS is needed."""
+"""Read a rosbag2: its messages, and the calibration, samples and poses in it. No ROS is needed.
+
+What a bag loses while it is read is counted: `Bag.losses` says which messages did not come out and which are damaged.
+"""
 
 import json
+import logging
 import struct
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rosbags.rosbag2 import Reader, ReaderError
 
 from bevdistill_ros.core.geometry import transform_from
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.interface.topics import TopicMap, absolute
+from bevdistill_ros.core.text import one_line, quote
+from bevdistill_ros.interface.topics import TopicMap
 from training.replay import messages
+from training.replay.bag_storage import BagError, Storages, Stored, open_storages
 from training.replay.write_bag import BASE_FRAME, SAMPLE_TOPIC, STATIC_TRANSFORM_TOPIC
 
-_READ_ERRORS = (ReaderError, OSError, struct.error, ValueError, KeyError, IndexError, EOFError, AssertionError)
+__all__ = [
+    "Bag",
+    "BagError",
+    "BagMessage",
+    "BagSample",
+    "Losses",
+    "check_calibrated",
+    "poses_of",
+    "read_bag",
+    "rig_of",
+    "samples_of",
+]
 
+MAX_SPAN_NS = 30 * 86_400 * messages.NANOSECONDS  # no recording is longer; stamps further apart are damaged
+_MAX_NAMED = 12  # topics that a message lists
 
-class BagError(ValueError):
-    """A bag that cannot be read, or lacks what is asked of it."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,36 +64,59 @@ class BagSample:
     global_from_map: np.ndarray  # (4, 4) float64 [m]
 
 
+@dataclass(kw_only=True)
+class Losses:
+    """What was lost while a bag was read to its end, by topic."""
+
+    missing: dict[str, int] = field(default_factory=dict)  # messages that the bag counts and that did not come out
+    damaged: dict[str, int] = field(default_factory=dict)  # messages that cannot be decoded, or hold no usable values
+
+    def of(self, topics: Collection[str]) -> int:
+        """Messages of some topics that were lost."""
+        return sum(counts.get(topic, 0) for counts in (self.missing, self.damaged) for topic in topics)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bag:
-    """A bag that was looked through once and may be read any number of times."""
+    """A bag whose index was read, and whose messages may be read any number of times."""
 
     path: Path
     topics: dict[str, str]  # topic: message type
-    counts: dict[str, int]  # topic: number of messages
+    counts: dict[str, int]  # topic: number of messages, as the bag counts them
     start_ns: int  # when the first message was recorded
     end_ns: int  # just behind the last
+    losses: Losses = field(default_factory=Losses, compare=False)  # what reading has shown so far
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
         """Messages of some topics, or all, as they were received.
 
+        Messages that the bag counts and that do not come out, or that are too short for their header, are logged and
+        counted in `losses`.
+
         Raises:
             BagError: The bag is damaged or has none of the topics.
         """
-        if topics is not None and not set(topics) & set(self.topics):
-            raise BagError(f"{self.path} has none of {', '.join(topics)}; it has {', '.join(self.topics)}")
-        with _reading(self.path) as reader:
-            chosen = [c for c in reader.connections if topics is None or absolute(c.topic) in topics]
-            for connection, received_ns, data in reader.messages(chosen):
-                data = bytes(data)
-                stamp_ns = messages.header_stamp(data, connection.msgtype)
+        chosen = {topic for topic in self.topics if topics is None or topic in topics}
+        if not chosen:
+            raise BagError(f"{self.path} has none of {_listed(topics or ())}; it has {_listed(self.topics)}")
+        found: Counter[str] = Counter()
+        with open_storages(self.path) as storages:
+            for stored in storages.messages(chosen):
+                if not self._is_plausible(stored):
+                    continue
+                try:
+                    stamp_ns = messages.header_stamp(stored.data, stored.message_type)
+                except (struct.error, IndexError):
+                    continue
+                found[stored.topic] += 1
                 yield BagMessage(
-                    topic=absolute(connection.topic),
-                    message_type=connection.msgtype,
-                    received_ns=received_ns,
-                    stamp_ns=received_ns if stamp_ns is None else stamp_ns,
-                    data=data,
+                    topic=stored.topic,
+                    message_type=stored.message_type,
+                    received_ns=stored.received_ns,
+                    stamp_ns=stored.received_ns if stamp_ns is None else stamp_ns,
+                    data=stored.data,
                 )
+        self._note_missing(found, chosen)
 
     def first(self, topic: str) -> BagMessage | None:
         """The first message of a topic; None where there is none.
@@ -86,22 +126,74 @@ class Bag:
         """
         return next(self.messages([topic]), None) if self.counts.get(topic) else None
 
-    def decoded(self, topic: str) -> Iterator[tuple[int, Any]]:
+    def decoded(
+        self, topic: str, message_type: str = "", convert: Callable[[Any], Any] = lambda content: content
+    ) -> Iterator[tuple[int, Any]]:
         """Stamps [ns] of the headers and contents of a topic, as they were received.
 
+        Damaged messages are skipped, logged and counted in `losses`.
+
+        Args:
+            topic: The topic.
+            message_type: The type that its messages must have; empty for any standard type or one of ours.
+            convert: Makes of a message what is yielded; an error that it raises means that the message is damaged.
+
         Raises:
-            BagError: The bag is damaged or lacks the topic.
+            BagError: The bag is damaged, lacks the topic, or its messages are of another type.
         """
-        if topic not in self.topics:
-            raise BagError(f"{self.path} has no {topic}; it has {', '.join(self.topics)}")
-        is_standard = self.topics[topic] in messages.standard_types().fielddefs
+        self.check_type(topic, message_type or self.topics.get(topic, ""))
+        message_type = self.topics[topic]
+        is_standard = message_type in messages.standard_types().fielddefs
         store = messages.standard_types() if is_standard else messages.detector_types()
-        for message in self.messages([topic]):
-            yield message.stamp_ns, store.deserialize_cdr(message.data, message.message_type)
+        if message_type not in store.fielddefs:
+            raise BagError(f"{self.path}: {topic} holds {quote(message_type)}, a type that is not known")
+        damaged, reason = 0, ""
+        try:
+            for message in self.messages([topic]):
+                try:
+                    content = convert(store.deserialize_cdr(message.data, message_type))
+                except Exception as error:  # rosbags lets through whatever its parser raises on damaged input
+                    damaged, reason = damaged + 1, reason or f"{type(error).__name__}: {one_line(error)}"
+                    continue
+                yield message.stamp_ns, content
+        finally:
+            self.note_damaged(topic, damaged, reason)
+
+    def check_type(self, topic: str, message_type: str) -> None:
+        """Raise BagError unless the bag has a topic, of this message type."""
+        if topic not in self.topics:
+            raise BagError(f"{self.path} has no {topic}; it has {_listed(self.topics)}")
+        if self.topics[topic] != message_type:
+            raise BagError(f"{self.path}: {topic} holds {quote(self.topics[topic])}, but must hold {message_type}")
+
+    def note_damaged(self, topic: str, count: int, reason: str) -> None:
+        """Count damaged messages of a topic, and log them once."""
+        if count > self.losses.damaged.get(topic, 0):
+            self.losses.damaged[topic] = count
+            total = self.counts.get(topic, 0)
+            _LOG.warning(
+                "%s: %d of %d messages of %s are damaged and skipped: %s", self.path, count, total, topic, reason
+            )
+
+    def _is_plausible(self, stored: Stored) -> bool:
+        """Whether a message is of its topic's type and within the time of the bag; another is one that is missing."""
+        return self.start_ns <= stored.received_ns < self.end_ns and stored.message_type == self.topics[stored.topic]
+
+    def _note_missing(self, found: Mapping[str, int], topics: Collection[str]) -> None:
+        """Count what a pass over all messages of some topics lacked, and log it once."""
+        missing = {topic: self.counts[topic] - found.get(topic, 0) for topic in sorted(topics)}
+        missing = {topic: count for topic, count in missing.items() if count > 0}
+        if any(self.losses.missing.get(topic) != count for topic, count in missing.items()):
+            each = [f"{count} of {self.counts[topic]} of {one_line(topic)}" for topic, count in missing.items()]
+            _LOG.warning(
+                "%s: %d messages did not come out, the file is damaged: %s", self.path, sum(missing.values()),
+                _listed(each),
+            )  # fmt: skip
+        self.losses.missing.update(missing)
 
 
 def read_bag(path: Path) -> Bag:
-    """Look through a bag directory or a single storage file.
+    """Read the index of a bag directory or a single storage file.
 
     Raises:
         BagError: It is missing, damaged, incomplete or empty.
@@ -109,18 +201,31 @@ def read_bag(path: Path) -> Bag:
     path = Path(path)
     if not path.exists():
         raise BagError(f"bag {path} does not exist")
-    if path.is_dir() and not (path / "metadata.yaml").is_file():
-        raise BagError(f"{path} is no bag, or one whose recording was cut off: it has no metadata.yaml")
-    with _reading(path) as reader:
-        topics = {absolute(connection.topic): connection.msgtype for connection in reader.connections}
-        counts = {absolute(topic): info.msgcount for topic, info in reader.topics.items()}
-        start_ns, end_ns, expected = reader.start_time, reader.end_time, reader.message_count
-        stored = _stored_count(reader)
-    if not expected:
-        raise BagError(f"bag {path} holds no message")
-    if stored is not None and stored != expected:
+    with open_storages(path) as storages:
+        if not sum(storages.counts.values()) and not any((storages.declared or {}).values()):
+            raise BagError(f"bag {path} holds no message")
+        _check_complete(path, storages)
+        start_ns, end_ns = storages.span_ns
+        if not 0 <= start_ns < end_ns <= start_ns + MAX_SPAN_NS:
+            raise BagError(f"bag {path} cannot be right: its messages lie between {start_ns} and {end_ns} ns")
+        return Bag(path=path, topics=storages.topics, counts=storages.counts, start_ns=start_ns, end_ns=end_ns)
+
+
+def _check_complete(path: Path, storages: Storages) -> None:
+    """Refuse a bag whose storage files and metadata count differently."""
+    declared = storages.declared
+    if declared is None:
+        return
+    expected, stored = sum(declared.values()), sum(storages.counts.values())
+    if stored < expected:
         raise BagError(f"bag {path} is incomplete: {stored} of {expected} messages are there; copy or record it again")
-    return Bag(path=path, topics=topics, counts=counts, start_ns=start_ns, end_ns=end_ns)
+    for topic in sorted({*declared, *storages.counts}):
+        said, there = declared.get(topic, 0), storages.counts.get(topic, 0)
+        if said != there:
+            raise BagError(
+                f"the metadata of bag {path} count {said} messages of {quote(topic)}, but its files {there}; "
+                "write the metadata again with: ros2 bag reindex"
+            )
 
 
 def rig_of(bag: Bag, layout: TopicMap, cameras: Sequence[str], *, base_frame: str = BASE_FRAME) -> CameraRig:
@@ -133,10 +238,13 @@ def rig_of(bag: Bag, layout: TopicMap, cameras: Sequence[str], *, base_frame: st
     edges = _static_edges(bag)
     intrinsics, mountings, sizes = [], [], {}
     for camera in cameras:
-        info = next(content for _, content in bag.decoded(layout.camera_info_topic(camera)))
-        intrinsics.append(np.asarray(info.k).reshape(3, 3))
-        mountings.append(_base_from(info.header.frame_id, edges, base_frame, bag.path))
-        sizes[camera] = (int(info.height), int(info.width))
+        topic = layout.camera_info_topic(camera)
+        first = next(bag.decoded(topic, "sensor_msgs/msg/CameraInfo", _intrinsics_of), None)
+        if first is None:
+            raise BagError(f"{bag.path} has no usable calibration of {camera}: all of {topic} is damaged")
+        _, (frame, matrix, sizes[camera]) = first
+        intrinsics.append(matrix)
+        mountings.append(_base_from(frame, edges, base_frame, bag.path))
     if len(set(sizes.values())) > 1:
         described = ", ".join(f"{camera} {width}x{height}" for camera, (height, width) in sizes.items())
         raise BagError(f"{bag.path}: a rig file holds one image size, but these are {described}")
@@ -170,39 +278,74 @@ def samples_of(bag: Bag) -> tuple[BagSample, ...]:
         raise BagError(
             f"{bag.path} has no {SAMPLE_TOPIC}, so nothing ties it to ground truth; it can be played, not scored"
         )
-    samples = []
-    for _, content in bag.decoded(SAMPLE_TOPIC):
-        try:
-            fields = json.loads(content.data)
-            origin = fields["global_from_map"]
-            sample = BagSample(
-                scene=fields["scene"],
-                token=fields["sample_token"],
-                stamp_ns=int(fields["stamp_ns"]),
-                channel_stamps_ns={name: int(stamp) for name, stamp in fields["channel_stamps_ns"].items()},
-                global_from_map=transform_from(origin["rotation"], origin["translation"]),
-            )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BagError(f"{bag.path}: a message of {SAMPLE_TOPIC} is not readable: {error!r}") from error
-        samples.append(sample)
+    samples = [sample for _, sample in bag.decoded(SAMPLE_TOPIC, "std_msgs/msg/String", _sample_of)]
+    if not samples:
+        raise BagError(f"{bag.path}: no message of {SAMPLE_TOPIC} is readable, so nothing can be scored")
     return tuple(sorted(samples, key=lambda sample: sample.stamp_ns))
 
 
 def poses_of(bag: Bag, layout: TopicMap) -> dict[int, np.ndarray]:
-    """map_from_base (4, 4) float64 [m] by stamp [ns], from the odometry."""
-    return {
-        messages.stamp_of(content): messages.matrix_of(content.pose.pose.position, content.pose.pose.orientation)
-        for _, content in bag.decoded(layout.odometry)
-    }
+    """map_from_base (4, 4) float64 [m] by stamp [ns], from the odometry.
+
+    Raises:
+        BagError: The bag has no odometry.
+    """
+    return dict(pose for _, pose in bag.decoded(layout.odometry, "nav_msgs/msg/Odometry", _pose_of))
+
+
+def _intrinsics_of(info: Any) -> tuple[str, np.ndarray, tuple[int, int]]:
+    """Frame, matrix (3, 3) [px], height and width [px] of a CameraInfo."""
+    matrix = np.asarray(info.k, dtype=np.float64).reshape(3, 3)
+    if not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        raise ValueError(f"the camera is not calibrated: k is {matrix.ravel().tolist()}")
+    return str(info.header.frame_id), matrix, (int(info.height), int(info.width))
+
+
+def _sample_of(content: Any) -> BagSample:
+    """The key frame that a message of the sample topic describes."""
+    fields = json.loads(content.data)
+    origin = fields["global_from_map"]
+    global_from_map = transform_from(np.array(origin["rotation"]), np.array(origin["translation"], dtype=np.float64))
+    if global_from_map.shape != (4, 4) or not np.isfinite(global_from_map).all():
+        raise ValueError("global_from_map is not finite")
+    return BagSample(
+        scene=_typed(fields["scene"], str),
+        token=_typed(fields["sample_token"], str),
+        stamp_ns=_typed(fields["stamp_ns"], int),
+        channel_stamps_ns={name: _typed(stamp, int) for name, stamp in fields["channel_stamps_ns"].items()},
+        global_from_map=global_from_map,
+    )
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{quote(value)} must be of type {kind.__name__}")
+    return value
+
+
+def _pose_of(content: Any) -> tuple[int, np.ndarray]:
+    """Stamp [ns] and map_from_base (4, 4) [m] of an Odometry."""
+    pose = messages.matrix_of(content.pose.pose.position, content.pose.pose.orientation)
+    if not np.isfinite(pose).all():
+        raise ValueError(f"the pose is not finite: position {pose[:3, 3].tolist()}")
+    return messages.stamp_of(content), pose
 
 
 def _static_edges(bag: Bag) -> dict[str, tuple[str, np.ndarray]]:
     """child frame: (parent frame, parent_from_child)."""
+    edges: dict[str, tuple[str, np.ndarray]] = {}
+    for _, found in bag.decoded(STATIC_TRANSFORM_TOPIC, "tf2_msgs/msg/TFMessage", _edges_of):
+        edges |= found
+    return edges
+
+
+def _edges_of(content: Any) -> dict[str, tuple[str, np.ndarray]]:
     edges = {}
-    for _, content in bag.decoded(STATIC_TRANSFORM_TOPIC):
-        for entry in content.transforms:
-            matrix = messages.matrix_of(entry.transform.translation, entry.transform.rotation)
-            edges[entry.child_frame_id.lstrip("/")] = (entry.header.frame_id.lstrip("/"), matrix)
+    for entry in content.transforms:
+        matrix = messages.matrix_of(entry.transform.translation, entry.transform.rotation)
+        if not np.isfinite(matrix).all():
+            raise ValueError(f"the transform of {quote(entry.child_frame_id)} is not finite")
+        edges[entry.child_frame_id.lstrip("/")] = (entry.header.frame_id.lstrip("/"), matrix)
     return edges
 
 
@@ -216,24 +359,10 @@ def _base_from(frame: str, edges: dict[str, tuple[str, np.ndarray]], base_frame:
             break
         current, parent_from_child = edges[current]
         base_from_frame = parent_from_child @ base_from_frame
-    raise BagError(f"{path}: {STATIC_TRANSFORM_TOPIC} does not connect '{frame}' to '{base_frame}'")
+    raise BagError(f"{path}: {STATIC_TRANSFORM_TOPIC} does not connect {quote(frame)} to '{base_frame}'")
 
 
-def _stored_count(reader: Reader) -> int | None:
-    """Messages that the storage files of a directory hold; None for a single file, which has no other count."""
-    storages = getattr(reader.storage, "storages", None)
-    if storages is None:
-        return None
-    return sum(storage.metadata.message_count for storage in storages)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Reader]:
-    try:
-        with Reader(path) as reader:
-            yield reader
-    except BagError:
-        raise
-    except _READ_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BagError(f"bag {path} cannot be read: {reason}") from error
+def _listed(topics: Collection[str]) -> str:
+    """Topics in a message, not all where there are many."""
+    names = [one_line(topic) for topic in list(topics)[:_MAX_NAMED]]
+    return ", ".join(names) + (f" and {len(topics) - _MAX_NAMED} more" if len(topics) > _MAX_NAMED else "")

@@ -12,11 +12,10 @@ from sensor_msgs.msg import CompressedImage
 
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, OVERLAY_TOPIC, STATUS_TOPIC
 from training.replay import messages
-from training.replay.play import ReplayError, Wait, message_class
+from training.replay.message_classes import message_class
+from training.replay.play import ReplayError, Wait
 
-DETECTIONS_TYPE = "bevdistill_ros/msg/Detection3DArray"
-STATUS_TYPE = "bevdistill_ros/msg/PipelineStatus"
-_TYPES = {DETECTIONS_TOPIC: DETECTIONS_TYPE, STATUS_TOPIC: STATUS_TYPE}
+_TYPES = {DETECTIONS_TOPIC: messages.DETECTIONS_TYPE, STATUS_TOPIC: messages.STATUS_TYPE}
 
 _POLL_S = 0.05
 _BAG_VERSION: Literal[8] = 8

@@ -19,6 +19,7 @@ from bevdistill_ros.core.boxes import BOX_SIZE
 from bevdistill_ros.core.geometry import yaw_of
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
+from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC, TopicMap
 from training.evaluate.metrics import Metrics, evaluate_detections
 from training.replay import messages
@@ -63,9 +64,9 @@ def read_recording(path: Path) -> Recording:
         BagError: It is damaged, or holds no detections.
     """
     bag = read_bag(path)
-    arrays = (content for _, content in bag.decoded(DETECTIONS_TOPIC))
+    arrays = (content for _, content in bag.decoded(DETECTIONS_TOPIC, messages.DETECTIONS_TYPE))
     has_status = STATUS_TOPIC in bag.topics
-    statuses = [_status(content) for _, content in bag.decoded(STATUS_TOPIC)] if has_status else []
+    statuses = [status for _, status in bag.decoded(STATUS_TOPIC, messages.STATUS_TYPE, _status)] if has_status else []
     found = {record.stamp_ns: record for record in map(detections_of, arrays)}
     # Each status counts one set more, used or dropped; stamps would put sets dropped in a rush before the one at work.
     statuses.sort(key=lambda status: status.sets_processed + status.sets_dropped)
@@ -76,18 +77,21 @@ def detections_of(array: Any, *, base_frame: str = BASE_FRAME) -> Detections:
     """Detections of a bevdistill_ros/Detection3DArray.
 
     Raises:
-        ValueError: The boxes are not in the frame `base_frame`, or a class is unknown.
+        ValueError: The boxes are not in the frame `base_frame` or not finite, or a class is unknown.
     """
     if array.header.frame_id != base_frame:
         raise ValueError(
-            f"detections are in the frame '{array.header.frame_id}', but only '{base_frame}' can be scored"
+            f"detections are in the frame {quote(array.header.frame_id)}, but only '{base_frame}' can be scored"
         )
     unknown = {entry.class_name for entry in array.detections} - set(CLASS_NAMES)
     if unknown:
         raise ValueError(
-            f"detections hold unknown classes {', '.join(sorted(unknown))}; known are {', '.join(CLASS_NAMES)}"
+            f"detections hold unknown classes {one_line(', '.join(sorted(unknown)))}; "
+            f"known are {', '.join(CLASS_NAMES)}"
         )
     boxes = np.array([_box(entry) for entry in array.detections], dtype=np.float32).reshape(-1, BOX_SIZE)
+    if not np.isfinite(boxes).all():
+        raise ValueError(f"detections at {messages.stamp_of(array)} ns hold a box that is not finite")
     return Detections(
         stamp_ns=messages.stamp_of(array),
         boxes=torch.from_numpy(boxes),
