@@ -15,7 +15,7 @@ from backports import zstd
 from lz4.frame import compress as lz4_compress
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from bevdistill_ros.interface.topics import TopicLayout
+from bevdistill_ros.interface.topics import TopicMap
 from training.replay import bag_storage, messages
 from training.replay.read_bag import Bag, BagError, _intrinsics_of, poses_of, read_bag, samples_of
 
@@ -310,7 +310,7 @@ def test_a_damaged_message_is_skipped_and_counted(bag_path: Path, caplog: pytest
 def test_poses_that_are_not_finite_are_not_taken(bag_path: Path, value: float) -> None:
     damage(bag_path, struct.pack("<d", 4.0), struct.pack("<d", value))
     bag = read_bag(bag_path)
-    assert len(poses_of(bag, TopicLayout())) == 5
+    assert len(poses_of(bag, TopicMap())) == 5
     assert bag.losses.damaged == {"/odom": 1}
 
 
