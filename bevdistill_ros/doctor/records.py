@@ -28,6 +28,7 @@ class ImageRecord:
     kind: str = ""  # encoding or format
     frame_id: str = ""
     picture: np.ndarray | str | None = None  # the last image (h, w, 3) uint8 RGB, or what is wrong with it; None: none
+    doubt: str = ""  # what to say of an image that can be used
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -88,12 +88,11 @@ class TopicMap:
 
     def routes(self, cameras: Sequence[str], node: str = NODE) -> dict[str, str]:
         """Topic of the map -> topic of the node, for these cameras and the odometry."""
-        suffix = "image/compressed" if self.transport == "compressed" else "image"
         routes = {self.odometry: f"{node}/input/odometry"} if self.odometry else {}
         for camera in cameras:
             if self.camera_info_topic(camera):
                 routes[self.camera_info_topic(camera)] = f"{node}/input/{camera}/camera_info"
-            routes[self.image_topic(camera)] = f"{node}/input/{camera}/{suffix}"
+            routes[self.image_topic(camera)] = own_image_topic(camera, self.transport, node)
         return routes
 
     def transform_routes(self) -> dict[str, str]:
@@ -118,6 +117,11 @@ class TopicMap:
             known = ", ".join(self.cameras) or "none"
             raise ValueError(f"the topic map has no camera '{camera}'; it has {known}")
         return absolute(getattr(self, kind).replace("{camera}", self.names.get(camera, camera)))
+
+
+def own_image_topic(camera: str, transport: str, node: str = "~") -> str:
+    """The node's own name of a camera's images."""
+    return f"{node}/input/{camera}/image{'/compressed' if transport == 'compressed' else ''}"
 
 
 def image_type_of(transport: str) -> str:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -19,20 +18,14 @@ from visualization_msgs.msg import Marker, MarkerArray
 from bevdistill_ros.core.geometry import quaternion_from_yaw, transform_from
 from bevdistill_ros.core.nuscenes import CLASS_NAMES, attribute_of
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.inference.decode import decode_image
 from bevdistill_ros.msg import Detection3D, Detection3DArray, PipelineStatus
+from bevdistill_ros.node.images import colours_lost, compressed_image, raw_image, with_cv_bridge
 from bevdistill_ros.node.markers import Shape
 from bevdistill_ros.node.records import Item, SetReport
 from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.node.rig.camera_info import CameraInfoMatrices, read_calibration
 from bevdistill_ros.node.rig.odometry import StampedPose
 
-_CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-_TO_RGB = {
-    "bgr8": cv2.COLOR_BGR2RGB,
-    "rgba8": cv2.COLOR_RGBA2RGB,
-    "bgra8": cv2.COLOR_BGRA2RGB,
-    "mono8": cv2.COLOR_GRAY2RGB,
-}
 _MARKER_TYPES = {"boxes": Marker.CUBE, "velocities": Marker.ARROW, "labels": Marker.TEXT_VIEW_FACING}
 
 
@@ -40,6 +33,16 @@ def stamp_of(message: Any) -> int:
     """Stamp of a message with a header [ns]."""
     stamp = message.header.stamp
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def frame_of(message: Any) -> str:
+    """Frame of a message with a header, without the leading slash of ROS 1, which tf2 refuses."""
+    return plain_frame(message.header.frame_id)
+
+
+def plain_frame(name: str) -> str:
+    """A frame as tf2 names it."""
+    return name.lstrip("/")
 
 
 def time_from(stamp_ns: int) -> Time:
@@ -64,32 +67,27 @@ def image_of(message: Any, *, nominal_width: int, width: int) -> np.ndarray:
         ValueError: The image is damaged, or of a format or encoding that is not supported.
     """
     if isinstance(message, CompressedImage):
-        if "depth" in message.format.lower():
-            raise ValueError(f"format '{message.format}' is no colour image")
-        return decode_image(bytes(message.data), nominal_width=nominal_width, width=width)
-    return _raw_image(message)
+        return compressed_image(bytes(message.data), form=message.format, nominal_width=nominal_width, width=width)
+    pixels = raw_image(
+        message.data, rows=message.height, cols=message.width, step=message.step, encoding=message.encoding
+    )
+    return with_cv_bridge(message, message.encoding) if pixels is None else pixels
 
 
-def _raw_image(message: Any) -> np.ndarray:
-    if message.encoding not in _CHANNELS:
-        raise ValueError(f"encoding '{message.encoding}' is not supported; use one of {', '.join(_CHANNELS)}")
-    channels = _CHANNELS[message.encoding]
-    rows, cols, step = message.height, message.width, message.step
-    if rows < 1 or cols < 1 or step < cols * channels or len(message.data) != rows * step:
-        raise ValueError(
-            f"image of {cols}x{rows} {message.encoding} with step {step} does not fit its {len(message.data)} bytes"
-        )
-    pixels = np.frombuffer(message.data, dtype=np.uint8).reshape(rows, step)[:, : cols * channels]
-    pixels = pixels.reshape(rows, cols, channels)
-    return pixels if message.encoding == "rgb8" else np.asarray(cv2.cvtColor(pixels, _TO_RGB[message.encoding]))
+def loses_colours(message: Any) -> str:
+    """What to say of an image that came in colours and was compressed as grey; empty of any other."""
+    if not isinstance(message, CompressedImage) or not colours_lost(message.format):
+        return ""
+    return f"format '{message.format}': its colours were dropped before it was compressed; publish rgb8 or bgr8"
 
 
-def calibration_of(message: Any, *, rectified: bool) -> Calibration:
-    """Intrinsics that a CameraInfo tells.
+def calibration_of(message: Any, *, rectified: bool, image_topic: str = "") -> Calibration:
+    """Intrinsics from a CameraInfo.
 
     Args:
         message: The CameraInfo.
         rectified: Whether the images are rectified, so that P holds and no distortion is left.
+        image_topic: Topic of its images, whose name may say that they are rectified.
 
     Raises:
         ValueError: The camera is not calibrated, or its calibration is not usable.
@@ -98,18 +96,13 @@ def calibration_of(message: Any, *, rectified: bool) -> Calibration:
     roi = message.roi
     if (roi.height, roi.width) not in ((0, 0), size):
         raise ValueError(f"a region of interest ({roi.width}x{roi.height} of {size[1]}x{size[0]}) is not supported")
-    if rectified:
-        matrix = np.array(message.p, dtype=np.float64).reshape(3, 4)[:, :3]
-        return Calibration(matrix=matrix, size=size, frame_id=message.header.frame_id)
-    distortion = np.array(message.d, dtype=np.float64)
-    straight = not distortion.any()  # of NaN, any() is true
-    return Calibration(
-        matrix=np.array(message.k, dtype=np.float64).reshape(3, 3),
-        size=size,
-        frame_id=message.header.frame_id,
-        distortion=None if straight else distortion,
-        model="" if straight else message.distortion_model,
+    given = CameraInfoMatrices(
+        k=np.array(message.k, dtype=np.float64).reshape(3, 3),
+        p=np.array(message.p, dtype=np.float64).reshape(3, 4)[:, :3],
+        d=np.array(message.d, dtype=np.float64),
+        model=message.distortion_model,
     )
+    return read_calibration(given, size=size, frame_id=frame_of(message), rectified=rectified, image_topic=image_topic)
 
 
 def odometry_of(message: Any, *, base_frame: str) -> StampedPose:
@@ -118,7 +111,7 @@ def odometry_of(message: Any, *, base_frame: str) -> StampedPose:
     Raises:
         ValueError: It tells the pose of another frame, or no pose.
     """
-    child = message.child_frame_id
+    child = plain_frame(message.child_frame_id)
     if child and child != base_frame:
         raise ValueError(f"odometry is that of frame '{child}', but base_frame is '{base_frame}'")
     pose = message.pose.pose

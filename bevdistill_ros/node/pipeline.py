@@ -17,8 +17,10 @@ from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.frame import ImageTarget, frame_from_images
 from bevdistill_ros.interface import drops
-from bevdistill_ros.node.convert import image_of
+from bevdistill_ros.node.convert import image_of, loses_colours
+from bevdistill_ros.node.images import FULL_WIDTH
 from bevdistill_ros.node.records import ImageSet, Outcome
+from bevdistill_ros.node.rig.calibration import SIZE_OF_IMAGE
 from bevdistill_ros.node.rig.ego_motion import EgoMotion, compensate
 from bevdistill_ros.node.rig.live_rig import CalibratedCamera, LiveRig
 from bevdistill_ros.node.rig.rectifier import Rectifier
@@ -104,7 +106,8 @@ class Pipeline:
         rig = self._await_sources(images)
         stages["wait"] = (time.monotonic() - images.received) * 1e3
         with timed(stages, "decode"):
-            pixels = list(self._pool.map(lambda index: self._decoded(index, images, rig[index]), range(len(rig))))
+            decoded = list(self._pool.map(lambda index: self._decoded(index, images, rig[index]), range(len(rig))))
+        pixels, rig = [image for image, _ in decoded], [camera for _, camera in decoded]
         self._check_missing(pixels)
         rig_changed = self._rig.update(rig)
         with timed(stages, "preprocess"):
@@ -128,22 +131,35 @@ class Pipeline:
     def _await_sources(self, images: ImageSet) -> list[CalibratedCamera | None]:
         """Wait for poses, and for the calibration of each camera."""
         deadline = time.monotonic() + self._max_wait_s
-        stamps = {name: at for name, at in zip(self._cameras, images.stamps_ns, strict=True) if at is not None}
-        self._motion.wait_for(max(stamps.values()), self._max_wait_s)
-        return self._rig.at(stamps, max(deadline - time.monotonic(), 0.0))
+        headers = {
+            name: (stamp, frame)
+            for name, stamp, frame in zip(self._cameras, images.stamps_ns, images.frame_ids, strict=True)
+            if stamp is not None
+        }
+        self._motion.wait_for(max(stamp for stamp, _ in headers.values()), self._max_wait_s)
+        return self._rig.at(headers, max(deadline - time.monotonic(), 0.0))
 
-    def _decoded(self, index: int, images: ImageSet, camera: CalibratedCamera | None) -> np.ndarray | None:
-        """Pixels of a camera; None where it is missing or its image is not usable."""
+    def _decoded(
+        self, index: int, images: ImageSet, camera: CalibratedCamera | None
+    ) -> tuple[np.ndarray | None, CalibratedCamera | None]:
+        """Pixels of a camera, None where it is missing or its image is not usable; and the camera for these pixels."""
         if camera is None:
-            return None
-        calibration, _ = camera
+            return None, None
+        (calibration, mounting), message, name = camera, images.messages[index], self._cameras[index]
+        # Without a calibrated size the image is decoded whole, and its size is that of the calibration.
+        is_sized = calibration.size != SIZE_OF_IMAGE
+        nominal = calibration.size[1] if is_sized else FULL_WIDTH
+        width = self._target.width if is_sized else FULL_WIDTH
         try:
-            pixels = image_of(images.messages[index], nominal_width=calibration.size[1], width=self._target.width)
+            pixels = image_of(message, nominal_width=nominal, width=width)
+            calibration = calibration.of_image(pixels)
             calibration.check_aspect(pixels)
         except ValueError as error:
-            self._on_fault(self._cameras[index], str(error))
-            return None
-        return self._rectifiers[index].rectify(pixels, calibration)
+            self._on_fault(name, str(error))
+            return None, camera if is_sized else None
+        if doubt := loses_colours(message):
+            self._on_fault(name, doubt)
+        return self._rectifiers[index].rectify(pixels, calibration), (calibration, mounting)
 
     def _check_missing(self, pixels: list[np.ndarray | None]) -> None:
         unusable = [name for name, image in zip(self._cameras, pixels, strict=True) if image is None]

@@ -18,6 +18,7 @@ class ImageSet:
     stamp_ns: int  # of the reference camera
     messages: tuple[Any | None, ...]
     stamps_ns: tuple[int | None, ...]
+    frame_ids: tuple[str, ...]  # of the images' headers; empty where one is missing or names none
     received: float  # when the reference camera's image came [s], time.monotonic
     transport_age_ms: float  # age of the reference camera's image then; nan where it is stamped by another clock
 

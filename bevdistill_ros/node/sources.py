@@ -8,6 +8,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
 from bevdistill_ros.interface.parameters import DetectorParameters
+from bevdistill_ros.interface.topics import own_image_topic
 from bevdistill_ros.node import convert
 from bevdistill_ros.node.polled import PolledSubscription
 from bevdistill_ros.node.quality import input_quality
@@ -29,6 +30,10 @@ class CameraInfoTopics:
     def __init__(self, node: Node, parameters: DetectorParameters) -> None:
         self._node = node
         self._rectified = parameters.images_rectified
+        self._image_topics = {
+            camera: node.resolve_topic_name(own_image_topic(camera, parameters.transport))
+            for camera in parameters.cameras
+        }
         self._topics = {
             camera: PolledSubscription(
                 node, CameraInfo, f"~/input/{camera}/camera_info", qos_profile=input_quality(INFO_DEPTH)
@@ -40,16 +45,16 @@ class CameraInfoTopics:
         """Cameras of which a camera_info came, each with its calibration or why it cannot be used."""
         for camera, topic in self._topics.items():
             for message in topic.take():
-                yield camera, self._calibration_of(message)
+                yield camera, self._calibration_of(camera, message)
 
     def close(self) -> None:
         """Stop listening."""
         for topic in self._topics.values():
             self._node.destroy_subscription(topic.sub)
 
-    def _calibration_of(self, message: Any) -> Calibration | str:
+    def _calibration_of(self, camera: str, message: Any) -> Calibration | str:
         try:
-            return convert.calibration_of(message, rectified=self._rectified)
+            return convert.calibration_of(message, rectified=self._rectified, image_topic=self._image_topics[camera])
         except ValueError as error:
             return str(error)
 

@@ -14,7 +14,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from bevdistill_ros.interface import drops
 from bevdistill_ros.interface.parameters import DetectorParameters
-from bevdistill_ros.node.convert import stamp_of
+from bevdistill_ros.interface.topics import own_image_topic
+from bevdistill_ros.node.convert import frame_of, stamp_of
 from bevdistill_ros.node.diagnostics import age_ms
 from bevdistill_ros.node.quality import input_quality, misfit
 from bevdistill_ros.node.records import DroppedSet, ImageSet
@@ -85,12 +86,11 @@ class Subscriptions:
         return found
 
     def _image_filter(self, camera: str) -> Any:
-        compressed = self._parameters.transport == "compressed"
-        kind, suffix = (CompressedImage, "/compressed") if compressed else (Image, "")
+        kind = CompressedImage if self._parameters.transport == "compressed" else Image
         source = Subscriber(
             self._node,
             kind,
-            f"~/input/{camera}/image{suffix}",
+            own_image_topic(camera, self._parameters.transport),
             qos_profile=input_quality(IMAGE_DEPTH),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             event_callbacks=_no_events(),
@@ -141,7 +141,12 @@ class Subscriptions:
         assert stamp is not None, "a set has no image that anchors it"
         received, transport_age = self._arrivals.get((anchor, stamp), (time.monotonic(), math.nan))
         images = ImageSet(
-            stamp_ns=stamp, messages=messages, stamps_ns=stamps, received=received, transport_age_ms=transport_age
+            stamp_ns=stamp,
+            messages=messages,
+            stamps_ns=stamps,
+            frame_ids=tuple("" if message is None else frame_of(message) for message in messages),
+            received=received,
+            transport_age_ms=transport_age,
         )
         if images.spread_ms > self._parameters.sync.max_spread_ms:
             self._listeners.on_drop(images.dropped(drops.spread(images.spread_ms)))

@@ -47,7 +47,7 @@ def two_cameras() -> CameraRig:
     [
         ({"matrix": np.full((3, 3), np.nan)}, "not finite"),
         ({"matrix": np.zeros((3, 3))}, "not calibrated"),
-        ({"size": (0, 0)}, "image size must be positive"),
+        ({"size": (0, 160)}, "image size must be positive"),
         ({"distortion": np.array([0.1, np.nan, 0, 0, 0]), "model": "plumb_bob"}, "distortion is not finite"),
         ({"distortion": np.array([0.1, 0, 0, 0, 0]), "model": "thin_prism"}, "'thin_prism'.*plumb_bob"),
         ({"distortion": np.array([0.1, 0, 0]), "model": "plumb_bob"}, "needs 4 or 5 coefficients, but has 3"),

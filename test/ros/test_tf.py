@@ -45,7 +45,7 @@ def test_mounting_is_looked_up_at_the_stamp_by_the_camera_frame() -> None:
     assert mountings.ego_from_camera("FRONT", "front_optical", 8)[0, 3] == 2.0
     with pytest.raises(ValueError, match="tf does not know base_link <- front_optical"):
         mountings.ego_from_camera("FRONT", "front_optical", 9)
-    with pytest.raises(ValueError, match="camera_info of FRONT names no frame"):
+    with pytest.raises(ValueError, match="neither camera_info nor image of FRONT names a frame"):
         mountings.ego_from_camera("FRONT", "", 8)
     assert table.waits == [8, 9]
     # What did not come is not waited for again, until it is there.

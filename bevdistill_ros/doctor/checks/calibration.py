@@ -1,6 +1,7 @@
 """Findings about calibration and ego motion: camera_info, mountings, odometry."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,11 +10,12 @@ from bevdistill_ros.doctor.checks.rig import CameraView
 from bevdistill_ros.doctor.checks.ros import install_command
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, warn
 from bevdistill_ros.doctor.records import ImageRecord, OdometryRecord, Recording
-from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.node.rig.calibration import SIZE_OF_IMAGE, Calibration
 from bevdistill_ros.node.rig.mountings import RigMountings
 from bevdistill_ros.node.rig.rectifier import Rectifier
 
 MIN_ODOMETRY_HZ = 10.0  # slower, a pose at an image's stamp is guessed across a long way
+_RECTIFIED = "set images_rectified of the node, or in the topic map, as the images are"
 _CALIBRATE = "calibrate the camera and let its driver publish K, D and the image size"
 
 
@@ -23,8 +25,13 @@ def check_camera_infos(recording: Recording) -> tuple[list[Finding], dict[str, C
     for camera, record in recording.calibrations.items():
         subject, calibration = f"{camera} camera_info", record.calibration
         if isinstance(calibration, Calibration):
-            calibrations[camera] = calibration
-            findings.append(_judge_calibration(subject, calibration, recording.images[camera]))
+            images = recording.images[camera]
+            if isinstance(images.picture, np.ndarray):
+                calibration = calibration.of_image(images.picture)
+            calibration = replace(calibration, frame_id=calibration.frame_id or images.frame_id)
+            if calibration.size != SIZE_OF_IMAGE:
+                calibrations[camera] = calibration
+            findings.append(_judge_calibration(subject, calibration, images))
         elif calibration is not None:
             findings.append(fail(subject, calibration, _CALIBRATE))
         elif not record.topic.types:
@@ -39,7 +46,8 @@ def check_camera_infos(recording: Recording) -> tuple[list[Finding], dict[str, C
 def _judge_calibration(subject: str, calibration: Calibration, images: ImageRecord) -> Finding:
     rows, cols = calibration.size
     lens = calibration.model or "no distortion"
-    text = f"{cols}x{rows}, fx {calibration.matrix[0, 0]:.0f}, {lens}, frame '{calibration.frame_id}'"
+    size = f"{cols}x{rows}" if rows else "no size: that of the image"
+    text = f"{size}, fx {calibration.matrix[0, 0]:.0f}, {lens}, frame '{calibration.frame_id}'"
     problems = []
     if isinstance(images.picture, np.ndarray):
         try:
@@ -49,6 +57,8 @@ def _judge_calibration(subject: str, calibration: Calibration, images: ImageReco
     if not calibration.frame_id:
         remedy = "let the driver fill header.frame_id with the optical frame"
         problems.append(Problem(verdict=Verdict.WARN, message="it names no frame, so tf cannot serve", remedy=remedy))
+    if calibration.doubt:
+        problems.append(Problem(verdict=Verdict.WARN, message=calibration.doubt, remedy=_RECTIFIED))
     return judge(subject, text, problems)
 
 

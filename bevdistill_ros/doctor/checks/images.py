@@ -75,6 +75,8 @@ def check_stream(camera: str, images: ImageRecord, infos: Stream) -> Finding:
     if isinstance(images.picture, str):
         remedy = "publish JPEG or PNG, or rgb8, bgr8, rgba8, bgra8 or mono8"
         problems.insert(0, Problem(verdict=Verdict.FAIL, message=images.picture, remedy=remedy))
+    if images.doubt:
+        problems.append(Problem(verdict=Verdict.WARN, message=images.doubt))
     return judge(camera, _describe(images), problems)
 
 

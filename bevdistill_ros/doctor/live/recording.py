@@ -15,11 +15,11 @@ from bevdistill_ros.doctor.records import CalibrationRecord, ImageRecord, Odomet
 from bevdistill_ros.doctor.streams import Stream
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.node import convert
+from bevdistill_ros.node.images import FULL_WIDTH
 from bevdistill_ros.node.quality import input_quality, mismatch
 from bevdistill_ros.node.tf import HAS_TF2, Transforms
 
 MATCH_S = 2.0  # publishers find a new subscriber within this time
-FULL_WIDTH = 65_535  # [px] no image is wider, so none is decoded at a reduced scale
 CLOCK_S = 3.0  # a simulated clock ticks within this time
 
 
@@ -95,7 +95,8 @@ def listen(graph: Graph, topics: Topics, parameters: DetectorParameters, *, node
     recording = Recording(
         images={camera: image_record(track) for camera, track in images.items()},
         calibrations={
-            camera: calibration_record(track, rectified=parameters.images_rectified) for camera, track in infos.items()
+            camera: calibration_record(track, rectified=parameters.images_rectified, image_topic=topics.images[camera])
+            for camera, track in infos.items()
         },
         odometry=odometry_record(odometry, base_frame=parameters.base_frame),
         sim_time=sim_time,
@@ -109,18 +110,24 @@ def image_record(track: Track) -> ImageRecord:
     last = track.last
     if last is None:
         return ImageRecord(topic=track.topic, stream=track.stream)
+    doubt = convert.loses_colours(last)
     kind = str(last.format if isinstance(last, CompressedImage) else last.encoding)
     return ImageRecord(
-        topic=track.topic, stream=track.stream, kind=kind, frame_id=last.header.frame_id, picture=_picture_of(last)
+        topic=track.topic,
+        stream=track.stream,
+        kind=kind,
+        frame_id=convert.frame_of(last),
+        picture=_picture_of(last),
+        doubt=doubt,
     )
 
 
-def calibration_record(track: Track, *, rectified: bool) -> CalibrationRecord:
+def calibration_record(track: Track, *, rectified: bool, image_topic: str) -> CalibrationRecord:
     """camera_info, read as the node reads it."""
     if track.last is None:
         return CalibrationRecord(topic=track.topic, stream=track.stream)
     try:
-        calibration = convert.calibration_of(track.last, rectified=rectified)
+        calibration = convert.calibration_of(track.last, rectified=rectified, image_topic=image_topic)
     except ValueError as error:
         return CalibrationRecord(topic=track.topic, stream=track.stream, calibration=str(error))
     return CalibrationRecord(topic=track.topic, stream=track.stream, calibration=calibration)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bevdistill_ros.interface.topic_guess import ODOMETRY, guess_topics
-from bevdistill_ros.interface.topics import LAYOUTS, NODE, TopicMap, image_type_of
+from bevdistill_ros.interface.topics import LAYOUTS, NODE, TopicMap, image_type_of, own_image_topic
 
 Types = Mapping[str, Sequence[str]]  # topic: types
 
@@ -67,9 +67,8 @@ def _score(topics: Topics, pool: Types, image_type: str) -> int:
 
 
 def _own_topics(cameras: Sequence[str], transport: str, node: str) -> Topics:
-    suffix = "image/compressed" if transport == "compressed" else "image"
     return Topics(
-        images={camera: f"{node}/input/{camera}/{suffix}" for camera in cameras},
+        images={camera: own_image_topic(camera, transport, node) for camera in cameras},
         camera_infos={camera: f"{node}/input/{camera}/camera_info" for camera in cameras},
         odometry=f"{node}/input/odometry",
         source="the node's own names",

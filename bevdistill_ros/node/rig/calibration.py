@@ -1,14 +1,12 @@
 """Intrinsics of one camera."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-MODELS: dict[str, tuple[int, ...]] = {  # distortion models and how many coefficients they may have
-    "plumb_bob": (4, 5),
-    "rational_polynomial": (8, 12, 14),
-    "equidistant": (4,),
-}
+from bevdistill_ros.node.rig.lens import MODELS
+
+SIZE_OF_IMAGE = (0, 0)  # a calibrated size that is not given is that of the images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,10 +18,11 @@ class Calibration:
     """
 
     matrix: np.ndarray  # (3, 3) float64 [px], of images of `size`
-    size: tuple[int, int]  # height, width [px]
+    size: tuple[int, int]  # height, width [px]; SIZE_OF_IMAGE where the driver does not know it
     frame_id: str = ""  # of the optical frame
     distortion: np.ndarray | None = None  # (D,) float64 of `model`; None for a straight lens
     model: str = ""
+    doubt: str = ""  # what does not fit together in it, with the remedy
 
     def __post_init__(self) -> None:
         matrix = self.matrix
@@ -31,7 +30,7 @@ class Calibration:
             raise ValueError(f"camera matrix is not finite: {matrix.ravel().tolist()}")
         if matrix[0, 0] <= 0 or matrix[1, 1] <= 0 or matrix[2, 2] != 1:
             raise ValueError(f"camera is not calibrated: its matrix is {matrix.ravel().tolist()}")
-        if min(self.size) < 1:
+        if min(self.size) < 1 and self.size != SIZE_OF_IMAGE:
             raise ValueError(f"calibrated image size must be positive, but is {self.size[1]}x{self.size[0]}")
         if self.distortion is None:
             return
@@ -45,11 +44,16 @@ class Calibration:
 
     def __str__(self) -> str:
         lens = self.model if self.distortion is not None else "no distortion"
-        return f"{self.size[1]}x{self.size[0]}, focal length {self.matrix[0, 0]:.0f} px, {lens}"
+        size = f"{self.size[1]}x{self.size[0]}" if self.size != SIZE_OF_IMAGE else "size of the images"
+        return f"{size}, focal length {self.matrix[0, 0]:.0f} px, {lens}"
 
     def same_as(self, other: "Calibration | None") -> bool:
         """Whether another calibration holds the same numbers."""
         return other is not None and self._key() == other._key()
+
+    def of_image(self, image: np.ndarray) -> "Calibration":
+        """The same, with the size of an image (h, w, 3) where it has none of its own."""
+        return replace(self, size=(image.shape[0], image.shape[1])) if self.size == SIZE_OF_IMAGE else self
 
     def check_aspect(self, image: np.ndarray) -> None:
         """Whether an image (h, w, 3) can be one of this camera at some scale.

@@ -47,7 +47,7 @@ class TfMountings:
         """Mounting (4, 4) of a camera by its frame."""
         if not frame_id:
             raise ValueError(
-                f"camera_info of {camera} names no frame, so tf cannot tell where it sits; set header.frame_id"
+                f"neither camera_info nor image of {camera} names a frame, so tf cannot place it; set header.frame_id"
             )
         self._patience.wait_for(self._base_frame, frame_id, stamp_ns, self._max_wait_s)
         return np.asarray(self._transforms.lookup(self._base_frame, frame_id, stamp_ns))

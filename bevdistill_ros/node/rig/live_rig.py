@@ -46,15 +46,15 @@ class LiveRig:
         self._last: list[CalibratedCamera | None] = [None] * len(self._cameras)
         self._is_new = False
 
-    def at(self, stamps_ns: Mapping[str, int], timeout_s: float) -> list[CalibratedCamera | None]:
+    def at(self, headers: Mapping[str, tuple[int, str]], timeout_s: float) -> list[CalibratedCamera | None]:
         """Each camera at the stamp of its image; None where it has no image or is not known.
 
         Args:
-            stamps_ns: Stamps of the images there are, by camera.
+            headers: Stamp [ns] and frame of the images there are, by camera.
             timeout_s: Longest wait for calibrations.
         """
-        self._calibrations.wait_for(list(stamps_ns), timeout_s)
-        return [self._camera_at(name, stamps_ns.get(name)) for name in self._cameras]
+        self._calibrations.wait_for(list(headers), timeout_s)
+        return [self._camera_at(name, *headers[name]) if name in headers else None for name in self._cameras]
 
     def update(self, rig: Sequence[CalibratedCamera | None]) -> bool:
         """Remember the newest state of each camera; returns whether one was turned, moved or exchanged."""
@@ -78,12 +78,14 @@ class LiveRig:
         self._is_new = False
         return known
 
-    def _camera_at(self, name: str, stamp_ns: int | None) -> CalibratedCamera | None:
-        if stamp_ns is None:
-            return None
+    def _camera_at(self, name: str, stamp_ns: int, image_frame: str) -> CalibratedCamera | None:
         try:
             calibration = self._calibrations.get(name)
-            return calibration, self._mountings.ego_from_camera(name, calibration.frame_id, stamp_ns)
+            # Drivers fill the frame of the image more often than that of the calibration.
+            mounting = self._mountings.ego_from_camera(name, calibration.frame_id or image_frame, stamp_ns)
         except ValueError as error:
             self._on_fault(name, str(error))
             return None
+        if calibration.doubt:
+            self._on_fault(name, calibration.doubt)
+        return calibration, mounting
