@@ -3,7 +3,7 @@
 import json
 import math
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,124 @@ class TestBuild:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak
+
+
+Records = list[dict[str, Any]]
+
+
+def set_all(**values: Any) -> Callable[[Records], None]:
+    """Give all records some values."""
+    return lambda records: [record.update(values) for record in records] and None
+
+
+def scale_stamps(factor: float) -> Callable[[Records], None]:
+    return lambda records: [record.update(timestamp=record["timestamp"] * factor) for record in records] and None
+
+
+NAN = float("nan")
+FAULTS: dict[str, tuple[str, Callable[[Records], None], str]] = {  # table, change, what the line says
+    "nanoseconds": ("sample", scale_stamps(1000), r"are 500 s apart .*look like nanoseconds: write microseconds"),
+    "milliseconds": ("sample", scale_stamps(1e-3), r"are 0.0005 s apart .*look like milliseconds"),
+    "seconds": ("sample", scale_stamps(1e-6), r"look like seconds|the same timestamp"),
+    "zero": ("sample", set_all(timestamp=0), "all samples of a scene have the same timestamp"),
+    "data of another unit": ("sample_data", scale_stamps(1000), "key frames: both timestamps must be microseconds"),
+    "backwards": (
+        "sample",
+        lambda records: records[1].update(timestamp=2_000_000),
+        r"sample scene-drive-2 is not after scene-drive-1, .*\(-1 s\)",
+    ),
+    "circle of samples": ("sample", lambda records: records[0].update(prev="scene-drive-2"), "without a circle"),
+    "circle of sweeps": (
+        "sample_data",
+        lambda records: next(r for r in records if r["token"] == "LIDAR_TOP-0.00").update(prev="LIDAR_TOP-0.50"),
+        "'prev' must lead back in time",
+    ),
+    "circle of annotations": (
+        "sample_annotation",
+        lambda records: records[2].update(next=records[0]["token"]),
+        r"sample_annotation vehicle.car-scene-drive-2: its 'next' .* is not later",
+    ),
+    "no size": (
+        "sample_annotation",
+        lambda records: records[1].update(size=[0.0, 4.5, 1.6]),
+        "scene-drive-1: size must",
+    ),
+    "negative size": (
+        "sample_annotation",
+        lambda records: records[1].update(size=[1, -4, 1]),
+        "finite numbers above 0",
+    ),
+    "two sizes": ("sample_annotation", lambda records: records[1].update(size=[1, 4]), "size must be 3"),
+    "NaN place": (
+        "sample_annotation",
+        lambda records: records[1].update(translation=[0, NAN, 0]),
+        "translation must be 3",
+    ),
+    "no turn": ("sample_annotation", lambda records: records[1].update(rotation=[0, 0, 0, 0]), "must be a quaternion"),
+    "negative points": (
+        "sample_annotation",
+        lambda records: records[1].update(num_lidar_pts=-1),
+        "num_lidar_pts must be",
+    ),
+    "infinite pose": ("ego_pose", lambda records: records[0].update(translation=[0, 0, 1e999]), "3 finite numbers"),
+    "no image size": (
+        "sample_data",
+        set_all(width=None, height=None),
+        "has height 0 and width 0, as 9 of 9 key images",
+    ),
+    "no image width": ("sample_data", set_all(width=0), "write the images' sizes"),
+    "3x4 intrinsics": (
+        "calibrated_sensor",
+        lambda records: records[1].update(camera_intrinsic=[[50, 0, 31, 0], [0, 50, 17, 0], [0, 0, 1, 0]]),
+        "calibration-CAM_FRONT: camera_intrinsic must be a 3x3 matrix, but is 3x4",
+    ),
+    "no focal length": (
+        "calibrated_sensor",
+        lambda records: records[1].update(camera_intrinsic=[[0, 0, 31], [0, 50, 17], [0, 0, 1]]),
+        "focal lengths above 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_value_that_cannot_be_right_is_named(tiny: Any, name: str) -> None:
+    """In one line without advice to unpack the metadata again, which would not help."""
+    table, change, words = FAULTS[name]
+    TestBuild.change(tiny, table, change)
+    with pytest.raises(ValueError, match=f"the tables in .* can't be right: .*{words}") as caught:
+        build_arrays(tiny.root, tiny.version, 2)
+    assert "unpack" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class TestOtherSensors:
+    def test_a_lidar_of_another_name(self, tiny: Any) -> None:
+        before = build_arrays(tiny.root, tiny.version, 1)
+        TestBuild.change(tiny, "sensor", lambda records: records[0].update(channel="ROOF"))
+        after = build_arrays(tiny.root, tiny.version, 1, "ROOF")
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+        with pytest.raises(ValueError, match=r"has no LIDAR_TOP, .*; data.lidar names the LiDAR"):
+            build_arrays(tiny.root, tiny.version, 1)
+
+    def test_cameras_alone(self, tiny: Any) -> None:
+        """The frame of reference is the ego pose of the first camera that a sample has."""
+
+        def drop(records: Records) -> None:
+            records[:] = [record for record in records if "LIDAR" not in record["token"]]
+
+        for table in ("sensor", "calibrated_sensor", "sample_data", "ego_pose"):
+            TestBuild.change(tiny, table, drop)
+        TestBuild.change(tiny, "sample_annotation", lambda records: [record.pop("num_lidar_pts") for record in records])
+        arrays = build_arrays(tiny.root, tiny.version, 1, "")
+        assert arrays["stamps_ns"].tolist() == arrays["camera_stamps_ns"][:, 0].tolist()
+        np.testing.assert_allclose(arrays["global_from_ego"][1], tiny.global_from_ego_at(0.46), atol=1e-9)
+        assert len(arrays["sweep_files"]) == 0
+        assert not arrays["num_lidar_points"].any()
+
+    def test_what_is_left_out_is_counted(self, tiny: Any) -> None:
+        arrays = build_arrays(tiny.root, tiny.version, 0)
+        assert arrays["ignored_boxes"].tolist() == [1, 1, 1, 0, 0]
+        assert arrays["ignored_categories"].tolist() == [b"static_object.bicycle_rack"]
 
 
 class TestBenchmark:

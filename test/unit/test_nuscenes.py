@@ -224,7 +224,7 @@ class TestCache:
     ) -> None:
         (tmp_path / "file").write_text("")
         assert len(index_of(tiny, cache_dir=tmp_path / "file" / "below")) == 5
-        assert "could not be cached" in caplog.text
+        assert "The index is not cached (cannot write" in caplog.text
 
 
 class TestDataset:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bevdistill_ros.core.grid import BevGrid
-from training.data.points import load_sweeps, points_on_grid, read_points
+from training.data.points import PointLayout, check_points, load_sweeps, points_on_grid, read_points
 
 
 def write(path: Path, rows: list[list[float]]) -> Path:
@@ -27,7 +27,7 @@ class TestReadPoints:
     def test_cut_file(self, tmp_path: Path, size: int) -> None:
         path = write(tmp_path / "sweep.bin", [[1, 2, 3, 4, 5]] * 3)
         path.write_bytes(path.read_bytes()[:size])
-        with pytest.raises(ValueError, match=rf"sweep.bin is cut off: {size} bytes"):
+        with pytest.raises(ValueError, match=rf"sweep.bin is cut off or of another layout: {size} bytes"):
             read_points(path)
 
     def test_values_that_are_not_finite(self, tmp_path: Path) -> None:
@@ -78,3 +78,60 @@ class TestPointsOnGrid:
         before = points.clone()
         assert points_on_grid(points, grid).tolist() == points[:2].tolist()
         assert torch.equal(points, before)
+
+
+class TestLayout:
+    """What the public reports have: files of 4 or 6 columns, of float64, of other units, read as nuScenes' five."""
+
+    @staticmethod
+    def cloud(count: int = 600) -> np.ndarray:
+        """Points (count, 5) as nuScenes' files have them."""
+        random = np.random.default_rng(0)
+        places = random.uniform(-60, 60, (count, 3)) * [1, 1, 0.05]
+        return np.column_stack([places, random.integers(0, 256, count), random.integers(0, 32, count)])
+
+    @pytest.mark.parametrize(
+        ("columns", "dtype", "scale"),
+        [
+            (["x", "y", "z", "intensity"], "float32", 1.0),
+            (["x", "y", "z", "intensity", "ring", "time"], "float32", 1.0),
+            (["x", "y", "z", "intensity", "ring"], "float64", 1.0),
+            (["x", "y", "z", "intensity", "ring"], "float32", 1000.0),
+            (["x", "y", "z", "intensity", "ring"], "float32", 1e-3),
+        ],
+    )
+    def test_another_layout_is_refused_and_can_be_set(
+        self, tmp_path: Path, columns: list[str], dtype: str, scale: float
+    ) -> None:
+        cloud = np.column_stack([self.cloud(), np.linspace(0, 0.1, 600)])[:, : len(columns)]
+        cloud[:, :3] *= scale
+        cloud.astype(dtype).tofile(tmp_path / "cloud.bin")
+        with pytest.raises(
+            ValueError, match=r"cloud.bin (does not look like points of|holds points that are not).* set data.points"
+        ):
+            check_points(tmp_path / "cloud.bin", PointLayout())
+        if scale == 1.0:
+            layout = PointLayout(columns=tuple(columns), dtype=dtype)  # type: ignore[arg-type]
+            check_points(tmp_path / "cloud.bin", layout)
+            points = load_sweeps([tmp_path / "cloud.bin"], np.eye(4)[None], np.zeros(1), layout=layout, own_vehicle=0.0)
+            np.testing.assert_allclose(points[:, :3], self.cloud()[:, :3], atol=1e-4)
+            np.testing.assert_allclose(points[:, 3], self.cloud()[:, 3] / 255.0, atol=1e-6)
+
+    def test_intensities_of_another_scale(self, tmp_path: Path) -> None:
+        cloud = self.cloud()
+        cloud[:, 3] *= 257
+        cloud.astype(np.float32).tofile(tmp_path / "cloud.bin")
+        with pytest.raises(ValueError, match=r"have an intensity outside 0\.\.\.255"):
+            check_points(tmp_path / "cloud.bin", PointLayout())
+        layout = PointLayout(max_intensity=65535.0)
+        check_points(tmp_path / "cloud.bin", layout)
+        points = load_sweeps([tmp_path / "cloud.bin"], np.eye(4)[None], np.zeros(1), layout=layout, own_vehicle=0.0)
+        np.testing.assert_allclose(points[:, 3], self.cloud()[:, 3] / 255.0, atol=1e-6)
+
+    def test_columns_may_be_few_and_in_any_order(self, tmp_path: Path) -> None:
+        np.array([[3.0, 1.0, 2.0]], dtype=np.float32).tofile(tmp_path / "cloud.bin")
+        layout = PointLayout(columns=("z", "x", "y"))
+        points = load_sweeps([tmp_path / "cloud.bin"], np.eye(4)[None], np.zeros(1), layout=layout)
+        assert points.tolist() == [[1.0, 2.0, 3.0, 0.0, 0.0]]
+        with pytest.raises(ValueError, match="must name x, y, z once each"):
+            PointLayout(columns=("x", "y", "intensity"))

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
-from training.data.index.build import LIDAR, build_arrays
+from training.data.index.build import build_arrays
+from training.data.tables import LIDAR
 from training.run.cost import MEBIBYTE, peak_memory
 
 VERSION = "v1.0-generated"

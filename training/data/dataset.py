@@ -17,7 +17,7 @@ from bevdistill_ros.model.records import CameraInput
 from training.data.images import read_image
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig
-from training.data.points import load_sweeps
+from training.data.points import check_points, load_sweeps
 from training.data.sample import Sample
 
 
@@ -59,6 +59,8 @@ class NuScenesDataset(Dataset[Sample]):
             raise ValueError(f"num_sweeps must be in 0...{index.num_sweeps}, those of the index, but is {num_sweeps}")
         if clip_length < 1:
             raise ValueError(f"clip_length must be at least 1, but is {clip_length}")
+        if with_points and not len(index.sweep_files):
+            raise ValueError(f"{index.root} has no LiDAR points (data.lidar); a teacher and distillation need them")
         self.index, self.samples = index, index.samples_of(split)
         self.cameras, self.target = tuple(cameras), target
         self.num_sweeps, self.clip_length = num_sweeps, clip_length
@@ -66,6 +68,8 @@ class NuScenesDataset(Dataset[Sample]):
         # May be exchanged, to compare ways of decoding.
         self.read_image: Callable[[Path, tuple[int, int], int], np.ndarray] = read_image
         self._columns = [index.cameras.index(name) for name in cameras]
+        if with_points:
+            self._check_points()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -81,7 +85,7 @@ class NuScenesDataset(Dataset[Sample]):
             cameras=self._camera_input(number),
             history=tuple(self._camera_input(earlier) for earlier in self._history_of(number)),
             points=self._points_of(number),
-            ego_from_lidar=torch.tensor(self.index.ego_from_sweep[self.index.sweeps_of(number).start]),
+            ego_from_lidar=self._ego_from_lidar(number),
             boxes=boxes,
             labels=torch.tensor(self.index.labels[rows]),
             num_lidar_points=torch.tensor(self.index.num_lidar_points[rows]),
@@ -123,6 +127,18 @@ class NuScenesDataset(Dataset[Sample]):
             return None
         return self.read_image(self.index.root / file, size, self.target.width)
 
+    def _ego_from_lidar(self, number: int) -> Tensor:
+        """Mounting of the LiDAR (4, 4); the identity where there is none."""
+        sweeps = self.index.sweeps_of(number)
+        found = self.index.ego_from_sweep[sweeps.start] if sweeps.start < sweeps.stop else np.eye(4)
+        return torch.tensor(found)
+
+    def _check_points(self) -> None:
+        """Refuse LiDAR files of another layout, after a look at the first, the middle and the last sample's."""
+        for number in self.samples[[0, len(self.samples) // 2, -1]]:
+            file = self.index.sweep_files[self.index.sweeps_of(int(number)).start]
+            check_points(self.index.root / file.decode(), self.index.layout)
+
     def _points_of(self, number: int) -> Tensor:
         if not self.with_points:
             return torch.zeros(0, 5)
@@ -131,6 +147,7 @@ class NuScenesDataset(Dataset[Sample]):
             [self.index.root / self.index.sweep_files[sweep].decode() for sweep in sweeps],
             self.index.ego_from_sweep[sweeps.start : sweeps.stop],
             self.index.sweep_lags[sweeps.start : sweeps.stop],
+            layout=self.index.layout,
         )
 
 

@@ -107,7 +107,8 @@ class ObjectBank:
 
 def bank_folder(data: DataConfig) -> Path:
     """Where the objects of the training split of a database are kept."""
-    index = cache_path(Path(data.root), data.version, data.num_sweeps, data.cache_dir)
+    facts = (data.lidar, str(data.points))
+    index = cache_path(Path(data.root), data.version, data.num_sweeps, data.cache_dir, *facts)
     return index.with_name(f"objects-{data.train_split}-{index.stem.removeprefix('index-')}")
 
 

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes, is_predefined_split
 
+LIDAR = "LIDAR_TOP"  # the devkit's name, and the default of ours
 _VERSION_OF_OFFICIAL_SPLIT: dict[str, str] = {  # the devkit scores an official split on tables of this kind only
     "train": "trainval",
     "val": "trainval",
@@ -18,19 +20,37 @@ _VERSION_OF_OFFICIAL_SPLIT: dict[str, str] = {  # the devkit scores an official 
 }
 
 
-def open_tables(root: Path, version: str) -> NuScenes:
+class TablesWithoutMaps(NuScenes):
+    """The devkit's tables without maps and logs, which no score depends on and a data set may lack."""
+
+    def __load_table__(self, table_name: str) -> list[dict[str, Any]]:
+        """Records of a table: no log, and one map of no log, as the devkit looks at the first."""
+        if table_name == "log":
+            return []
+        if table_name == "map":
+            return [{"token": "", "log_tokens": [], "filename": ""}]
+        records: list[dict[str, Any]] = super().__load_table__(table_name)
+        return records
+
+
+def open_tables(root: Path, version: str, *, lidar: str = LIDAR) -> NuScenes:
     """Load the tables of a database with the devkit; this takes half a minute for all of nuScenes.
 
     Args:
-        root: Folder that holds `samples`, `sweeps`, `maps` and the folder of tables.
+        root: Folder that holds `samples`, `sweeps` and the folder of tables.
         version: Name of the folder of tables, such as `v1.0-trainval`.
+        lidar: Channel whose ego pose the devkit measures ranges from, in the place of LIDAR_TOP; empty takes that of a
+            camera.
 
     Raises:
         ValueError: There is no such folder, or its tables cannot be read.
     """
     check_version(root, version)
     try:
-        return NuScenes(version=version, dataroot=str(root), verbose=False)
+        tables = TablesWithoutMaps(version=version, dataroot=str(root), verbose=False)
+        for sample in tables.sample:
+            sample["data"].setdefault(LIDAR, sample["data"][lidar or min(sample["data"])])
+        return tables
     except (AssertionError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
             f"the devkit cannot read the tables in {root / version} ({type(error).__name__}: {error}); "

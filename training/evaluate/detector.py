@@ -107,7 +107,7 @@ class StudentDetector:
             cameras=config.cameras,
             target=config.images,
             num_sweeps=0,
-            with_points=for_pictures,
+            with_points=for_pictures and bool(data.lidar),
         )
 
     @torch.no_grad()

@@ -104,7 +104,7 @@ def evaluate_results(nusc: NuScenes, results: Results, split: str, output_dir: P
     """Score what a results file holds; see `evaluate_detections`. Samples off the split are left out."""
     tokens = split_tokens(nusc, split)
     _check_covered(results, tokens, split)
-    _check_annotated(nusc, tokens, split)
+    check_scorable(nusc, split)
     chosen = {"meta": results["meta"], "results": {token: results["results"][token] for token in tokens}}
     output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / "results.json"
@@ -141,7 +141,13 @@ def _check_covered(results: Results, tokens: list[str], split: str) -> None:
         )
 
 
-def _check_annotated(nusc: NuScenes, tokens: list[str], split: str) -> None:
+def check_scorable(nusc: NuScenes, split: str) -> None:
+    """Refuse a split that can't be scored, before anything is detected on it.
+
+    Raises:
+        ValueError: There is no such split, or it has no annotated box of a detection class.
+    """
+    tokens = split_tokens(nusc, split)
     annotations = (annotation for token in tokens for annotation in nusc.get("sample", token)["anns"])
     names = (nusc.get("sample_annotation", annotation)["category_name"] for annotation in annotations)
     if not any(category_to_detection_name(name) for name in names):

@@ -12,7 +12,7 @@ from training.data.index.load import DataConfig
 from training.data.sample import Sample, collate
 from training.data.tables import open_tables
 from training.evaluate.detector import Detector, load_detector
-from training.evaluate.metrics import Metrics, evaluate_detections
+from training.evaluate.metrics import Metrics, check_scorable, evaluate_detections
 from training.evaluate.submission import write_submission
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 
@@ -29,6 +29,7 @@ class EvaluateConfig:
     device: str = "auto"  # auto, cpu, cuda or cuda:<index>; auto is the GPU where there is one
     batch_size: int = 4  # frames at once; a temporal student takes one
     num_workers: int = 2  # processes that load data
+    submission: bool = False  # write results.json without a score, whatever annotations there are
     progress: bool = True  # show a bar
 
     def __post_init__(self) -> None:
@@ -67,14 +68,28 @@ def evaluate(config: EvaluateConfig) -> Metrics:
 
 
 def run_evaluate(config: EvaluateConfig) -> str:
-    """Score and describe, or write a submission where there is nothing to score with; returns the closing text."""
+    """Score and describe, or write a submission where there are no annotations; returns the closing text.
+
+    Raises:
+        ValueError: As `evaluate`; or there are annotations, but none of a detection class.
+    """
     detector, dataset = _prepare(config)
-    if len(dataset.index.labels):
+    ignored = int(dataset.index.ignored_boxes.sum())
+    if ignored and not len(dataset.index.labels) and not config.submission:
+        names = ", ".join(name.decode() for name in dataset.index.ignored_categories[:5])
+        raise ValueError(
+            f"none of the {ignored} annotations of {config.data.version} is of a detection class; their categories are "
+            f"{names}: rename them as in nuScenes, or set submission to true to write results without a score"
+        )
+    if len(dataset.index.labels) and not config.submission:
         return f"{_score(config, detector, dataset).table()}\nresults: {config.output}"
     detections = _detect(config, detector, dataset)
     poses = dataset.index.poses_of(config.split or config.data.val_split)
     path = write_submission(detections, poses, Path(config.output), uses_lidar=detector.uses_lidar)
-    return f"{config.data.version} has no annotations to score with\nsubmission: {path}"
+    reason = (
+        "not scored, as asked for" if config.submission else f"{config.data.version} has no annotations to score with"
+    )
+    return f"{reason}\nsubmission: {path}"
 
 
 def _prepare(config: EvaluateConfig) -> tuple[Detector, NuScenesDataset]:
@@ -84,7 +99,8 @@ def _prepare(config: EvaluateConfig) -> tuple[Detector, NuScenesDataset]:
 
 def _score(config: EvaluateConfig, detector: Detector, dataset: NuScenesDataset) -> Metrics:
     split = config.split or config.data.val_split
-    tables = open_tables(Path(config.data.root), config.data.version)
+    tables = open_tables(Path(config.data.root), config.data.version, lidar=config.data.lidar)
+    check_scorable(tables, split)  # before hours of detection
     return evaluate_detections(
         tables,
         _detect(config, detector, dataset),

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from training.data.augment import BevAugment, Compose, GridMask, PhotometricAugment, RangeFilter
+from training.data.census import check_boxes
 from training.data.dataset import NuScenesDataset, dataset_for
 from training.data.index.load import load_index
 from training.data.object_bank import ObjectBank, PasteObjects, bank_folder
@@ -53,6 +54,8 @@ class TrainData(pl.LightningDataModule):
         super().__init__()
         self._config, self._first_step = config, first_step
         self._dataset = train_dataset(config)
+        grid = config.teacher.grid if config.role == "teacher" else config.student.grid
+        check_boxes(self._dataset.index, config.data.train_split, grid, config.augment.min_lidar_points)
         self._positions: Sequence[int] = range(len(self._dataset))
         if config.optim.class_balanced:
             self._positions = class_balanced_indices(

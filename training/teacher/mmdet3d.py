@@ -31,7 +31,7 @@ from bevdistill_ros.core.geometry import invert_rigid, transform_points
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES, NUM_CLASSES
 from bevdistill_ros.model.records import SetPrediction
-from training.data.points import MAX_INTENSITY
+from training.data.points import NUSCENES_LAYOUT
 from training.teacher.mmdet3d_config import DetectorFacts, Mmdet3dConfig, facts_of
 from training.teacher.output import TeacherOutput
 from training.weights.foreign import read_foreign_checkpoint
@@ -116,7 +116,7 @@ class Mmdet3dTeacher(nn.Module):
         """Points (P, columns) as the detector was trained with them: in the sensor's frame, intensity 0...255."""
         cloud = points.clone()
         cloud[:, :3] = transform_points(lidar_from_ego, points[:, :3].double()).to(points.dtype)
-        cloud[:, INTENSITY_COLUMN] *= MAX_INTENSITY
+        cloud[:, INTENSITY_COLUMN] *= NUSCENES_LAYOUT.max_intensity
         if not self.facts.voxels.contains(cloud[:, :3]).any():
             raise ValueError("a frame has no LiDAR point in the range of the mmdet3d teacher; leave the frame out")
         return cloud[:, self.facts.columns].contiguous()

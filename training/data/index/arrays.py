@@ -1,18 +1,21 @@
 """nuScenes tables as compact arrays: all that training needs to know about each sample, without the devkit.
 
-The ego frame of a sample is the vehicle at the stamp of its LIDAR_TOP key frame. Whatever was measured at another stamp
+The ego frame of a sample is the vehicle at the stamp of its LiDAR key frame (of the first camera's in a data set
+without LiDAR). Whatever was measured at another stamp
 is carried there by the vehicle's motion between the two stamps.
 
 Shape legend: S samples, N cameras, W sweeps of all samples, T boxes of all samples.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from training.data.points import PointLayout
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +33,7 @@ class NuScenesIndex:
     scene_names: np.ndarray  # (scenes,) bytes
     camera_names: np.ndarray  # (N,) bytes
     tokens: np.ndarray  # (S,) bytes
-    stamps_ns: np.ndarray  # (S,) int64 [ns], of LIDAR_TOP
+    stamps_ns: np.ndarray  # (S,) int64 [ns], of the LiDAR
     scenes: np.ndarray  # (S,) int32 into scene_names
     previous: np.ndarray  # (S,) int32, the sample before in the scene; -1 at its start
     global_from_ego: np.ndarray  # (S, 4, 4) float64 [m]
@@ -50,6 +53,29 @@ class NuScenesIndex:
     labels: np.ndarray  # (T,) int64 into core.classes.CLASS_NAMES
     num_lidar_points: np.ndarray  # (T,) int64
     velocity_known: np.ndarray  # (T,) bool
+    ignored_boxes: np.ndarray  # (S,) int64, annotations of no detection class
+    ignored_categories: np.ndarray  # (K,) bytes, of those, the most frequent first
+    layout: PointLayout = field(default_factory=PointLayout)  # of the LiDAR files
+
+    def __post_init__(self) -> None:
+        samples, cameras, sweeps, boxes = map(len, (self.tokens, self.camera_names, self.sweep_files, self.boxes))
+        shapes = {
+            (samples,): ("stamps_ns", "scenes", "previous", "ignored_boxes"),
+            (samples + 1,): ("sweep_offsets", "box_offsets"),
+            (samples, 4, 4): ("global_from_ego",),
+            (samples, cameras): ("camera_files", "camera_stamps_ns", "camera_mountings"),
+            (samples, cameras, 2): ("camera_sizes",),
+            (samples, cameras, 3, 3): ("intrinsics",),
+            (samples, cameras, 4, 4): ("ego_from_camera",),
+            (sweeps,): ("sweep_lags",),
+            (sweeps, 4, 4): ("ego_from_sweep",),
+            (boxes, 9): ("boxes",),
+            (boxes,): ("labels", "num_lidar_points", "velocity_known"),
+        }
+        for shape, names in shapes.items():
+            for name in names:
+                if getattr(self, name).shape != shape:
+                    raise ValueError(f"{name} of an index has shape {getattr(self, name).shape} instead of {shape}")
 
     def __len__(self) -> int:
         return len(self.tokens)

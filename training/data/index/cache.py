@@ -14,25 +14,25 @@ import numpy as np
 
 from bevdistill_ros.core.files import atomic_file
 
-FORMAT = 2  # raise it whenever an array of the index changes its meaning
+FORMAT = 3  # raise it whenever an array of the index changes its meaning
 
 _log = logging.getLogger(__name__)
 
 
-def cache_path(root: Path, version: str, num_sweeps: int, cache_dir: Path | None) -> Path:
+def cache_path(root: Path, version: str, num_sweeps: int, cache_dir: Path | None, *facts: str) -> Path:
     """Where the index of these tables is cached: any change of a table's size or time gives another name.
 
-    Without a `cache_dir` this is `.bevdistill_cache` in `root`, or, where `root` is read-only, a folder of the user's
-    cache.
+    So does any change of the further facts on which it depends. Without a `cache_dir` this is `.bevdistill_cache` in
+    `root`, or, where `root` is read-only, a folder of the user's cache.
     """
     tables = [(path.name, path.stat()) for path in sorted((root / version).glob("*.json"))]
     content = [(name, status.st_size, status.st_mtime_ns) for name, status in tables]
-    digest = hashlib.sha256(repr((FORMAT, content)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((FORMAT, content, facts)).encode()).hexdigest()[:16]
     return (cache_dir or _default_folder(root)) / f"index-{version}-{num_sweeps}-{digest}.npz"
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
-    """Read the cached arrays; None where there are none, or where the file is damaged and must be made anew."""
+    """Read the cached arrays; None where there are none, or where the file is damaged and must be made again."""
     if not path.is_file():
         return None
     try:

@@ -1,6 +1,7 @@
 """The index of a data set: read from its cache, or built from the tables."""
 
-from dataclasses import dataclass, fields
+import logging
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ import numpy as np
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.build import build_arrays
 from training.data.index.cache import cache_path, one_at_a_time, read_arrays, write_arrays
-from training.data.tables import check_version, splits_of
+from training.data.points import PointLayout
+from training.data.tables import LIDAR, check_version, splits_of
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +24,9 @@ class DataConfig:
     train_split: str = "train"  # official, or of splits.json beside the tables
     val_split: str = "val"
     num_sweeps: int = 9  # LiDAR sweeps before the key frame; 0 is the key frame only
-    clip_length: int = 1  # key frames a sample; 1 is the current frame only
+    clip_length: int = 1  # key frames per sample; 1 is the current frame only
+    lidar: str = LIDAR  # channel of the LiDAR whose key frame is the frame of reference; empty: cameras alone
+    points: PointLayout = field(default_factory=PointLayout)  # of the LiDAR files
     cache_dir: Path | None = (
         None  # of the index; None: .bevdistill_cache in root, or the user's cache where root is read-only
     )
@@ -44,13 +50,23 @@ def load_index(config: DataConfig) -> NuScenesIndex:
     root, version = Path(config.root), config.version
     check_version(root, version)
     splits = splits_of(root, version)
-    path = cache_path(root, version, config.num_sweeps, config.cache_dir)
+    path = cache_path(root, version, config.num_sweeps, config.cache_dir, config.lidar)
+
+    def index_of(arrays: dict[str, np.ndarray]) -> NuScenesIndex:
+        return NuScenesIndex(
+            root=root, version=version, num_sweeps=config.num_sweeps, splits=splits, layout=config.points, **arrays
+        )
+
     with one_at_a_time(path):
         arrays = read_arrays(path, _ARRAY_FIELDS)
-        if arrays is None:
-            arrays = build_arrays(root, version, config.num_sweeps)
-            write_arrays(path, arrays)
-    return NuScenesIndex(root=root, version=version, num_sweeps=config.num_sweeps, splits=splits, **arrays)
+        if arrays is not None:
+            try:
+                return index_of(arrays)
+            except ValueError as error:
+                _LOG.warning("the cached index %s is damaged (%s); it is built again", path, error)
+        arrays = build_arrays(root, version, config.num_sweeps, config.lidar)
+        write_arrays(path, arrays)
+    return index_of(arrays)
 
 
 _ARRAY_FIELDS = tuple(field.name for field in fields(NuScenesIndex) if field.type is np.ndarray)
