@@ -11,8 +11,8 @@ import torch
 
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
-from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.model.preprocess import preprocess
+from bevdistill_ros.model.student import StudentSettings
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
 from training.weights.checkpoint import read_checkpoint, read_config
@@ -59,7 +59,7 @@ def run_export(config: ExportConfig) -> str:
     return f"bundle: {path}"
 
 
-def training_rig(index: NuScenesIndex, split: str, student: StudentConfig) -> CameraRig:
+def training_rig(index: NuScenesIndex, split: str, student: StudentSettings) -> CameraRig:
     """The cameras of a split, for images of the student's size.
 
     The index carries each camera to the stamp of its sample by the vehicle's motion, so the mountings are taken where
@@ -100,11 +100,11 @@ def _provenance(content: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
         "distillation": settings["distill"]["method"],
         "data": f"{settings['data']['version']}/{settings['data']['train_split']}",
         "steps": str(content.get("global_step", settings["optim"]["steps"])),
-        "revision": _revision(),
+        "revision": revision(),
     }
 
 
-def _revision() -> str:
+def revision() -> str:
     """Commit of the source tree; empty where it isn't a git checkout."""
     source = Path(__file__).parent.parent
     if shutil.which("git") is None or not (source / ".git").exists():

@@ -7,10 +7,18 @@ order that `torch.nn.functional.grid_sample` takes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
+
+
+class Region(Protocol):
+    """A part of the space around the ego."""
+
+    def contains(self, points: Tensor) -> Tensor:
+        """Whether points (..., 3) [m] of the ego frame lie in it: bool (...)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,8 @@ class CameraFrame:
     rig: CameraRig
     global_from_ego: Tensor  # (4, 4) float64 [m], ego pose at stamp_ns
     valid: Tensor  # (N,) bool, False for a camera that is missing in this set
+    # (9,), each x y z in the ego frame: acceleration [m/s2], turn rates [rad/s], velocity [m/s]; zeros where unknown.
+    motion: Tensor | None = None  # None where all are unknown
 
     def __post_init__(self) -> None:
         count = len(self.rig.names)
@@ -36,6 +38,8 @@ class CameraFrame:
             raise ValueError(f"valid must be bool ({count},), but is {self.valid.dtype} {tuple(self.valid.shape)}")
         if tuple(self.global_from_ego.shape) != (4, 4):
             raise ValueError(f"global_from_ego must be (4, 4), but is {tuple(self.global_from_ego.shape)}")
+        if self.motion is not None and tuple(self.motion.shape) != (9,):
+            raise ValueError(f"motion must be (9,), but is {tuple(self.motion.shape)}")
 
 
 @dataclass(frozen=True, kw_only=True)

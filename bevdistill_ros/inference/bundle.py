@@ -14,8 +14,8 @@ from torch import Tensor
 from bevdistill_ros.core.files import atomic_folder, read_text
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.manifest import Manifest
-from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.model.build import build_student
+from bevdistill_ros.model.student import CameraStudent, StudentSettings
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -29,11 +29,11 @@ class Bundle:
     """A student with its weights, ready to run, and what is known about it."""
 
     manifest: Manifest
-    student: BevFormer  # in evaluation mode, on the CPU
+    student: CameraStudent  # in evaluation mode, on the CPU
 
 
 def save_bundle(
-    path: Path | str, student: BevFormer, *, name: str, version: str, rig: CameraRig, provenance: Mapping[str, Any]
+    path: Path | str, student: CameraStudent, *, name: str, version: str, rig: CameraRig, provenance: Mapping[str, Any]
 ) -> Path:
     """Write a bundle; it appears whole or not at all.
 
@@ -85,7 +85,7 @@ def load_bundle(path: Path | str) -> Bundle:
         raise ValueError(f"bundle '{path}' is refused: {error}") from error
     weights = _read_weights(path, manifest)
     _check_size(manifest, weights, path)
-    student = BevFormer(manifest.student)
+    student = build_student(manifest.student)
     _check_tensors(student.state_dict(), weights, path)
     student.load_state_dict(weights)
     return Bundle(manifest=manifest, student=student.eval())
@@ -168,7 +168,7 @@ def _check_replaceable(path: Path) -> None:
         raise ValueError(f"'{path}' exists and is no bundle; it is left alone, choose another folder")
 
 
-def _check_rig(config: StudentConfig, rig: CameraRig) -> None:
+def _check_rig(config: StudentSettings, rig: CameraRig) -> None:
     if rig.names != config.cameras or rig.image_size != (config.image_height, config.image_width):
         raise ValueError(
             f"the rig has cameras {', '.join(rig.names)} of {rig.image_size[1]}x{rig.image_size[0]}, the student "

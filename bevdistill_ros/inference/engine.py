@@ -11,9 +11,9 @@ from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import Bundle
 from bevdistill_ros.inference.temporal_memory import Memory, MemoryLimits
-from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.model.postprocess import detections_from
 from bevdistill_ros.model.records import CameraInput, StudentOutput
+from bevdistill_ros.model.student import StudentSettings
 
 Precision = Literal["fp32", "fp16", "bf16"]
 _AUTOCAST = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -58,7 +58,7 @@ class Engine:
         self._student = bundle.student.eval().to(self.device)
 
     @property
-    def config(self) -> StudentConfig:
+    def config(self) -> StudentSettings:
         """Settings of the student, such as its cameras and its input size."""
         return self.manifest.student
 
@@ -84,7 +84,7 @@ class Engine:
             self._check_finite(output)
         with self._timed("postprocess"):
             found = detections_from(
-                output.predictions, [frame.stamp_ns], max_detections=self.max_detections, grid=self.manifest.grid
+                output.predictions, [frame.stamp_ns], max_detections=self.max_detections, grid=self.config.region
             )[0]
             detections = Detections(
                 stamp_ns=found.stamp_ns, boxes=found.boxes.cpu(), scores=found.scores.cpu(), labels=found.labels.cpu()
@@ -125,6 +125,7 @@ class Engine:
             image_from_ego=rig.image_from_ego().float().unsqueeze(0),
             valid=valid.unsqueeze(0),
             global_from_ego=frame.global_from_ego.double().unsqueeze(0),
+            motion=None if frame.motion is None else frame.motion.float().unsqueeze(0),
         )
         return rig, cameras.to(self.device)
 

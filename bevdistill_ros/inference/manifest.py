@@ -12,11 +12,14 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.plain import check_keys, dataclass_from, plain_from, value_from
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.model.build import ARCHITECTURES, architecture_of
 from bevdistill_ros.model.config import StudentConfig, completed
 from bevdistill_ros.model.fit import FitPolicy
+from bevdistill_ros.model.public_config import PublicStudentConfig
+from bevdistill_ros.model.student import StudentSettings
 
 FORMAT = "bevdistill bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1, without an architecture, is read too
 MAX_TEXT = 100  # characters of a name or version; they go into logs and messages
 MAX_PIXELS = 100_000_000  # of all cameras together
 MAX_CELLS = 1_000_000
@@ -35,12 +38,14 @@ LIMITS = {  # far beyond any sensible student, and far below what would fill a v
     "decoder_points": 32,
     "num_queries": 20_000,
 }
+_ADDED_IN_2 = {"backbone_style": "pytorch", "backbone_deformable_stages": []}  # what held before
 KEYS = [
     "format",
     "format_version",
     "name",
     "version",
     "classes",
+    "architecture",
     "student",
     "rig",
     "preprocessing",
@@ -55,7 +60,7 @@ class Manifest:
 
     name: str  # of the model, such as bevformer_r50_bevdistill
     version: str  # of the weights
-    student: StudentConfig
+    student: StudentSettings
     rig: CameraRig  # that the student was trained with, for images of the student's input size
     weights_file: str  # in the bundle's folder
     weights_sha256: str
@@ -84,6 +89,7 @@ class Manifest:
             "name": self.name,
             "version": self.version,
             "classes": list(CLASS_NAMES),
+            "architecture": architecture_of(self.student),
             "student": plain_from(self.student),
             "rig": self.rig.to_dict(),
             "preprocessing": preprocessing_of(self.student),
@@ -100,17 +106,12 @@ class Manifest:
         """
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"the manifest does not say it is a '{FORMAT}'")
-        if content.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"the bundle has format version {content.get('format_version')}, this program reads {FORMAT_VERSION}; "
-                "export the checkpoint again"
-            )
+        content = _current(content)
         check_keys(content, KEYS, "manifest")
         check_keys(content["weights"], ["file", "sha256"], "manifest.weights")
         _check_equal("classes", content["classes"], list(CLASS_NAMES))
-        given = content["student"]
-        student = dataclass_from(
-            StudentConfig, completed(given) if isinstance(given, dict) else given, "manifest.student"
+        student: StudentSettings = dataclass_from(
+            _kind_of(content["architecture"]), content["student"], "manifest.student"
         )
         _check_equal("preprocessing", content["preprocessing"], preprocessing_of(student))
         _check_limits(student)
@@ -132,7 +133,29 @@ _RESIZE: dict[FitPolicy, str] = {
 }
 
 
-def preprocessing_of(student: StudentConfig) -> dict[str, Any]:
+def _current(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of this format version, of one of this or of an older version."""
+    version = content.get("format_version")
+    if version == FORMAT_VERSION:
+        return content
+    if version != 1:
+        raise ValueError(
+            f"the bundle has format version {version}, this program reads 1 to {FORMAT_VERSION}; export the checkpoint "
+            "again"
+        )
+    student = content.get("student")
+    if isinstance(student, dict):
+        student = {**_ADDED_IN_2, **completed(student)}
+    return {**content, "format_version": FORMAT_VERSION, "architecture": "bevdistill", "student": student}
+
+
+def _kind_of(architecture: object) -> type[StudentConfig] | type[PublicStudentConfig]:
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"manifest.architecture must be one of {', '.join(ARCHITECTURES)}, but is {architecture!r}")
+    return ARCHITECTURES[str(architecture)]
+
+
+def preprocessing_of(student: StudentSettings) -> dict[str, Any]:
     """What model.preprocess and the student do to an image."""
     return {
         "resize": _RESIZE[student.image_fit],
@@ -150,13 +173,14 @@ def _short_text(value: object, where: str) -> str:
     return str(text)
 
 
-def _check_limits(student: StudentConfig) -> None:
+def _check_limits(student: StudentSettings) -> None:
     """Refuse a student that would fill the memory before its weights could be looked at."""
     for name, limit in LIMITS.items():
         if getattr(student, name) > limit:
             raise ValueError(f"manifest.student.{name} must be at most {limit}, but is {getattr(student, name):.4g}")
     pixels = len(student.cameras) * student.image_height * student.image_width
-    cells = student.grid.rows * student.grid.cols
+    grids = [student.grid, student.model_grid] if isinstance(student, PublicStudentConfig) else [student.grid]
+    cells = max(grid.rows * grid.cols for grid in grids)
     for what, found, limit in (("pixels of all cameras", pixels, MAX_PIXELS), ("cells of the grid", cells, MAX_CELLS)):
         if found > limit:
             raise ValueError(f"the {what} must be at most {limit}, but the manifest has {found:.4g}")

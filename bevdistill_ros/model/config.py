@@ -67,6 +67,11 @@ class StudentConfig:
         self._check_fit()
 
     @property
+    def region(self) -> BevGrid:
+        """Where a box must have its centre to count."""
+        return self.grid
+
+    @property
     def stage_strides(self) -> tuple[int, ...]:
         """Strides [px] of the backbone stages in use, finest first."""
         return tuple(stride for stride in self.level_strides if stride in STAGE_STRIDES)

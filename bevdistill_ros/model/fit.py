@@ -36,11 +36,17 @@ class ImageTarget:
     width: int  # [px]
     policy: FitPolicy = "horizon"
     fill: tuple[int, int, int] = (0, 0, 0)  # RGB of what an image does not cover, and of a missing camera
+    margin: Size = (0, 0)  # [px] rows at the bottom and columns at the right that no image covers
 
     @property
     def size(self) -> Size:
         """Height and width [px]."""
         return self.height, self.width
+
+    @property
+    def covered(self) -> Size:
+        """Height and width of the part that images may cover [px]."""
+        return self.height - self.margin[0], self.width - self.margin[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,8 @@ class Fit:
 
     def filled(self, target: ImageTarget) -> Size:
         """Rows and columns of the input that show the image [px]."""
-        return min(self.rows - self.top, target.height), min(self.cols, target.width)
+        height, width = target.covered
+        return min(self.rows - self.top, height), min(self.cols, width)
 
     def matrix(self, size: Size) -> np.ndarray:
         """Change (3, 3) float64 of pixel coordinates; pixel centres lie at whole numbers."""
@@ -72,9 +79,10 @@ def fit_of(size: Size, target: ImageTarget, matrix: np.ndarray, ego_from_camera:
         matrix: (3, 3) float64 [px], of images of `size`.
         ego_from_camera: (4, 4) float64 [m], the fixed mounting: not moved by ego motion, so that the crop stays.
     """
-    rows = max(round(size[0] * target.width / size[1]), 1)
-    if rows <= target.height or target.policy == "top":
-        return Fit(rows=rows, cols=target.width, top=max(rows - target.height, 0))
+    height, width = target.covered
+    rows = max(round(size[0] * width / size[1]), 1)
+    if rows <= height or target.policy == "top":
+        return Fit(rows=rows, cols=width, top=max(rows - height, 0))
     if target.policy == "pad":
         return _whole(size, target)
     return _by_objects(size, target, matrix.tobytes(), ego_from_camera.tobytes())
@@ -85,31 +93,33 @@ def shown_share(fit: Fit, size: Size, target: ImageTarget, matrix: np.ndarray, e
     pixels = object_pixels(matrix, ego_from_camera, size)
     if not len(pixels):
         return float("nan")
-    return float(_is_kept(_scaled_rows(pixels, fit.rows, size), fit.top, target.height).mean())
+    return float(_is_kept(_scaled_rows(pixels, fit.rows, size), fit.top, target.covered[0]).mean())
 
 
 @lru_cache(maxsize=4096)
 def _by_objects(size: Size, target: ImageTarget, matrix: bytes, ego_from_camera: bytes) -> Fit:
     """The crop of an image that is too high once its width fits, or the whole image."""
-    rows = max(round(size[0] * target.width / size[1]), 1)
+    height, width = target.covered
+    rows = max(round(size[0] * width / size[1]), 1)
     pose = np.frombuffer(ego_from_camera).reshape(4, 4)
     pixels = object_pixels(np.frombuffer(matrix).reshape(3, 3), pose, size)
     if not len(pixels):
         return _whole(size, target)
     counts = np.bincount(_scaled_rows(pixels, rows, size), minlength=rows)
     sums = np.concatenate([[0], counts.cumsum()])
-    kept = sums[target.height :] - sums[: -target.height]  # by the first row that is kept
+    kept = sums[height:] - sums[:-height]  # by the first row that is kept
     top = int(np.flatnonzero(kept >= kept.max() - EQUAL * len(pixels))[-1])
     if kept[top] < (1 - MAX_LOSS) * len(pixels):
         return _whole(size, target)
-    return Fit(rows=rows, cols=target.width, top=top)
+    return Fit(rows=rows, cols=width, top=top)
 
 
 def _whole(size: Size, target: ImageTarget) -> Fit:
     """The whole image inside of the input."""
-    rows, cols = max(round(size[0] * target.width / size[1]), 1), target.width
-    if rows > target.height:
-        rows, cols = target.height, max(round(size[1] * target.height / size[0]), 1)
+    height, width = target.covered
+    rows, cols = max(round(size[0] * width / size[1]), 1), width
+    if rows > height:
+        rows, cols = height, max(round(size[1] * height / size[0]), 1)
     return Fit(rows=rows, cols=cols, top=0)
 
 

@@ -18,6 +18,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import BevMemory, CameraInput
 
 MIN_DEPTH = 0.1  # [m] nearer points are not seen
+FAR_OUTSIDE = 100.0  # [image sizes] further away, places of points behind a camera are not told apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,19 @@ def pillar_points(grid: BevGrid, num_heights: int, device: torch.device | str | 
     return torch.cat([flat[:, None].expand(*spread, 2), heights[None, :, None].expand(*spread, 1)], dim=-1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ViewRule:
+    """When a camera sees a point, and which points of a pillar it samples."""
+
+    min_depth: float = MIN_DEPTH  # [m] nearer points are not seen
+    # [px] from the image's corner to the place called 0: pixel centres lie at whole numbers, so half a pixel.
+    pixel_offset: float = 0.5
+    whole_pillars: bool = False  # sample every height of a pillar of which a camera sees one; else those that it sees
+
+
+OUR_RULE = ViewRule()
+
+
 @torch.no_grad()
 def visible_pillars(
     points: Tensor,
@@ -141,11 +155,12 @@ def visible_pillars(
     valid: Tensor,
     image_size: tuple[int, int],
     least: Capacity = Capacity(),
+    rule: ViewRule = OUR_RULE,
 ) -> VisiblePillars:
     """Find the pillars that each camera sees, each batch item by its own cameras.
 
-    A point is seen if it is at least `MIN_DEPTH` in front, inside the image, and the camera is there; a pillar if any
-    of its points is.
+    A point is seen if it is far enough in front, inside the image, and the camera is there; a pillar if any of its
+    points is.
 
     Args:
         points: (Q, Z, 3) in the ego frame [m].
@@ -153,17 +168,20 @@ def visible_pillars(
         valid: (B, N) bool, False for a missing camera.
         image_size: Height and width [px].
         least: Least sizes of the padded axes.
+        rule: When a point counts as seen.
     """
     height, width = image_size
     with torch.autocast(points.device.type, enabled=False):
         pixels, depth = project_points(image_from_ego.float(), points.flatten(0, 1))
-    # Pixel centres lie at whole numbers, so the image begins half a pixel before 0.
-    x, y = ((pixels[..., axis] + 0.5) / size for axis, size in enumerate((width, height)))
-    seen = (depth > MIN_DEPTH) & (x >= 0) & (y >= 0) & (x < 1) & (y < 1) & valid[..., None]
-    # Points behind a camera project anywhere; parked outside the image they sample nothing.
-    places = torch.stack([x, y], dim=-1).masked_fill(~seen.unsqueeze(-1), -1.0)
-    seen, places = seen.unflatten(-1, points.shape[:2]), places.unflatten(-2, points.shape[:2])
+    x, y = ((pixels[..., axis] + rule.pixel_offset) / size for axis, size in enumerate((width, height)))
+    seen = (depth > rule.min_depth) & (x >= 0) & (y >= 0) & (x < 1) & (y < 1) & valid[..., None]
+    places = torch.stack([x, y], dim=-1).unflatten(-2, points.shape[:2])
+    seen = seen.unflatten(-1, points.shape[:2])
     pillar = seen.any(dim=-1)
+    if rule.whole_pillars:
+        seen, places = pillar.unsqueeze(-1).expand_as(seen), places.clamp(-FAR_OUTSIDE, FAR_OUTSIDE)
+    else:  # points behind a camera project anywhere; parked outside the image they sample nothing
+        places = places.masked_fill(~seen.unsqueeze(-1), -1.0)
     index, present = _packed(pillar, least.pillars)
     rows = index[..., None].expand(*index.shape, points.shape[1])
     slots, shares = _slots(pillar, index.shape[-1], least.cameras)

@@ -5,25 +5,25 @@ from collections.abc import Sequence
 import torch
 
 from bevdistill_ros.core.boxes import decode_boxes, wrap_angle
-from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.grid import Region
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.model.records import SetPrediction
 
 
 @torch.no_grad()
 def detections_from(
-    predictions: SetPrediction, stamps_ns: Sequence[int], *, max_detections: int = 300, grid: BevGrid
+    predictions: SetPrediction, stamps_ns: Sequence[int], *, max_detections: int = 300, grid: Region
 ) -> list[Detections]:
     """Turn the last decoder layer into detections, by falling score.
 
     Every query may give several classes; the best (query, class) pairs of all are taken, without suppression of
-    overlaps, as the set loss leaves one query an object. Boxes with their centre outside the grid are dropped.
+    overlaps, as the set loss leaves one query per object. Boxes with their centre outside the region are dropped.
 
     Args:
         predictions: Of B frames.
         stamps_ns: Reference stamps of the B frames [ns].
-        max_detections: Most detections of a frame.
-        grid: The BEV grid.
+        max_detections: Maximum detections per frame.
+        grid: Where a box must have its centre, such as in the BEV grid.
 
     Returns:
         B detections, on the device of the predictions.

@@ -18,10 +18,16 @@ class CameraInput:
     image_from_ego: Tensor  # (B, N, 4, 4) float32, see CameraRig.image_from_ego
     valid: Tensor  # (B, N) bool, False for a missing camera
     global_from_ego: Tensor  # (B, 4, 4) float64 [m]
+    # (B, 9) float32, each x y z in the ego frame: acceleration [m/s2], turn rates [rad/s], velocity [m/s]; zeros where
+    # they are unknown, None where they are for all. Read by the public student alone.
+    motion: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same on another device."""
-        moved = {field.name: getattr(self, field.name).to(device, non_blocking=non_blocking) for field in fields(self)}
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            name: value.to(device, non_blocking=non_blocking) for name, value in known.items() if value is not None
+        }
         return replace(self, **moved)
 
 

@@ -70,7 +70,8 @@ class TemporalSelfAttention(nn.Module):
 
         Args:
             query: (B, Q, C), the current map's cells with their positional part added.
-            reference: (B, Q, 2), normalised cell centres; not changed.
+            reference: Normalised cell centres, (B, Q, 2), or (B, Q, 2, 2) where those of the two maps differ; not
+                changed.
             maps: The previous map (B, C, rows, cols), already in the current ego frame, and the current one; where
                 there is no previous map, the current one twice.
 
@@ -81,7 +82,8 @@ class TemporalSelfAttention(nn.Module):
         projections = self.past_projection, self.value_projection
         values = [project_map(*pair) for pair in zip(projections, maps, strict=True)]
         offsets = self.sampling_offsets(both).float().reshape(*query.shape[:2], *self.shape, 2)
-        locations = reference[:, :, None, None, None, :] + offsets / level_scale(values, offsets)[:, None]
+        by_map = reference.unsqueeze(2) if reference.dim() == 3 else reference
+        locations = by_map[:, :, None, :, None, :] + offsets / level_scale(values, offsets)[:, None]
         scores = self.attention_weights(both).float().reshape(*query.shape[:2], *self.shape)
         sampled = deformable_sample(values, locations, scores.softmax(dim=-1) / NUM_MAPS)
         output: Tensor = self.output_projection(sampled)

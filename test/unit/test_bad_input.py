@@ -145,7 +145,10 @@ def test_unknown_key_and_wrong_type(refused: Callable[..., str], train: Argument
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 99}, "the bundle has format version 99, this program reads 1; export the checkpoint again"),
+        (
+            {"format_version": 99},
+            "the bundle has format version 99, this program reads 1 to 2; export the checkpoint again",
+        ),
         ({"classes": ["car"]}, "the bundle was made for other classes: ['car']"),
         ({"weights": {"file": "weights.safetensors", "sha256": "0" * 64}}, "is damaged or of another bundle"),
         ({"weights": {"file": "../weights.safetensors", "sha256": "0" * 64}}, "lies outside its folder"),

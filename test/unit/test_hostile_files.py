@@ -66,7 +66,7 @@ def refusal(load: Callable[[], object]) -> str:
 class TestManifest:
     @pytest.mark.parametrize("name", LIMITS)
     def test_giant_setting_takes_no_memory(self, folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bundle_module, "BevFormer", lambda config: pytest.fail("the student was built"))
+        monkeypatch.setattr(bundle_module, "build_student", lambda config: pytest.fail("the student was built"))
         change(folder, lambda content: content["student"].update({name: 1024 * 1024 * 1024}))
         assert name in refusal(lambda: load_bundle(folder))
 
@@ -74,7 +74,7 @@ class TestManifest:
     def test_student_larger_than_its_weights_is_not_built(
         self, folder: Path, changes: dict[str, int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(bundle_module, "BevFormer", lambda config: pytest.fail("the student was built"))
+        monkeypatch.setattr(bundle_module, "build_student", lambda config: pytest.fail("the student was built"))
         change(folder, lambda content: content["student"].update({"embed_dim": 64, **changes}))
         assert "describes a model of at least" in refusal(lambda: load_bundle(folder))
 

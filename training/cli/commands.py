@@ -54,6 +54,12 @@ COMMANDS: dict[str, Command] = {
         config="ExportConfig",
         function="run_export",
     ),
+    "import-weights": Command(
+        summary="turn a public BEVFormer or BEVDistill checkpoint into a bundle",
+        module="training.import_weights",
+        config="ImportConfig",
+        function="run_import",
+    ),
     "replay": Command(
         summary="replay scenes live through the ROS 2 node and score what it publishes",
         module="training.replay.run",

@@ -10,10 +10,10 @@ from torch.utils.data import Dataset
 
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.model.fit import ImageTarget
 from bevdistill_ros.model.preprocess import preprocess
 from bevdistill_ros.model.records import CameraInput
+from bevdistill_ros.model.student import StudentSettings
 from training.data.images import read_image
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig
@@ -153,7 +153,7 @@ class NuScenesDataset(Dataset[Sample]):
 
 def dataset_for(
     data: DataConfig,
-    student: StudentConfig,
+    student: StudentSettings,
     index: NuScenesIndex,
     split: str,
     *,

@@ -10,10 +10,10 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.inference.engine import device_from
-from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.fit import ImageTarget
 from bevdistill_ros.model.postprocess import detections_from
 from bevdistill_ros.model.records import BevMemory
+from bevdistill_ros.model.student import CameraStudent
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig, load_index
 from training.data.sample import Batch
@@ -94,7 +94,7 @@ class StudentDetector:
     name = "student"
     uses_lidar = False
 
-    def __init__(self, model: BevFormer, device: torch.device) -> None:
+    def __init__(self, model: CameraStudent, device: torch.device) -> None:
         self._model, self._device = model.to(device).eval(), device
         self._previous: BevMemory | None = None
         self.grid, self.is_temporal = model.config.grid, model.config.temporal
@@ -118,7 +118,8 @@ class StudentDetector:
         if self.is_temporal:
             present = torch.ones(1, dtype=torch.bool, device=self._device)
             self._previous = BevMemory(bev=output.bev, global_from_ego=cameras.global_from_ego, present=present)
-        return [_on_cpu(found) for found in detections_from(output.predictions, batch.stamps_ns, grid=self.grid)]
+        found = detections_from(output.predictions, batch.stamps_ns, grid=self._model.config.region)
+        return [_on_cpu(detections) for detections in found]
 
 
 def load_detector(source: str, device: str = "auto", mmdet3d: Mmdet3dConfig | None = None) -> Detector:

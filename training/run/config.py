@@ -5,6 +5,8 @@ from typing import Literal
 
 from bevdistill_ros.core.plain import check_at_least
 from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.model.public_config import PublicStudentConfig
+from bevdistill_ros.model.student import StudentSettings
 from training.criterion.detection_loss import CriterionConfig
 from training.data.augment import BevAugmentConfig, GridMaskConfig, PhotometricConfig
 from training.data.index.load import DataConfig
@@ -96,6 +98,8 @@ class TrainConfig:
     teacher_checkpoint: str = ""  # of the frozen teacher; needed for every distillation method but none
     mmdet3d: Mmdet3dConfig = field(default_factory=Mmdet3dConfig)  # where that teacher is a detector of mmdet3d
     student: StudentConfig = field(default_factory=StudentConfig)
+    student_bundle: str = ""  # bundle whose student is trained on, in place of `student`: of import-weights, or of ours
+    public: PublicStudentConfig | None = None  # settings of a public student; student_bundle sets them
     criterion: CriterionConfig = field(default_factory=CriterionConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -121,13 +125,27 @@ class TrainConfig:
             )
         if self.role == "teacher" and self.mmdet3d.config:
             raise ValueError("mmdet3d trains its own detectors: empty mmdet3d.config, or set role to student")
-        model = self.teacher if self.role == "teacher" else self.student
+        if self.student_bundle and (self.role == "teacher" or self.run.initial_weights or self.run.backbone_weights):
+            raise ValueError(
+                "student_bundle brings a student with its weights: leave run.initial_weights and run.backbone_weights "
+                "empty, and role at student"
+            )
+        if self.distill.inherit != "none" and self.student_bundle:
+            raise ValueError("student_bundle holds a decoder already: leave it empty, or set distill.inherit to none")
+        if self.public is not None and not self.student_bundle:
+            raise ValueError("public follows from student_bundle: set that, to a bundle of import-weights")
+        model = self.teacher if self.role == "teacher" else self.camera_student
         if model.query_selection == "heatmap" and self.criterion.heatmap == 0:
             raise ValueError(
                 f"{self.role}.query_selection heatmap needs a heatmap that is trained: set criterion.heatmap above 0"
             )
-        if self.role == "student" and self.student.temporal and self.data.clip_length < 2:
+        if self.role == "student" and self.camera_student.temporal and self.data.clip_length < 2:
             raise ValueError(
                 f"student.temporal needs frames to remember: set data.clip_length to 2 or more, it is "
                 f"{self.data.clip_length}"
             )
+
+    @property
+    def camera_student(self) -> StudentSettings:
+        """Settings of the student that is trained, ours or a public one."""
+        return self.public or self.student

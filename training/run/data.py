@@ -24,7 +24,7 @@ def train_dataset(config: TrainConfig) -> NuScenesDataset:
     def dataset(augment: Compose | None) -> NuScenesDataset:
         return dataset_for(
             config.data,
-            config.student,
+            config.camera_student,
             index,
             config.data.train_split,
             with_images=not is_teacher,
@@ -94,7 +94,7 @@ def _augment(config: TrainConfig, first: Sequence[Callable[[Sample], Sample]]) -
         steps.append(GridMask(config.augment.grid_mask))
     if config.augment.bev is not None:
         steps.append(BevAugment(config.augment.bev))
-    grid = config.teacher.grid if is_teacher else config.student.grid
+    grid = config.teacher.grid if is_teacher else config.camera_student.grid
     return Compose(
         *steps,
         RangeFilter(grid, min_lidar_points=config.augment.min_lidar_points, all_points=bool(config.mmdet3d.config)),

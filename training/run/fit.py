@@ -1,6 +1,7 @@
 """One training run from its configuration to its checkpoint, resumable at every saved step."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -8,7 +9,9 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.model.decoder import SetDecoder
+from bevdistill_ros.model.public_config import PublicStudentConfig
 from training.run.callbacks import LAST, LOSSES, AtomicCheckpoints, Checkpoints, ExponentialAverage, LossLog, StepBar
 from training.run.config import TrainConfig
 from training.run.cost import Cost
@@ -20,9 +23,8 @@ from training.teacher.frozen import FrozenTeacher
 from training.teacher.load import TrainedTeacher, trained_teacher
 from training.teacher.object_dgcnn import ObjectDgcnn
 from training.weights.backbone import load_backbone
-from training.weights.checkpoint import load_weights, read_weights
 from training.weights.inherit import inherit_decoder
-from training.weights.temporal_start import remembering_weights
+from training.weights.start import load_initial_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ def fit(config: TrainConfig) -> Path:
         OSError: Another process is training in the same folder.
         KeyboardInterrupt: The run was interrupted, or told to end; what it saved stays.
     """
+    config = with_bundled_student(config)
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
     pl.seed_everything(config.optim.seed, workers=True, verbose=False)
     output = Path(config.run.output)
@@ -64,6 +67,20 @@ def run_train(config: TrainConfig) -> str:
     )
 
 
+def with_bundled_student(config: TrainConfig) -> TrainConfig:
+    """The configuration with the settings of the student in `student_bundle`, so that its checkpoints hold them.
+
+    Raises:
+        ValueError: There is no such bundle.
+    """
+    if not config.student_bundle or config.role != "student":
+        return config
+    settings = load_bundle(config.student_bundle).manifest.student
+    if isinstance(settings, PublicStudentConfig):
+        return replace(config, public=settings)
+    return replace(config, student=settings)
+
+
 def build_module(config: TrainConfig) -> TrainingModule:
     """The Lightning module of a run, with its initial weights.
 
@@ -77,7 +94,7 @@ def build_module(config: TrainConfig) -> TrainingModule:
         module = StudentTraining(config, None)
     else:
         with torch.random.fork_rng():  # so that the student starts as it does without a teacher
-            trained = trained_teacher(config.teacher_checkpoint, config.mmdet3d, grid=config.student.grid)
+            trained = trained_teacher(config.teacher_checkpoint, config.mmdet3d, grid=config.camera_student.grid)
         if trained.num_sweeps != config.data.num_sweeps:
             raise ValueError(
                 f"{config.teacher_checkpoint} was trained with {trained.num_sweeps} sweeps, but data.num_sweeps is "
@@ -86,9 +103,9 @@ def build_module(config: TrainConfig) -> TrainingModule:
         module = StudentTraining(config, _remembering(trained, config))
         if config.distill.inherit == "decoder":
             inherit_decoder(module.model.decoder, _decoder_of(trained, config))
-    if config.run.initial_weights:
-        weights = remembering_weights(read_weights(config.run.initial_weights), module.model)
-        load_weights(module.model, weights, config.run.initial_weights)
+    start = config.student_bundle or config.run.initial_weights
+    if start:
+        load_initial_weights(module.model, start)
     if isinstance(module, StudentTraining):
         if config.run.backbone_weights:
             load_backbone(module.model.backbone, config.run.backbone_weights, caffe=config.run.backbone_caffe)
@@ -121,7 +138,7 @@ def _remembering(trained: TrainedTeacher, config: TrainConfig) -> FrozenTeacher:
             data.root.resolve(),
             data.version,
             data.num_sweeps,
-            config.student.grid,
+            config.camera_student.grid,
             config.mmdet3d,
             config.run.precision,
         ),
@@ -131,7 +148,7 @@ def _remembering(trained: TrainedTeacher, config: TrainConfig) -> FrozenTeacher:
 
 def _warn_of_random_backbone(config: TrainConfig) -> None:
     frozen = config.student.frozen_stages > 0 or config.student.backbone_norm == "frozen"
-    if frozen and not (config.run.initial_weights or config.run.backbone_weights):
+    if frozen and not (config.run.initial_weights or config.run.backbone_weights or config.student_bundle):
         _LOG.warning(
             "parts of the backbone are frozen at random weights; set run.backbone_weights to ImageNet weights, or "
             "student.frozen_stages to 0 and student.backbone_norm to batch"

@@ -6,14 +6,16 @@ optimiser steps; what a step sees depends on its number alone, so a run that was
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.build import build_student
 from bevdistill_ros.model.records import BevMemory, StudentOutput
+from bevdistill_ros.model.student import CameraStudent
 from training.criterion.detection_loss import DetectionLoss
 from training.data.sample import Batch
 from training.distill.base import Distiller
@@ -150,24 +152,25 @@ class TeacherTraining(TrainingModule):
 class StudentTraining(TrainingModule):
     """Trains the camera student, alone or distilled from a frozen teacher."""
 
-    model: BevFormer
+    model: CameraStudent
     slow_prefix = "model.backbone."
 
     def __init__(self, config: TrainConfig, teacher: FrozenTeacher | None) -> None:
-        model = BevFormer(config.student)
+        student = config.camera_student
+        model = build_student(student)
         detection = DetectionLoss(
             config.criterion,
-            channels=config.student.embed_dim,
-            grid=config.student.grid,
-            query_selection=config.student.query_selection,
+            channels=student.embed_dim,
+            grid=student.grid,
+            query_selection=student.query_selection,
         )
         super().__init__(config, model, detection, weights_of(config.distill))
         self.distiller: Distiller | None = None
         if teacher is not None:
             self.distiller = build_distiller(
                 config.distill,
-                grid=config.student.grid,
-                student_channels=config.student.embed_dim,
+                grid=student.grid,
+                student_channels=student.embed_dim,
                 teacher_channels=teacher.channels,
             )
         self._teacher = (teacher,)  # in a tuple, so that it is neither saved nor trained with the student
@@ -192,7 +195,7 @@ class StudentTraining(TrainingModule):
         torch.clear_autocast_cache()
         self.model.train(self.training)
         output: StudentOutput = self.model(batch.cameras, previous)
-        return output
+        return replace(output, bev=self.model.map_in_ego(output.bev))  # where losses compare it
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Take the teacher along to another device."""

@@ -138,8 +138,8 @@ class TestRefusals:
         assert "does not say it is a 'bevdistill bundle'" in refusal(folder)
 
     def test_another_format_version(self, folder: Path) -> None:
-        change(folder, lambda content: content.update(format_version=2))
-        assert "format version 2, this program reads 1" in refusal(folder)
+        change(folder, lambda content: content.update(format_version=3))
+        assert "format version 3, this program reads 1 to 2" in refusal(folder)
 
     def test_classes_in_another_order(self, folder: Path) -> None:
         change(folder, lambda content: content.update(classes=sorted(CLASS_NAMES)))

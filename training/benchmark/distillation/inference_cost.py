@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from bevdistill_ros.core.geometry import invert_rigid
-from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.records import CameraInput
+from bevdistill_ros.model.student import CameraStudent
 from training.weights.model import load_student
 
 
@@ -39,7 +39,7 @@ def latency_ratio(first: Path, second: Path, *, rounds: int = 60) -> float:
     return float(ratios.median())
 
 
-def ring_frame(student: BevFormer) -> CameraInput:
+def ring_frame(student: CameraStudent) -> CameraInput:
     """A frame of noise from cameras that look around in a ring, 90 degrees wide."""
     config = student.config
     count = len(config.cameras)
