@@ -1,4 +1,4 @@
-"""The whole loop on one machine without a GPU: world, teacher, students, evaluation, export, live replay, pictures."""
+"""The whole loop on one machine, without a GPU: world, teacher, students, evaluation, export, live replay, pictures."""
 
 import logging
 import shutil
@@ -32,7 +32,7 @@ _ORIGIN = (
 )
 _START = {"teacher": "teacher", "student": "student", "bevdistill": "student"}  # weights that each model starts from
 _CONFIG = Path(__file__).parent.parent / "config"
-_MARK = "demo.txt"  # in the output folder, so that nothing but an earlier demo is ever replaced
+_MARK = "demo.txt"  # in the output folder, so that only an earlier demo is ever replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def run_demo(config: DemoConfig) -> str:
     """Run the loop; returns the closing text with all scores and paths.
 
     Raises:
-        ValueError: The output folder holds something else than an earlier demo.
+        ValueError: The output folder holds something other than an earlier demo.
         ModuleNotFoundError: There is no ROS 2 to replay through.
     """
     started = time.monotonic()
@@ -95,7 +95,7 @@ def run_demo(config: DemoConfig) -> str:
 def _clear(output: Path) -> None:
     if output.exists():
         if any(output.iterdir()) and not (output / _MARK).is_file():
-            raise ValueError(f"{output} holds something else than an earlier demo; choose another output folder")
+            raise ValueError(f"{output} holds something other than an earlier demo; choose another output folder")
         shutil.rmtree(output)
     output.mkdir(parents=True)
     (output / _MARK).write_text("Written by bevdistill demo; the next demo replaces this folder.\n")

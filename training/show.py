@@ -1,4 +1,4 @@
-"""Pictures of a frame: the camera ring with boxes drawn on it beside the bird's-eye view."""
+"""Pictures of a frame: camera images with boxes beside the bird's-eye view."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from training.teacher.mmdet3d_config import Mmdet3dConfig
 TRUTH_COLOUR = "#00d060"
 CAMERA_INCHES = 4.4  # width of a camera in the picture
 TITLE_INCHES = 0.4  # height of a line of text
-LEAST_INCHES = 4.0  # height of all cameras, that the bird's-eye view can be read
+LEAST_INCHES = 4.0  # height of all cameras, so that the bird's-eye view is legible
 CAMERA_ROWS: tuple[tuple[str, ...], ...] = (
     ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
     ("CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT"),  # as seen when looking back, so that neighbours lie side by side
@@ -74,7 +74,7 @@ def draw_frame(sample: Sample, detections: Detections, *, cameras: Sequence[str]
     Args:
         sample: The frame, with images and points.
         detections: What is drawn beside its ground truth.
-        cameras: Names of the frame's cameras; those of nuScenes stand where they look, others in the order given.
+        cameras: Names of the frame's cameras; those of nuScenes are placed by direction, others in this order.
         grid: Extent of the bird's-eye view.
         title: Of the picture.
     """

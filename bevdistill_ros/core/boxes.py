@@ -53,9 +53,9 @@ def corners_3d(boxes: Tensor) -> Tensor:
 
 
 def transform_boxes(target_from_source: Tensor, boxes: Tensor) -> Tensor:
-    """Carry boxes (M, 9) into another frame by a rigid transform (4, 4); velocities turn with it.
+    """Transform boxes (M, 9) into another frame by a rigid transform (4, 4); velocities are rotated.
 
-    Boxes stay upright: of the rotation, only its turn of the heading reaches yaw.
+    Boxes stay upright: only the change of heading of the rotation is applied.
     """
     rotation = target_from_source[:3, :3]
     heading = torch.stack([boxes[:, 6].cos(), boxes[:, 6].sin(), torch.zeros_like(boxes[:, 6])], dim=-1) @ rotation.T

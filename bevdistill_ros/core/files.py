@@ -1,4 +1,4 @@
-"""Files that a user names: read only where they are what they should be, so that none can hang or fill the vehicle."""
+"""Files that a user names: checked before they are read, so that none can block the process or fill its memory."""
 
 import ctypes
 import errno
@@ -26,23 +26,23 @@ def read_text(path: Path | str, *, what: str, max_bytes: int) -> str:
         max_bytes: Largest size.
 
     Raises:
-        ValueError: There is no such file, it is a folder, device or pipe, it is too large, or it is no text.
+        ValueError: There is no such file, it is a folder, device or pipe, it is too large, or it is not text.
     """
     path = Path(path).expanduser()
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for, and a device never ends
-            raise ValueError(f"{what} '{path}' is no ordinary file")
+        if path.exists() and not path.is_file():  # reading a pipe would block, and a device never ends
+            raise ValueError(f"{what} '{path}' is not an ordinary file")
         with path.open("rb") as stream:
             content = stream.read(max_bytes + 1)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"{what} '{path}' cannot be read: {reason}") from error
     if len(content) > max_bytes:
-        raise ValueError(f"{what} '{path}' is larger than {max_bytes / 1e6:g} MB; it is no {what}")
+        raise ValueError(f"{what} '{path}' is larger than {max_bytes / 1e6:g} MB, which no {what} is")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{what} '{path}' is no text: {error.reason} at byte {error.start}") from error
+        raise ValueError(f"{what} '{path}' is not text: {error.reason} at byte {error.start}") from error
 
 
 def write_whole(path: Path, text: str) -> None:

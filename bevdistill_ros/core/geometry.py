@@ -76,7 +76,7 @@ def invert_rigid(transform: Tensor) -> Tensor:
 
 
 def transform_points(target_from_source: Tensor, points: Tensor) -> Tensor:
-    """Carry points (..., N, 3) [m] into the target frame of transforms (..., 4, 4)."""
+    """Transform points (..., N, 3) [m] into the target frame of transforms (..., 4, 4)."""
     return points @ target_from_source[..., :3, :3].transpose(-1, -2) + target_from_source[..., None, :3, 3]
 
 
@@ -107,7 +107,7 @@ def project_points(image_from_ego: Tensor, points: Tensor) -> tuple[Tensor, Tens
 
     Returns:
         Pixels (..., M, 2), u right and v down, where pixel centres lie at whole numbers; and depth (..., M) [m].
-        Pixels of points with depth <= 0 mean nothing.
+        Pixels of points with depth <= 0 are meaningless.
     """
     homogeneous = transform_points(image_from_ego, points)
     depth = homogeneous[..., 2]

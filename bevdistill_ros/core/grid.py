@@ -119,6 +119,6 @@ class BevGrid:
 def constant_like(tensor: Tensor, values: Sequence[float]) -> Tensor:
     """Values (K,) in the dtype and on the device of a tensor, filled in there.
 
-    `new_tensor` would copy them from the host, which waits for a GPU to finish all that it was given.
+    `new_tensor` would copy them from the host, which waits until a GPU has finished all its queued work.
     """
     return torch.cat([tensor.new_full((1,), value) for value in values])

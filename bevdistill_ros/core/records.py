@@ -1,4 +1,4 @@
-"""What passes between the parts: one look of the camera ring, and what was detected in it."""
+"""The records that pass between the parts: a synchronised set of images, and the detections in it."""
 
 from dataclasses import dataclass, replace
 
@@ -12,10 +12,10 @@ from bevdistill_ros.core.rig import CameraRig
 
 @dataclass(frozen=True, kw_only=True)
 class CameraFrame:
-    """One synchronised look of the ring.
+    """A synchronised set of images, one per camera, with its rig and the ego pose.
 
-    `rig` is at the reference stamp: where the vehicle moved between a camera's own stamp and the reference stamp,
-    `ego_from_camera` already holds that motion.
+    `rig` holds at the reference stamp: motion of the vehicle between a camera's own stamp and the reference stamp
+    is already part of `ego_from_camera`.
 
     Raises:
         ValueError: A shape or dtype differs from the field's comment.
@@ -47,13 +47,13 @@ class Detections:
     """Detected boxes in the ego frame at a stamp.
 
     Raises:
-        ValueError: A shape or dtype differs from the field's comment, or a label is no class.
+        ValueError: A shape or dtype differs from the field's comment, or a label is not a class.
     """
 
     stamp_ns: int
     boxes: Tensor  # (M, 9) float32, layout of core.boxes
     scores: Tensor  # (M,) float32 in [0, 1]; a score, not a probability
-    labels: Tensor  # (M,) int64 into core.classes.CLASS_NAMES
+    labels: Tensor  # (M,) int64 into core.nuscenes.CLASS_NAMES
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -70,7 +70,7 @@ class Detections:
             raise ValueError(f"labels must be in 0...{NUM_CLASSES - 1}, but span {span}")
 
     def above(self, threshold: float, at_most: int | None = None) -> "Detections":
-        """Those with a score of at least `threshold`, by falling score, the best `at_most` of them."""
+        """Detections with a score of at least `threshold`, by descending score, at most `at_most` of them."""
         order = self.scores.argsort(descending=True, stable=True)
         order = order[self.scores[order] >= threshold][:at_most]
         return replace(self, boxes=self.boxes[order], scores=self.scores[order], labels=self.labels[order])

@@ -1,4 +1,4 @@
-"""The camera rig: an ordered ring of pinhole cameras and where they sit on the vehicle."""
+"""The camera rig: pinhole cameras in a fixed order and where they are mounted on the vehicle."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class CameraRig:
     def from_dict(cls, content: Mapping[str, Any]) -> "CameraRig":
         """Inverse of `to_dict`; a missing or misshapen entry is a ValueError that names it.
 
-        Shapes are looked at before anything is made of them, as a few lines of YAML can describe millions of numbers.
+        Shapes are checked before anything is allocated, since a few lines of YAML can describe millions of numbers.
         """
         try:
             cameras, size = content["cameras"], content["image_size"]
@@ -96,7 +96,7 @@ class CameraRig:
 def _name_of(value: object) -> str:
     # Containers are never put into a message: out of aliases in YAML they may be endless.
     if not isinstance(value, str):
-        raise ValueError(f"rig description: a camera's name must be a text, but is of type {type(value).__name__}")
+        raise ValueError(f"rig description: a camera's name must be a string, but is of type {type(value).__name__}")
     if not 1 <= len(value) <= MAX_NAME or not value.isprintable():
         raise ValueError(f"rig description: a camera's name must be short and printable, but is {value[:MAX_NAME]!r}")
     return value

@@ -10,7 +10,7 @@ from bevdistill_ros.core.geometry import transform_points
 # top 4-7.
 EDGES: tuple[tuple[int, int], ...] = (
     (0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7),
-    (0, 7), (3, 4),  # a cross on the front face tells the heading
+    (0, 7), (3, 4),  # a cross on the front face marks the heading
 )  # fmt: skip
 NEAR = 0.1  # [m] lines are cut at this depth
 

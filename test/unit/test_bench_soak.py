@@ -8,7 +8,7 @@ import pytest
 
 from training.benchmark.node.faults import KINDS, Fault, draw_faults, fault_at, is_near
 from training.benchmark.node.soak import SoakConfig, health_of, summary
-from training.benchmark.node.soak_log import EDGE, HEALTHY, Fate, SentSet, SoakLog, Told, account
+from training.benchmark.node.soak_log import EDGE, HEALTHY, Fate, SentSet, SetStatus, SoakLog, account
 from training.replay.process import Usage
 
 CAMERAS = ("LEFT", "RIGHT")
@@ -41,16 +41,16 @@ def test_a_fault_reigns_from_its_start_to_its_end() -> None:
 
 
 def drive(fates: dict[int, str], **changes: Any) -> SoakLog:
-    """Sixty sets at 10 Hz; all are detected but those of these numbers, dropped for a reason or, with '', untold."""
+    """Sixty sets at 10 Hz, all detected but those of these numbers: dropped for a reason or, with '', unreported."""
     stamps = [10**12 + number * PERIOD_NS for number in range(60)]
-    told, processed, dropped = [], 0, 0
+    reported, processed, dropped = [], 0, 0
     for number, stamp in enumerate(stamps):
         reason = fates.get(number, "detected")
         if not reason:
             continue
         processed, dropped = processed + (reason == "detected"), dropped + (reason != "detected")
-        told.append(
-            Told(
+        reported.append(
+            SetStatus(
                 stamp_ns=stamp,
                 dropped="" if reason == "detected" else reason,
                 sets_processed=processed,
@@ -62,7 +62,7 @@ def drive(fates: dict[int, str], **changes: Any) -> SoakLog:
             SentSet(stamp_ns=stamp, at_s=place / RATE_HZ, num_images=6) for place, stamp in enumerate(stamps)
         ),
         "detected_ns": tuple(stamp for number, stamp in enumerate(stamps) if number not in fates),
-        "told": tuple(told),
+        "reported": tuple(reported),
     }
     return SoakLog(**{**content, **changes})
 
@@ -81,7 +81,7 @@ def test_drops_in_a_fault_are_explained() -> None:
 def test_a_drop_just_after_a_fault_is_explained_by_it_and_a_later_one_is_not() -> None:
     assert account(drive({44: "clock went back"}), [FAULT], RATE_HZ).unexplained == ()
     found = account(drive({45: "clock went back"}), [FAULT], RATE_HZ).unexplained
-    assert found == ("1 sets dropped in good health: clock went back",)
+    assert found == ("1 sets dropped while nothing was faulty: clock went back",)
 
 
 def test_a_worker_that_is_busy_is_nobodys_fault() -> None:
@@ -90,8 +90,8 @@ def test_a_worker_that_is_busy_is_nobodys_fault() -> None:
 
 def test_a_set_that_the_node_says_nothing_of_is_not_explained_even_in_a_fault() -> None:
     found = account(drive({35: ""}), [FAULT], RATE_HZ)
-    assert found.fates["dead camera"].untold == 1
-    assert found.unexplained == ("1 sets (dead camera) came to nothing and the node does not say so",)
+    assert found.fates["dead camera"].unreported == 1
+    assert found.unexplained == ("1 sets (dead camera) were lost and the node does not report it",)
 
 
 def test_a_set_without_any_image_is_not_expected() -> None:
@@ -106,10 +106,10 @@ def test_a_set_without_any_image_is_not_expected() -> None:
 def test_the_stamp_of_a_drop_may_be_off_by_less_than_half_a_period() -> None:
     log = drive({35: "missing LEFT"})
     told = [
-        entry if not entry.dropped else Told(**{**vars(entry), "stamp_ns": entry.stamp_ns + PERIOD_NS // 3})
-        for entry in log.told
+        entry if not entry.dropped else SetStatus(**{**vars(entry), "stamp_ns": entry.stamp_ns + PERIOD_NS // 3})
+        for entry in log.reported
     ]
-    found = account(drive({35: "missing LEFT"}, told=tuple(told)), [FAULT], RATE_HZ)
+    found = account(drive({35: "missing LEFT"}, reported=tuple(told)), [FAULT], RATE_HZ)
     assert found.fates["dead camera"].dropped == {"missing LEFT": 1}
     assert found.unexplained == ()
 
@@ -118,7 +118,7 @@ def test_detections_of_no_set_and_counters_that_disagree_are_told() -> None:
     log = drive({})
     stranger = account(drive({}, detected_ns=(*log.detected_ns[1:], 17)), [], RATE_HZ)
     assert "1 detections have a stamp that no set had" in stranger.unexplained
-    miscounted = account(drive({}, told=log.told[:-2] + log.told[-1:]), [], RATE_HZ)
+    miscounted = account(drive({}, reported=log.reported[:-2] + log.reported[-1:]), [], RATE_HZ)
     assert "the node counts 60 sets processed and 0 dropped, but reported 59 and 0" in miscounted.unexplained
     assert "59 sets reported as processed, but 60 with detections" in miscounted.unexplained
 
@@ -161,7 +161,7 @@ def test_summary_says_what_is_wrong() -> None:
     assert "every set was detected" in good
     assert "+1.20 MB/h over 59.0 min after the warm-up; threads 20 to 20: flat" in good
     bad = summary(config, health_of(config, ill), account(drive({1: "failed: KeyError"}), [FAULT], RATE_HZ), [FAULT])
-    assert "NOT EXPLAINED: 1 sets dropped in good health: failed: KeyError" in bad
+    assert "NOT EXPLAINED: 1 sets dropped while nothing was faulty: failed: KeyError" in bad
     assert bad.splitlines()[-2].endswith("NOT FLAT")
 
 

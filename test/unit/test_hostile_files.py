@@ -97,7 +97,7 @@ class TestManifest:
         assert "larger than 1 MB" in refusal(lambda: load_bundle(folder))
         manifest.unlink()
         manifest.mkdir()
-        assert "no ordinary file" in refusal(lambda: load_bundle(folder))
+        assert "not an ordinary file" in refusal(lambda: load_bundle(folder))
 
     def test_link_out_of_the_folder(self, folder: Path) -> None:
         (folder / "manifest.json").rename(folder.parent / "secret.json")
@@ -238,7 +238,7 @@ class TestReadText:
         reader.start()
         reader.join(20)
         assert messages
-        assert "is no ordinary file" in messages[0]
+        assert "is not an ordinary file" in messages[0]
 
     def test_link_in_a_circle(self, tmp_path: Path) -> None:
         (tmp_path / "a").symlink_to(tmp_path / "b")
@@ -247,4 +247,4 @@ class TestReadText:
 
     def test_no_text(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(b"\xff\xfe")
-        assert "is no text" in refusal(lambda: read_text(tmp_path / "a", what="note", max_bytes=100))
+        assert "is not text" in refusal(lambda: read_text(tmp_path / "a", what="note", max_bytes=100))

@@ -1,4 +1,4 @@
-"""What decoding JPEGs at a reduced size costs in accuracy: the same detector on the same images, read in three ways."""
+"""Accuracy lost by decoding JPEGs at a reduced size: the same detector on the same images, decoded in three ways."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class DecodeConfig:
     image_height: int = 900  # [px] of the images of that world
     image_width: int = 1600  # [px]
     scenes: int = 8  # of that world
-    frames: int = 20  # key frames a scene
+    frames: int = 20  # key frames per scene
     seed: int = 0  # of that world
     output: Path = Path("runs/decode")  # folder for the results of each way
     device: str = "auto"  # auto, cpu, cuda or cuda:<index>

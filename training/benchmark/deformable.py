@@ -45,7 +45,7 @@ class Problem:
     name: str
     levels: tuple[tuple[int, int], ...]  # rows and columns
     queries: int
-    points: int  # a level
+    points: int  # per level
 
 
 PROBLEMS: tuple[Problem, ...] = (

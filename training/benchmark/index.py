@@ -16,7 +16,7 @@ from training.data.tables import LIDAR
 from training.run.cost import MEBIBYTE, peak_memory
 
 VERSION = "v1.0-generated"
-SAMPLES, ANNOTATIONS = 40, 34  # a scene, a sample; about those of v1.0-trainval
+SAMPLES, ANNOTATIONS = 40, 34  # per scene, per sample; about those of v1.0-trainval
 RATES = {**dict.fromkeys(NUSCENES_CAMERAS, 6), LIDAR: 10, **dict.fromkeys(("RADAR_1", "RADAR_2", "RADAR_3"), 10)}
 
 Rows = Iterator[dict[str, Any]]

@@ -102,7 +102,7 @@ def _generation_rate(config: SpeedConfig) -> float:
 
 
 def _training_rate(training: TrainConfig, config: SpeedConfig, device: torch.device) -> float:
-    """Samples a second of forward, losses, backward and optimiser step; data is read beforehand."""
+    """Samples per second of forward, losses, backward and optimiser step; data is read beforehand."""
     dataset = train_dataset(training)
     size = training.optim.batch_size
     batches = [

@@ -1,4 +1,4 @@
-"""The detection losses of a model: boxes and classes of every decoder layer, and the heatmap."""
+"""The detection losses of a model: classification and boxes of every decoder layer, and the heatmap."""
 
 from dataclasses import dataclass
 

@@ -131,7 +131,7 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def cost(self, predictions: SetPrediction, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
-        """Weighted cost (L, B, Q, T) float32; columns beyond an item's own number of boxes mean nothing."""
+        """Weighted cost (L, B, Q, T) float32; columns beyond an item's own number of boxes are padding."""
         num_layers = len(predictions.logits)
         codes_BTD = encode_boxes(_pad(boxes, fill=1.0).reshape(len(boxes), -1, BOX_SIZE))
         codes_LBTD = codes_BTD.expand(num_layers, *codes_BTD.shape)

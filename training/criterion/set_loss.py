@@ -109,7 +109,7 @@ def check_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes
 
     Raises:
         ValueError: Boxes and labels differ in number; a box has no size or is not finite (its velocity may be NaN);
-            a label is no class.
+            a label is not a class.
     """
     if len(boxes) != len(labels) or any(len(b) != len(t) for b, t in zip(boxes, labels, strict=False)):
         raise ValueError(

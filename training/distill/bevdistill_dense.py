@@ -7,7 +7,7 @@ Deviation: the paper passes both maps through trained adapters of one kind, conv
 Trained by this very loss they have a solution without learning: both put out zero (or, with the scale fixed, whatever
 is easiest to predict), the loss vanishes and with it the gradient to the student. So by default the teacher's side is
 normalisation alone: each channel is brought to mean 0 and variance 1, which is not trained and keeps what the map
-tells; and the student's adapter ends in a 1x1 convolution, since the target has both signs. `teacher_adapter: conv`
+contains; and the student's adapter ends in a 1x1 convolution, since the target has both signs. `teacher_adapter: conv`
 is the paper's way; `none` takes the map as it is.
 """
 

@@ -36,7 +36,7 @@ def info_nce(teacher: Tensor, student: Tensor, excluded: Tensor, *, temperature:
     Args:
         teacher: (..., N, D).
         student: (..., N, D).
-        excluded: (..., N, N) bool, teacher by student: pairs that are no negatives. The diagonal, which holds the
+        excluded: (..., N, N) bool, teacher by student: pairs that are not negatives. The diagonal, which holds the
             positives, is not read.
         temperature: Divides the products.
 

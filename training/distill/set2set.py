@@ -2,7 +2,7 @@
 
 The teacher's predicted set is a second ground truth: its queries are matched one to one to the student's, in every
 decoder layer, and each matched query learns the teacher's class scores (cross-entropy with soft labels) and box (L1).
-Nothing weighs good teacher boxes above bad ones.
+Good and bad teacher boxes have the same weight.
 
 Deviations: the class term is the cross-entropy less the teacher's entropy, so that it is zero where both agree; the
 gradient is the same. Velocities count as in the detection loss.

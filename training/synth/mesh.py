@@ -13,7 +13,7 @@ Colour = tuple[float, float, float]  # linear RGB albedo, 0...1
 
 
 class Material(IntEnum):
-    """How a surface answers light; the names index tables in `shading` and `lidar`."""
+    """Reflectance class of a surface; the names index tables in `shading` and `lidar`."""
 
     MATTE = 0
     PAINT = 1

@@ -1,4 +1,4 @@
-"""Who is on the road: traffic in lanes, what is parked, work zones and pedestrians.
+"""Objects on the road: traffic in lanes, parked vehicles, work zones and pedestrians.
 
 Everything is laid out in strips along the road that do not overlap, and one after another within a strip; what shares a
 strip shares one motion. So nothing ever touches anything else.

@@ -41,7 +41,7 @@ class Surfaces:
 
 
 class RayCaster:
-    """Rays against what rests, prepared once a scene, and what moves, at one instant."""
+    """Rays against what is at rest, prepared once per scene, and what moves, at one instant."""
 
     def __init__(self, resting: Surfaces, moving: Surfaces) -> None:
         self._parts = [part for part in (resting, moving) if len(part.owners)]

@@ -1,4 +1,4 @@
-"""One scene driven through once: sensor files on disk, and what the tables must say of them."""
+"""One drive through a scene: sensor files on disk, and the facts for their table rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ EPOCH_US = 1_600_000_000_000_000  # [us] first key frame of the first scene
 SCENE_SPACING_US = 3_600_000_000  # [us] from scene to scene
 _LEAD_SWEEPS_US = 400_000  # [us] of sweeps before the first key frame
 _REACH = 90.0  # [m] moving actors further off are not drawn
-_NEAR = 0.2  # [m] in front of a camera that is not looked at
+_NEAR = 0.2  # [m] in front of a camera that is ignored
 # Where a triangle is probed: barycentric weights of the middles of its four congruent parts.
 _PROBES = np.array([[2, 2, 2], [4, 1, 1], [1, 4, 1], [1, 1, 4]]) / 6.0
 
@@ -49,7 +49,7 @@ class Annotation:
     category: str
     attribute: str  # empty for none
     num_lidar_points: int
-    visible_share: float  # of the pixels that would show it if nothing stood before it; 0...1
+    visible_share: float  # of the pixels that would show it without occlusion; 0...1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class _Counts:
 
     points: dict[int, int] = field(default_factory=dict)
     visible: dict[int, float] = field(default_factory=dict)  # share of the view that shows it
-    probed: dict[int, float] = field(default_factory=dict)  # and that would if nothing stood before it
+    probed: dict[int, float] = field(default_factory=dict)  # and that would without occlusion
 
 
 class SceneRecorder:
@@ -183,7 +183,7 @@ class SceneRecorder:
         return np.random.default_rng((self._config.seed, self._index, sensor, time_us + _LEAD_SWEEPS_US))
 
     def _count_visible(self, counts: _Counts, picture: Picture, camera: Camera, pose: np.ndarray, time_us: int) -> None:
-        """Look at points all over each actor: does the image show the actor there, or something before it?"""
+        """Probe points all over each actor: does the image show the actor there, or something in front of it?"""
         camera_from_global = _inverse(pose @ camera.ego_from_camera)
         near = self._world.near(time_us * 1e-6, self._config.annotation_range + 10.0)
         for actor, actor_pose in zip(near, self._world.actor_poses(near, time_us * 1e-6), strict=True):

@@ -86,7 +86,7 @@ class BevEncoder(nn.Module):
         return current
 
     def _position(self, rows: int, cols: int) -> Tensor:
-        """Positional part (rows * cols, C): a linear map of the sines of x and y, once a row and once a column."""
+        """Positional part (rows * cols, C): a linear map of the sines of x and y, once per row and once per column."""
         device = self.level.device
         across = self.across(sine_embedding(unit_centres(cols, device=device).unsqueeze(-1)))
         along = self.along(sine_embedding(unit_centres(rows, device=device).unsqueeze(-1)))

@@ -42,7 +42,7 @@ class CachedTeacher(FrozenTeacher):
     def __init__(self, teacher: FrozenTeacher, folder: Path, grid: BevGrid) -> None:
         super().__init__(teacher.module, channels=teacher.channels, needs_mounting=teacher.needs_mounting)
         self._folder, self._grid = folder, grid
-        self._is_full = False  # a frame could not be kept, which was reported
+        self._is_full = False  # a frame could not be cached, which was reported
 
     def of(self, batch: Batch) -> TeacherOutput:
         device = batch.ego_from_lidar.device
@@ -78,7 +78,7 @@ class CachedTeacher(FrozenTeacher):
         return tensors
 
     def _read(self, path: Path) -> dict[str, Tensor] | None:
-        """What a file keeps; None where it is damaged or of another grid."""
+        """Content of a file; None where it is damaged or of another grid."""
         try:
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)

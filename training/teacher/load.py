@@ -14,12 +14,12 @@ from training.weights.model import load_model
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedTeacher:
-    """A frozen teacher, ours or mmdet3d's, and what it must be fed."""
+    """A frozen teacher, ours or mmdet3d's, and its inputs."""
 
     teacher: FrozenTeacher
     grid: BevGrid  # of its maps
     num_sweeps: int  # LiDAR sweeps before the key frame that it was trained with
-    least_score: float = 0.0  # what scores lower is no detection
+    least_score: float = 0.0  # detections below this score are ignored
 
 
 def trained_teacher(path: Path | str, mmdet3d: Mmdet3dConfig, *, grid: BevGrid | None = None) -> TrainedTeacher:

@@ -69,7 +69,7 @@ def load_mmdet3d_teacher(
 
 
 class Mmdet3dTeacher(nn.Module):
-    """Speaks to a detector of mmdet3d in its own frame and units, and answers in ours.
+    """Adapts a detector of mmdet3d to our frame and units.
 
     Args:
         detector: In eval mode.
@@ -225,7 +225,7 @@ def _read_settings(config: str) -> Any:
     try:
         return Config.fromfile(found[0])
     except Exception as error:  # whatever the code of a configuration raises
-        raise ValueError(f"{config} is no configuration of mmdet3d ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{config} is not a configuration of mmdet3d ({type(error).__name__}: {error})") from error
 
 
 def _build(model: Any, source: str) -> Any:
@@ -265,7 +265,7 @@ def _fill(detector: nn.Module, weights: Mapping[str, Tensor], checkpoint: Path |
 
 
 def _trained_classes(content: Mapping[str, Any]) -> Sequence[str] | None:
-    """Class names that a checkpoint tells, by label."""
+    """Class names that a checkpoint contains, by label."""
     meta = content.get("meta") or {}
     classes: Sequence[str] | None = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
     return classes

@@ -1,7 +1,7 @@
 """What a configuration of mmdet3d 1.x says of its detector: range, voxels, classes and points; read without mmdet3d.
 
 mmdet3d writes the range and the voxels down once for each part of a detector, and lets them differ; the boxes or the
-map would then be shifted without a word, so they are compared here. What our points, classes or grid can't serve is
+map would then be shifted without any error, so they are compared here. What does not fit our points, classes or grid is
 refused.
 """
 
@@ -31,7 +31,7 @@ class Mmdet3dConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorFacts:
-    """What must be known of a detector to feed it and to read its answer."""
+    """The facts of a detector that its inputs and outputs depend on."""
 
     voxels: BevGrid  # in the LiDAR's own frame
     head_stride: int | None  # voxels along a cell of the map that the head counts on; None where it takes any
@@ -171,8 +171,8 @@ def _classes(config: Mapping[str, Any], trained: Sequence[str] | None) -> tuple[
     configured = (_test_dataset(config).get("metainfo") or {}).get("classes") or config.get("class_names")
     head = _part(config["model"], "bbox_head")
     tasks = [name for task in head.get("tasks") or () for name in task["class_names"]]
-    told = {"checkpoint": trained, "data set": configured, "head": tasks}
-    orders = {where: tuple(names) for where, names in told.items() if names}
+    found = {"checkpoint": trained, "data set": configured, "head": tasks}
+    orders = {where: tuple(names) for where, names in found.items() if names}
     if not orders:
         raise ValueError("neither its configuration (metainfo.classes) nor its checkpoint names its classes")
     (first, names), *others = orders.items()

@@ -29,11 +29,13 @@ class DistillationConfig:
     ablations: Rows = field(default_factory=dict)  # rows that only the tables of questions show; trained last
     baseline: str = "none"  # row from which gains are counted
     baselines: dict[str, str] = field(default_factory=dict)  # for rows that have a baseline of their own
-    questions: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what the report asks, and rows that tell
+    questions: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # questions of the report, and the rows that answer them
     seeds: tuple[int, ...] = (0, 1, 2)  # of each row
     row_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of rows that have others than seeds
     split: str = "synth_val"  # to score; not the one that settings were tuned on
-    output: Path = Path("runs/distillation")  # runs and the report; what is done there is not done again
+    output: Path = Path("runs/distillation")  # runs and the report; finished runs there are not repeated
     results: Path = Path("results")  # folder of the result file
     jobs: int = 1  # trainings at once
     isolate: bool = True  # each training in a process of its own, which its peak memory on a CPU needs

@@ -40,7 +40,7 @@ def latency_ratio(first: Path, second: Path, *, rounds: int = 60) -> float:
 
 
 def ring_frame(student: CameraStudent) -> CameraInput:
-    """A frame of noise from cameras that look around in a ring, 90 degrees wide."""
+    """A frame of noise from cameras all around the vehicle, 90 degrees wide."""
     config = student.config
     count = len(config.cameras)
     generator = torch.Generator().manual_seed(0)

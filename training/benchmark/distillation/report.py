@@ -78,7 +78,7 @@ def _making(table: Table) -> str:
 
 
 def _questions(table: Table) -> str:
-    """What is asked, with the rows that tell."""
+    """The questions, each with the rows that answer it."""
     return "".join(
         f"<h2>{html.escape(question)}</h2>{_table(table, rows)}" for question, rows in table.questions.items() if rows
     )

@@ -1,6 +1,6 @@
 """The method table: one teacher, then every method and seed from the same start, scored on the same scenes.
 
-A run that is done is never done again, and one that was stopped goes on where it was, so the benchmark may be killed
+A finished run is never repeated, and an interrupted one resumes where it stopped, so the benchmark may be killed
 at any time: the table comes out the same.
 """
 
@@ -45,7 +45,7 @@ def run_distillation(config: DistillationConfig) -> str:
     Raises:
         ValueError: Settings, data or a run that is there already do not fit.
         OSError: A training failed; its log is named.
-        KeyboardInterrupt: It was interrupted, or told to end; the same call goes on.
+        KeyboardInterrupt: It was interrupted or terminated; the same call resumes.
     """
     with Commands() as commands:
         return _run(config, commands)
@@ -62,7 +62,7 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
     }
     data = trainings[next(iter(trainings))]
     index = load_index(data.data)
-    for split in (data.data.train_split, config.split):  # a mistake is told now, not after hours
+    for split in (data.data.train_split, config.split):  # report a mistake now, not after hours
         index.samples_of(split)
     for training in (common, *others.values()):
         if training is not None:
@@ -189,7 +189,7 @@ def _outcome(config: DistillationConfig, commands: Commands, arm: str, seed: int
 
 
 def _check_same(folder: Path, training: TrainConfig) -> None:
-    """Refuse a finished run of other settings; that of an unfinished one is the training's own affair."""
+    """Refuse a finished run of other settings; the training itself checks those of an unfinished one."""
     path = folder / CONFIG
     if not path.exists():
         return

@@ -74,7 +74,7 @@ class Table:
 
     @property
     def questions(self) -> dict[str, list[str]]:
-        """What was asked, and the rows that tell and have an outcome."""
+        """The questions, and the rows that answer them and have an outcome."""
         asked = self.config["questions"].items()
         return {question: [row for row in rows if row in self._rows] for question, rows in asked}
 

@@ -1,4 +1,4 @@
-"""What the simulated vehicle of a benchmark is told to send, and what it tells back; both travel as JSON files."""
+"""The plan of a benchmark's simulated vehicle, and the log that it returns; both are exchanged as JSON files."""
 
 import json
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class DriveLog:
     sets_sent: int
     round_trips_ms: tuple[float, ...]  # last image of a set sent to its detections received, of each answered set [ms]
     cpu_s: float  # CPU time that the detector's process took [s]
-    stages_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # as the node tells them, by stage
+    stages_ms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # as the node reports them, by stage
     drops: Mapping[str, int] = field(default_factory=dict)  # sets that the node says it dropped, by its reason
 
     @property

@@ -21,7 +21,7 @@ class Fault:
     """Something that is wrong for a while."""
 
     kind: FaultKind
-    camera: str  # whose images or calibration are wrong; of no account for loss, odometry gap and clock back
+    camera: str  # whose images or calibration are wrong; ignored by loss, odometry gap and clock back
     start_s: float  # from the start of the soak
     end_s: float
 

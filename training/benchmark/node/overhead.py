@@ -72,9 +72,9 @@ class Measured:
 
     sets_sent: int
     sets_lost: int
-    cpu_ms: float  # CPU time of the node's process a set that it answered
+    cpu_ms: float  # CPU time of the node's process per answered set
     round_trips_ms: tuple[float, ...]  # last image of a set sent to its detections received
-    stages_ms: Mapping[str, tuple[float, ...]]  # as the node tells them
+    stages_ms: Mapping[str, tuple[float, ...]]  # as the node reports them
     drops: Mapping[str, int]  # sets that the node says it dropped, by its reason
 
     @classmethod
@@ -160,7 +160,7 @@ def _command(config: NodeBenchConfig, name: Detector, folder: Path) -> list[str]
 
 
 def node_parameters(folder: Path, **changes: object) -> Path:
-    """Write a parameter file of our node for the synthetic rig, which tells the mountings as there may be no tf."""
+    """Write a parameter file of our node for the synthetic rig, which holds the mountings, as there may be no tf."""
     rig = synthetic_rig(*PICTURE_SIZE)
     (folder / "rig.yaml").write_text(yaml.safe_dump(rig.to_dict(), sort_keys=False))
     parameters = {
@@ -205,7 +205,7 @@ def table(config: NodeBenchConfig, measured: Mapping[str, Measured]) -> str:
     lines = [
         f"six {PICTURE_SIZE[1]}x{PICTURE_SIZE[0]} cameras at {config.rate_hz:g} Hz, {config.transport}, "
         f"to a network input of {width}x{height}",
-        f"Fast DDS {DDS_NAMES['default' if config.dds == 'default' else 'profile']} unless told otherwise, "
+        f"Fast DDS {DDS_NAMES['default' if config.dds == 'default' else 'profile']} unless noted otherwise, "
         f"{config.rounds} x {config.seconds:g} s each, {os.cpu_count()} cores",
     ]
     if "ours" in measured:
@@ -218,7 +218,7 @@ def table(config: NodeBenchConfig, measured: Mapping[str, Measured]) -> str:
     for name, result in measured.items():
         share = _percentile(result.round_trips_ms, 95) * config.rate_hz / 1e3
         lines.append(f"{_row(name, result.round_trips_ms)}{share:>16.2f}")
-    lines += ["", f"{'':<32}{'sets sent':>12}{'lost':>8}{'CPU a set [ms]':>18}  drops that the node tells"]
+    lines += ["", f"{'':<32}{'sets sent':>12}{'lost':>8}{'CPU per set [ms]':>18}  drops that the node reports"]
     for name, result in measured.items():
         drops = ", ".join(f"{reason} ({count})" for reason, count in result.drops.items())
         lines.append(f"{name:<32}{result.sets_sent:>12}{result.sets_lost:>8}{result.cpu_ms:>18.1f}  {drops}".rstrip())

@@ -17,7 +17,7 @@ _QUALITY = 80  # of the JPEGs, 1...100
 
 
 def write_pictures(folder: Path, *, seed: int = 0) -> None:
-    """Write one JPEG of `PICTURE_SIZE` a camera, `<camera>.jpg`: a synthetic street, scaled up, with sensor noise."""
+    """Write one JPEG of `PICTURE_SIZE` per camera, `<camera>.jpg`: a synthetic street, scaled up, with sensor noise."""
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed)
     for camera, rendered in _rendered(seed).items():
@@ -27,7 +27,7 @@ def write_pictures(folder: Path, *, seed: int = 0) -> None:
 
 
 def _rendered(seed: int) -> dict[str, np.ndarray]:
-    """One look of the ring of a synthetic world: (h, w, 3) uint8 BGR a camera."""
+    """A set of images of a synthetic world: (h, w, 3) uint8 BGR per camera."""
     with tempfile.TemporaryDirectory() as scratch:
         world = SynthConfig(
             root=Path(scratch) / "world",

@@ -1,4 +1,4 @@
-"""A long drive with faults at random: does the node stay well, and is every set accounted for?
+"""A long drive with random faults: does the node stay healthy, and is every set accounted for?
 
 The node runs in a process of its own, as on the vehicle; another one drives its cameras and odometry over real
 middleware, and now and then something goes wrong with them. ROS is imported in these processes only.
@@ -27,7 +27,7 @@ from training.replay.process import Child, Usage, run_to_end, usage_of
 
 _START_TIMEOUT_S = 120.0
 _SPARE_S = 60.0  # what the drive may take beyond its plan
-_SAMPLE_S = 1.0  # time between two looks at the process
+_SAMPLE_S = 1.0  # time between two samples of the process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,9 @@ class SoakConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """How the node's process fared after the warm-up."""
+    """Memory and threads of the node's process after the warm-up."""
 
-    seconds: float  # looked at
+    seconds: float  # sampled
     memory_mb: float  # mean
     slope_mb_per_h: float  # of a straight line through the memory
     least_threads: int
@@ -119,7 +119,7 @@ def soak(config: SoakConfig) -> tuple[list[tuple[float, Usage]], SoakLog]:
 
 
 def _watch(config: SoakConfig, node: Child, vehicle: Child) -> list[tuple[float, Usage]]:
-    """Look at the node until the vehicle has come to its end."""
+    """Sample the node until the vehicle has finished."""
     samples: list[tuple[float, Usage]] = []
     start = time.monotonic()
     with tqdm(total=round(config.minutes * 60), desc="soak", unit="s", disable=not config.progress) as bar:
@@ -189,14 +189,14 @@ def summary(config: SoakConfig, health: Health, outcome: Account, faults: Sequen
     lines = [
         f"{config.minutes:g} min, {outcome.sets} sets of six cameras, {len(faults)} faults (seed {config.seed})",
         "",
-        f"{'sets sent while':<30}{'sets':>8}{'detected':>10}{'dropped':>9}{'untold':>8}  reasons the node gives",
+        f"{'sets sent while':<30}{'sets':>8}{'detected':>10}{'dropped':>9}{'unreported':>8}  reasons the node gives",
     ]
     for condition, fate in outcome.fates.items():
         reasons = ", ".join(f"{reason} ({count})" for reason, count in list(fate.dropped.items())[:3])
         more = len(fate.dropped) - 3
         dropped = sum(fate.dropped.values())
         lines.append(
-            f"{condition:<30}{fate.sets:>8}{fate.detected:>10}{dropped:>9}{fate.untold:>8}  {reasons}"
+            f"{condition:<30}{fate.sets:>8}{fate.detected:>10}{dropped:>9}{fate.unreported:>8}  {reasons}"
             + (f" and {more} more" if more > 0 else "")
         )
     lines += ["", *(f"NOT EXPLAINED: {line}" for line in outcome.unexplained)]

@@ -1,4 +1,4 @@
-"""What the vehicle of a soak is told to do and what it tells back, as JSON files; and what became of each set."""
+"""The plan of a soak's vehicle and the log that it returns, as JSON files; and what became of each set."""
 
 import json
 from bisect import bisect_left
@@ -47,8 +47,8 @@ class SentSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What the node told of one set."""
+class SetStatus:
+    """What the node reported of one set."""
 
     stamp_ns: int  # of a set without its reference image only about its stamp
     dropped: str  # why; empty where it was processed
@@ -62,7 +62,7 @@ class SoakLog:
 
     sent: tuple[SentSet, ...]
     detected_ns: tuple[int, ...]  # stamps of the detections
-    told: tuple[Told, ...]  # by arrival
+    reported: tuple[SetStatus, ...]  # by arrival
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
@@ -75,7 +75,7 @@ class SoakLog:
         return cls(
             sent=tuple(SentSet(**entry) for entry in content["sent"]),
             detected_ns=tuple(content["detected_ns"]),
-            told=tuple(Told(**entry) for entry in content["told"]),
+            reported=tuple(SetStatus(**entry) for entry in content["reported"]),
         )
 
 
@@ -85,8 +85,8 @@ class Fate:
 
     sets: int = 0
     detected: int = 0
-    dropped: Mapping[str, int]  # by the reason that the node told, the most frequent first
-    untold: int = 0  # sets that the node says nothing of
+    dropped: Mapping[str, int]  # by the reason that the node reported, the most frequent first
+    unreported: int = 0  # sets that the node reports nothing about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Account:
 
 
 def account(log: SoakLog, faults: Sequence[Fault], rate_hz: float) -> Account:
-    """Find the fate of each set and hold it against the faults that were made.
+    """Find the fate of each set and compare it with the injected faults.
 
     Args:
         log: Of the vehicle.
@@ -123,7 +123,7 @@ def account(log: SoakLog, faults: Sequence[Fault], rate_hz: float) -> Account:
             sets=len(sets),
             detected=sum(outcome == "detected" for _, outcome in sets),
             dropped=dict(Counter(outcome for _, outcome in sets if outcome not in ("detected", "")).most_common()),
-            untold=sum(not outcome and entry.num_images > 0 for entry, outcome in sets),
+            unreported=sum(not outcome and entry.num_images > 0 for entry, outcome in sets),
         )
         for condition, sets in sorted(rows.items())
     }
@@ -134,34 +134,34 @@ def _reasons_by_set(log: SoakLog, half_period_ns: int) -> dict[int, str]:
     """Reason of the node by the stamp of each set that it dropped."""
     stamps = sorted(entry.stamp_ns for entry in log.sent)
     reasons: dict[int, str] = {}
-    for told in log.told:
-        if not told.dropped:
+    for status in log.reported:
+        if not status.dropped:
             continue
-        place = bisect_left(stamps, told.stamp_ns)
-        near = min(stamps[max(place - 1, 0) : place + 1], key=lambda stamp: abs(stamp - told.stamp_ns))
-        if abs(near - told.stamp_ns) <= half_period_ns:
-            reasons[near] = told.dropped
+        place = bisect_left(stamps, status.stamp_ns)
+        near = min(stamps[max(place - 1, 0) : place + 1], key=lambda stamp: abs(stamp - status.stamp_ns))
+        if abs(near - status.stamp_ns) <= half_period_ns:
+            reasons[near] = status.dropped
     return reasons
 
 
 def _unexplained(fates: Mapping[str, Fate]) -> list[str]:
-    """Drops in good health, and sets that the node tells nothing of."""
+    """Sets dropped while nothing was faulty, and sets that the node reports nothing about."""
     lines = []
     for condition, fate in fates.items():
-        if fate.untold:
-            lines.append(f"{fate.untold} sets ({condition}) came to nothing and the node does not say so")
+        if fate.unreported:
+            lines.append(f"{fate.unreported} sets ({condition}) were lost and the node does not report it")
     for reason, count in fates[HEALTHY].dropped.items() if HEALTHY in fates else ():
         if reason != BUSY:
-            lines.append(f"{count} sets dropped in good health: {reason}")
+            lines.append(f"{count} sets dropped while nothing was faulty: {reason}")
     return lines
 
 
 def _disagreements(log: SoakLog) -> list[str]:
-    """Where the node's counters, its reports of single sets and its detections do not tell the same."""
+    """Where the node's counters, its reports of single sets and its detections disagree."""
     sent = {entry.stamp_ns for entry in log.sent}
-    dropped = sum(bool(told.dropped) for told in log.told)
-    processed = len(log.told) - dropped
-    last = max(log.told, key=lambda told: told.sets_processed + told.sets_dropped, default=None)
+    dropped = sum(bool(status.dropped) for status in log.reported)
+    processed = len(log.reported) - dropped
+    last = max(log.reported, key=lambda status: status.sets_processed + status.sets_dropped, default=None)
     lines = []
     if strangers := len(set(log.detected_ns) - sent):
         lines.append(f"{strangers} detections have a stamp that no set had")

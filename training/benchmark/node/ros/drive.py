@@ -80,7 +80,7 @@ def _send(
 
 
 def _stages(statuses: Iterable[Any]) -> dict[str, tuple[float, ...]]:
-    """What PipelineStatus messages tell of the stages."""
+    """The stages that PipelineStatus messages report."""
     stages: dict[str, list[float]] = defaultdict(list)
     for status in statuses:
         for name, value in zip(status.stages, status.stage_ms, strict=True):

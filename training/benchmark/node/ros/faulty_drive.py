@@ -14,7 +14,7 @@ import numpy as np
 from training.benchmark.node.faults import CLOCK_BACK_S, LATE_S, LOSS, Fault, draw_faults, fault_at
 from training.benchmark.node.pictures import PICTURE_SIZE
 from training.benchmark.node.ros.vehicle import Vehicle, camera_infos, compressed_image, images_of
-from training.benchmark.node.soak_log import SentSet, SoakLog, SoakPlan, Told
+from training.benchmark.node.soak_log import SentSet, SetStatus, SoakLog, SoakPlan
 from training.replay.play import Wait, ros_node
 from training.replay.process import usage_of
 
@@ -78,7 +78,7 @@ class FaultyCameras:
 
 
 def drive(plan: SoakPlan) -> SoakLog:
-    """Drive past the node, and note what was sent and what the node told of it.
+    """Drive past the node, and log what was sent and what the node reported.
 
     Raises:
         TimeoutError: The node does not subscribe.
@@ -90,7 +90,9 @@ def drive(plan: SoakPlan) -> SoakLog:
         vehicle.connect(wait, plan.start_timeout_s, lambda: usage_of(plan.receiver_pid))
         sent = _send(vehicle, FaultyCameras(vehicle, plan), plan, faults, wait)
         wait(_DRAIN_S)
-        return SoakLog(sent=tuple(sent), detected_ns=tuple(vehicle.answered), told=tuple(_told(vehicle.statuses)))
+        return SoakLog(
+            sent=tuple(sent), detected_ns=tuple(vehicle.answered), reported=tuple(_reported(vehicle.statuses))
+        )
 
 
 def _send(
@@ -114,11 +116,11 @@ def _send(
     return sent
 
 
-def _told(statuses: Iterable[object]) -> Iterable[Told]:
+def _reported(statuses: Iterable[object]) -> Iterable[SetStatus]:
     """What the node's statuses say; of a dropped set they name no stages."""
     for status in statuses:
         header, stages = status.header, status.stages  # type: ignore[attr-defined]
-        yield Told(
+        yield SetStatus(
             stamp_ns=header.stamp.sec * _NANOSECONDS + header.stamp.nanosec,
             dropped="" if stages else str(status.drop_reason),  # type: ignore[attr-defined]
             sets_processed=int(status.sets_processed),  # type: ignore[attr-defined]
