@@ -9,6 +9,8 @@ from bevdistill_ros.core.boxes import BOX_SIZE
 from bevdistill_ros.core.nuscenes import NUM_CLASSES
 from bevdistill_ros.core.rig import CameraRig
 
+MOTION_SIZE = 9  # acceleration [m/s2], turn rates [rad/s] and velocity [m/s], each x y z in the ego frame
+
 
 @dataclass(frozen=True, kw_only=True)
 class CameraFrame:
@@ -38,8 +40,8 @@ class CameraFrame:
             raise ValueError(f"valid must be bool ({count},), but is {self.valid.dtype} {tuple(self.valid.shape)}")
         if tuple(self.global_from_ego.shape) != (4, 4):
             raise ValueError(f"global_from_ego must be (4, 4), but is {tuple(self.global_from_ego.shape)}")
-        if self.motion is not None and tuple(self.motion.shape) != (9,):
-            raise ValueError(f"motion must be (9,), but is {tuple(self.motion.shape)}")
+        if self.motion is not None and tuple(self.motion.shape) != (MOTION_SIZE,):
+            raise ValueError(f"motion must be ({MOTION_SIZE},), but is {tuple(self.motion.shape)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,8 +179,7 @@ def _check_limits(student: StudentSettings) -> None:
         if getattr(student, name) > limit:
             raise ValueError(f"manifest.student.{name} must be at most {limit}, but is {getattr(student, name):.4g}")
     pixels = len(student.cameras) * student.image_height * student.image_width
-    grids = [student.grid, student.model_grid] if isinstance(student, PublicStudentConfig) else [student.grid]
-    cells = max(grid.rows * grid.cols for grid in grids)
+    cells = max(grid.rows * grid.cols for grid in (student.grid, student.bev_grid))
     for what, found, limit in (("pixels of all cameras", pixels, MAX_PIXELS), ("cells of the grid", cells, MAX_CELLS)):
         if found > limit:
             raise ValueError(f"the {what} must be at most {limit}, but the manifest has {found:.4g}")

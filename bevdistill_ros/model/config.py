@@ -67,6 +67,11 @@ class StudentConfig:
         self._check_fit()
 
     @property
+    def bev_grid(self) -> BevGrid:
+        """Of the BEV map that the network makes and remembers."""
+        return self.grid
+
+    @property
     def region(self) -> BevGrid:
         """Where a box must have its centre to count."""
         return self.grid

@@ -108,6 +108,11 @@ class PublicStudentConfig:
         return True
 
     @property
+    def bev_grid(self) -> BevGrid:
+        """Of the BEV map that the network makes and remembers, in its own frame."""
+        return self.model_grid
+
+    @property
     def query_selection(self) -> QuerySelection:
         """Where queries start: they are parameters."""
         return "learned"

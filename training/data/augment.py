@@ -265,8 +265,20 @@ def _augment_cameras(cameras: CameraInput, transform: Tensor) -> CameraInput:
     inverse = torch.linalg.inv(transform)
     image_from_ego = (cameras.image_from_ego.double() @ inverse).to(cameras.image_from_ego.dtype)
     return replace(
-        cameras, image_from_ego=image_from_ego, global_from_ego=transform @ cameras.global_from_ego @ inverse
+        cameras,
+        image_from_ego=image_from_ego,
+        global_from_ego=transform @ cameras.global_from_ego @ inverse,
+        motion=None if cameras.motion is None else _augment_motion(cameras.motion, transform),
     )
+
+
+def _augment_motion(motion: Tensor, transform: Tensor) -> Tensor:
+    """Carry acceleration, turn rates and velocity (B, 9) along; turn rates do not scale, and turn round in a mirror."""
+    matrix = transform[:3, :3]
+    acceleration, rates, velocity = motion.double().unflatten(-1, (3, 3)).unbind(dim=1)
+    of_turns = matrix * matrix.det().sign() / matrix.det().abs() ** (1 / 3)
+    parts = acceleration @ matrix.T, rates @ of_turns.T, velocity @ matrix.T
+    return torch.cat(parts, dim=-1).to(motion.dtype)
 
 
 def _uniform(low: float, high: float) -> float:

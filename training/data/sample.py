@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bevdistill_ros.core.records import MOTION_SIZE
 from bevdistill_ros.model.records import CameraInput
 
 
@@ -93,4 +94,15 @@ def _stack(frames: Sequence[CameraInput]) -> CameraInput:
         image_from_ego=torch.cat([frame.image_from_ego for frame in frames]),
         valid=torch.cat([frame.valid for frame in frames]),
         global_from_ego=torch.cat([frame.global_from_ego for frame in frames]),
+        motion=_motion_of(frames),
+    )
+
+
+def _motion_of(frames: Sequence[CameraInput]) -> Tensor | None:
+    """Ego motion of frames side by side, zeros where it is unknown; None where it is unknown for all."""
+    if all(frame.motion is None for frame in frames):
+        return None
+    unknown = [torch.zeros(len(frame.images), MOTION_SIZE) for frame in frames]
+    return torch.cat(
+        [zeros if frame.motion is None else frame.motion for frame, zeros in zip(frames, unknown, strict=True)]
     )
