@@ -21,6 +21,11 @@ class Stream:
     arrivals_ns: tuple[int, ...]  # of the same clock
     bytes_mean: float = 0.0  # size of a message
 
+    @classmethod
+    def empty(cls) -> "Stream":
+        """A stream of nothing."""
+        return cls(stamps_ns=(), arrivals_ns=())
+
     @property
     def period_s(self) -> float | None:
         """Time between two messages [s] when none is lost; None where the stream is not periodic, or too short."""
@@ -119,6 +124,23 @@ def spreads_ms(streams: Mapping[str, Stream], reference: str) -> np.ndarray:
             nearest = [entry[np.abs(entry - anchor).argmin()] for entry in stamps.values()]
             spreads.append((max(nearest) - min(nearest)) / 1e6)
     return np.array(spreads)
+
+
+def lags_ms(images: Stream, poses: Stream, wait_ms: float) -> np.ndarray:
+    """How far each image lies beyond the newest pose that has come by when it is used [ms]; 0 where none does.
+
+    Args:
+        images: Images of one camera.
+        poses: Odometry.
+        wait_ms: How long an image waits for poses [ms].
+    """
+    order = np.argsort(np.array(poses.arrivals_ns, dtype=np.int64), kind="stable")
+    arrivals = np.array(poses.arrivals_ns, dtype=np.int64)[order]
+    newest = np.maximum.accumulate(np.array(poses.stamps_ns, dtype=np.int64)[order])
+    stamps = np.array(images.stamps_ns, dtype=np.int64)
+    count = np.searchsorted(arrivals, np.array(images.arrivals_ns, dtype=np.int64) + round(wait_ms * 1e6), side="right")
+    known = count > 0
+    return np.maximum(stamps[known] - newest[count[known] - 1], 0) / 1e6
 
 
 def _gaps(stamps_ns: Sequence[int]) -> np.ndarray:

@@ -26,6 +26,7 @@ from bevdistill_ros.doctor.live.parameters import parameters_of_file, parameters
 from bevdistill_ros.doctor.live.recording import Heard, listen
 from bevdistill_ros.doctor.live.topics import Topics, find_topics, override, topics_of
 from bevdistill_ros.doctor.records import Recording
+from bevdistill_ros.doctor.streams import Stream
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.interface.topic_file import topic_map
 from bevdistill_ros.node.records import Level
@@ -102,8 +103,15 @@ class Vehicle:
         findings += self._calibrations[0] + self._mountings[0]
         motion = parameters.ego_motion
         if motion.source == "odometry":
-            findings.append(check_odometry(self._recording.odometry, max_gap_s=motion.max_gap_s))
+            findings.append(check_odometry(self._recording.odometry, self._reference_images, motion))
         return findings
+
+    @property
+    def _reference_images(self) -> Stream:
+        """Images of the camera that anchors the sets, or of the first that sends any."""
+        images = self._recording.images
+        order = sorted(images, key=lambda camera: camera != self.parameters.reference_camera)
+        return next((images[camera].stream for camera in order if images[camera].stream.stamps_ns), Stream.empty())
 
     def check_node(self) -> list[Finding]:
         """Findings about the parameters, and what the running node says about itself."""

@@ -65,6 +65,8 @@ class Memory:
         self.resets: Counter[str] = Counter()  # how often the past was forgotten, by reason
         self._entries: deque[_Entry] = deque()
         self._latest: tuple[int, Tensor, CameraRig] | None = None
+        self.age_s: float | None = None  # of the BEV that was last handed out; None where none was
+        self.is_paused = False  # frames without an ego pose neither see the past nor become part of it
 
     def previous_for(self, stamp_ns: int, global_from_ego: Tensor, rig: CameraRig) -> BevMemory | None:
         """The past that belongs to a new frame.
@@ -81,6 +83,9 @@ class Memory:
         Raises:
             ValueError: The ego pose is not finite.
         """
+        self.age_s = None
+        if self.is_paused:
+            return None
         if not torch.isfinite(global_from_ego).all():
             raise ValueError(f"the ego pose at {stamp_ns} ns is not finite; check the odometry")
         reason = self._reason_to_forget(stamp_ns, global_from_ego, rig)
@@ -94,11 +99,14 @@ class Memory:
         if not self._entries or stamp_ns - self._entries[0].stamp_ns < interval_ns / 2:
             return None
         best = self._entries[0]
+        self.age_s = (stamp_ns - best.stamp_ns) / 1e9
         present = torch.ones(1, dtype=torch.bool, device=best.bev.device)
         return BevMemory(bev=best.bev, global_from_ego=best.global_from_ego, present=present)
 
     def update(self, stamp_ns: int, global_from_ego: Tensor, rig: CameraRig, bev: Tensor) -> None:
         """Remember the BEV (1, C, rows, cols) of a frame."""
+        if self.is_paused:
+            return
         self._latest = (stamp_ns, global_from_ego.double().cpu(), rig)
         spacing_ns = self.limits.interval_s * 1e9 / ENTRIES_PER_INTERVAL
         if self._entries and stamp_ns - self._entries[-1].stamp_ns < spacing_ns:

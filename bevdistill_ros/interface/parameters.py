@@ -38,7 +38,7 @@ def setting(
 
 @dataclass(frozen=True, kw_only=True)
 class SyncParameters:
-    """How images are put together to sets."""
+    """How images are synchronised to sets, one image per camera."""
 
     policy: Literal["anchor", "approximate_time"] = setting(
         "anchor",
@@ -46,7 +46,7 @@ class SyncParameters:
         choices=("anchor", "approximate_time"),
     )
     reference_camera: str = setting(
-        "", "camera whose stamps are the sets'; best one that fires amid the ring; empty: the first"
+        "", "camera whose timestamp defines each set; prefer one that fires mid-sweep; empty: the first"
     )
     max_spread_ms: float = setting(100.0, "largest difference of two image stamps in a set [ms]", low=0.1, high=1000.0)
     max_age_ms: float = setting(150.0, "longest wait for the other cameras of a set [ms]", low=1.0, high=5000.0)
@@ -54,7 +54,7 @@ class SyncParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalParameters:
-    """When the memory of the temporal model is good, and how far apart its looks are."""
+    """When the memory of the temporal model is valid, and how old the BEV is that it sees again."""
 
     max_gap_s: float = setting(
         1.5, "longest time between two sets, beyond it the memory is reset [s]", low=0.05, high=60.0
@@ -63,7 +63,7 @@ class TemporalParameters:
         30.0, "longest move between two sets, beyond it the memory is reset [m]", low=0.1, high=1000.0
     )
     interval_s: float = setting(
-        0.5, "age of the look that the model is reminded of, as in training [s]", low=0.01, high=10.0
+        0.5, "age of the previous BEV that the model takes, as in training [s]", low=0.01, high=10.0
     )
 
 
@@ -80,11 +80,17 @@ class EgoMotionParameters:
         50.0, "longest wait for poses, mountings and calibrations of a set [ms]", low=0.0, high=1000.0
     )
     max_gap_s: float = setting(0.5, "poses further apart are not interpolated [s]", low=0.001, high=10.0)
+    max_extrapolation_ms: float = setting(
+        250.0,
+        "longest extrapolation beyond the newest pose; later sets go without memory [ms]",
+        low=0.0,
+        high=2000.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsParameters:
-    """Limits that decide what /diagnostics says."""
+    """Limits that decide the levels in /diagnostics."""
 
     period_s: float = setting(1.0, "time between two reports [s]", low=0.1, high=60.0)
     window_s: float = setting(5.0, "time that rates and latencies are taken over [s]", low=0.5, high=120.0)
@@ -122,7 +128,7 @@ class DetectorParameters:
     )
     engine: Literal["torch", "onnx"] = setting("torch", "what runs the network", choices=("torch", "onnx"))
     cameras: tuple[str, ...] = setting(
-        NUSCENES_CAMERAS, "camera names; they name the input topics and fill the model's places"
+        NUSCENES_CAMERAS, "camera names; they name the input topics, in the order of the model's cameras"
     )
     transport: Literal["raw", "compressed"] = setting(
         "compressed", "kind of the image topics", choices=("raw", "compressed")
@@ -135,10 +141,12 @@ class DetectorParameters:
     odom_frame: str = setting("odom", "frame of ego motion, where ego_motion.source is tf")
     rig_file: str = setting("", "YAML with the mounting of each camera; empty: tf")
     missing_camera: Literal["skip", "blank"] = setting(
-        "skip", "a set that lacks a camera is skipped, or detected with that camera blank", choices=("skip", "blank")
+        "skip",
+        "a set without an image of each camera is skipped, or detected with that camera blank",
+        choices=("skip", "blank"),
     )
     score_threshold: float = setting(0.2, "detections below this score are not published", low=0.0, high=1.0, live=True)
-    max_detections: int = setting(300, "most detections a set", low=1, high=10000, live=True)
+    max_detections: int = setting(300, "maximum detections per set", low=1, high=10000, live=True)
     decode_threads: int = setting(4, "threads that decode images", low=1, high=32)
     num_threads: int = setting(0, "threads of torch on the CPU; 0: torch's own choice", low=0, high=256)
     sync: SyncParameters = field(default_factory=SyncParameters)
@@ -157,7 +165,7 @@ class DetectorParameters:
             )
         if self.sync.policy == "approximate_time" and self.missing_camera == "blank":
             raise ValueError(
-                "sync.policy approximate_time knows whole sets only; "
+                "sync.policy approximate_time gives complete sets only; "
                 "set missing_camera to skip, or sync.policy to anchor"
             )
         if self.sync.reference_camera and self.sync.reference_camera not in self.cameras:
@@ -170,7 +178,7 @@ class DetectorParameters:
 
     @property
     def reference_camera(self) -> str:
-        """The camera whose stamps are the sets'."""
+        """The camera whose timestamp defines each set."""
         return self.sync.reference_camera or self.cameras[0]
 
 

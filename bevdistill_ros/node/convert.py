@@ -119,7 +119,14 @@ def odometry_of(message: Any, *, base_frame: str) -> StampedPose:
     if not np.isfinite(translation).all():
         raise ValueError(f"odometry is not finite: position {translation.tolist()}")
     odom_from_ego = transform_from(_quaternion_of(pose.orientation), translation)
-    return StampedPose(stamp_ns=stamp_of(message), odom_from_ego=odom_from_ego)
+    return StampedPose(stamp_ns=stamp_of(message), odom_from_ego=odom_from_ego, twist=_twist_of(message.twist.twist))
+
+
+def _twist_of(message: Any) -> np.ndarray | None:
+    """Twist (6,); None where it is zero, which most who do not know it send, or not finite."""
+    linear, angular = message.linear, message.angular
+    twist = np.array([linear.x, linear.y, linear.z, angular.x, angular.y, angular.z])
+    return twist if np.isfinite(twist).all() and twist.any() else None
 
 
 def transform_of(message: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ from bevdistill_ros.node.records import Item, Level, SetReport
 from bevdistill_ros.node.rig.calibration_store import NOT_YET
 
 STAGES: tuple[str, ...] = ("transport_age", "wait", "decode", "preprocess", "inference", "postprocess", "publish")
+FOREIGN_POSE_MS = 1e3  # odometry that lags further behind the images is stamped by another clock, or has ended
 FOREIGN_CLOCK_S = 3600.0  # an image that seems older or from the future was stamped by another clock
 
 
@@ -183,12 +184,28 @@ class Monitor:
         return Item(name="inputs", level=Level.OK, message="usable", values=values)
 
     def _ego_motion(self, reports: list[SetReport]) -> Item:
-        unknown = sum(not report.motion_known for report in reports)
-        values = {"sets without a pose": str(unknown)}
+        motions = [report.motion for report in reports]
+        unknown = sum(not motion.is_known for motion in motions)
+        ages = [motion.memory_s for motion in motions if motion.memory_s is not None]
+        lag = max((motion.lag_ms for motion in motions), default=0.0)
+        values = {
+            "sets without a pose": str(unknown),
+            "images ahead of the newest pose [ms]": f"{lag:.0f}",
+            "sets with memory": f"{len(ages)} of {len(motions)}",
+        }
+        memory = ""
+        if ages:
+            reach = float(np.median(ages))
+            values["memory reaches back [s]"] = f"{reach:.2f}"
+            memory = f"; memory of {reach:.2f} s in {len(ages)} of {len(motions)} sets"
         if unknown:
-            message = f"{unknown} of {len(reports)} sets without a pose: taken as standing still, without memory"
+            message = f"{unknown} of {len(motions)} sets without a pose: taken as standing still, without memory"
+            if lag > FOREIGN_POSE_MS:
+                message += f"; the newest pose is {lag / 1e3:.1f} s older than the images: compare their clocks"
+            message += memory
             return Item(name="ego motion", level=Level.WARN, message=message, values=values)
-        return Item(name="ego motion", level=Level.OK, message="known", values=values)
+        message = f"extrapolated by up to {lag:.0f} ms" if lag else "known"
+        return Item(name="ego motion", level=Level.OK, message=message + memory, values=values)
 
 
 def calibration_item(

@@ -16,10 +16,11 @@ from torch import Tensor
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.frame import ImageTarget, frame_from_images
+from bevdistill_ros.inference.temporal_memory import Memory
 from bevdistill_ros.interface import drops
 from bevdistill_ros.node.convert import image_of, loses_colours
 from bevdistill_ros.node.images import FULL_WIDTH
-from bevdistill_ros.node.records import ImageSet, Outcome
+from bevdistill_ros.node.records import ImageSet, Motion, Outcome
 from bevdistill_ros.node.rig.calibration import SIZE_OF_IMAGE
 from bevdistill_ros.node.rig.ego_motion import EgoMotion, compensate
 from bevdistill_ros.node.rig.live_rig import CalibratedCamera, LiveRig
@@ -30,6 +31,7 @@ class Engine(Protocol):
     """What runs the network."""
 
     stage_ms: dict[str, float]  # of the last `infer`: preprocess, inference, postprocess
+    memory: Memory
 
     def infer(self, frame: CameraFrame) -> Detections:
         """Detect, and remember the frame for the next."""
@@ -112,10 +114,11 @@ class Pipeline:
         rig_changed = self._rig.update(rig)
         with timed(stages, "preprocess"):
             frame, motion_known = self._frame(images, pixels, self._rig.filled(rig))
-        # Without poses the memory would be warped by an unknown motion.
-        if self._reset_wanted.is_set() or rig_changed or not motion_known:
+        if self._reset_wanted.is_set() or rig_changed:
             self._reset_wanted.clear()
             self._engine.reset()
+        # Without poses the memory would be warped by an unknown motion; the next set may have poses again.
+        self._engine.memory.is_paused = not motion_known
         detections = self._engine.infer(frame)
         stages["preprocess"] += self._engine.stage_ms["preprocess"]
         stages |= {name: self._engine.stage_ms[name] for name in ("inference", "postprocess")}
@@ -123,7 +126,7 @@ class Pipeline:
             frame=frame,
             detections=detections,
             stage_ms=stages,
-            motion_known=motion_known,
+            motion=self._motion_of(images, motion_known),
             rig_changed=rig_changed,
             new_rig=self._new_rig(),
         )
@@ -179,6 +182,14 @@ class Pipeline:
         )
         pose = np.eye(4) if reference_pose is None else reference_pose
         return self._assemble(pixels, rig, images.stamp_ns, mountings, pose, self._images), motion_known
+
+    def _motion_of(self, images: ImageSet, motion_known: bool) -> Motion:
+        newest = max(stamp for stamp in images.stamps_ns if stamp is not None)
+        return Motion(
+            is_known=motion_known,
+            lag_ms=self._motion.lag_ns(newest) / 1e6,
+            memory_s=self._engine.memory.age_s,
+        )
 
     def _new_rig(self) -> CameraRig | None:
         """Rig of the vehicle, once after each change of it; None otherwise."""

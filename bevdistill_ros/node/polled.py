@@ -11,8 +11,15 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
+
+OVERRIDABLE = (
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.RELIABILITY,
+    QoSPolicyKind.DURABILITY,
+)
 
 
 class _Asleep(CallbackGroup):
@@ -36,9 +43,12 @@ class PolledSubscription:
         kind: Message type.
         topic: Topic.
         qos_profile: Its depth is how many messages may wait; the oldest go first. Can be overridden by parameters.
+        entity_id: Distinguishes it from another subscription of the topic in the names of these parameters.
     """
 
-    def __init__(self, node: Node, kind: Any, topic: str, *, qos_profile: QoSProfile) -> None:
+    def __init__(
+        self, node: Node, kind: Any, topic: str, *, qos_profile: QoSProfile, entity_id: str | None = None
+    ) -> None:
         self.sub = node.create_subscription(
             kind,
             topic,
@@ -46,7 +56,7 @@ class PolledSubscription:
             qos_profile,
             callback_group=_Asleep(),
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=QoSOverridingOptions(OVERRIDABLE, entity_id=entity_id),
         )
 
     def take(self) -> list[Any]:

@@ -18,7 +18,7 @@ from bevdistill_ros.node import convert
 from bevdistill_ros.node.diagnostics import Monitor, age_ms
 from bevdistill_ros.node.markers import Lifetime, shapes_of
 from bevdistill_ros.node.overlay import draw_overlay, encode_jpeg
-from bevdistill_ros.node.records import DroppedSet, ImageSet, Outcome, SetReport
+from bevdistill_ros.node.records import DroppedSet, ImageSet, Motion, Outcome, SetReport
 
 DEPTH = 10
 OVERLAY_DEPTH = 1  # nobody wants an old picture
@@ -108,7 +108,7 @@ class Publishers:
             spread_ms=(max(stamps) - min(stamps)) / 1e6 if stamps else 0.0,
             stage_ms={},
             latency_ms=math.nan,
-            motion_known=False,
+            motion=Motion(is_known=False),
         )
         # Each status counts one set more than the one before, so counting and publishing go together.
         with self._counting:
@@ -128,7 +128,7 @@ class Publishers:
             spread_ms=images.spread_ms,
             stage_ms=stages,
             latency_ms=age_ms(min(stamps), now),
-            motion_known=outcome.motion_known,
+            motion=outcome.motion,
         )
 
     def _publish_status(self, report: SetReport, monitor: Monitor) -> None:

@@ -2,12 +2,19 @@
 
 from typing import Any
 
-from rclpy.qos import QoSCompatibility, QoSProfile, QoSReliabilityPolicy, qos_check_compatible
+from rclpy.qos import QoSCompatibility, QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy, qos_check_compatible
 
 
 def input_quality(depth: int) -> QoSProfile:
     """Quality of the inputs: best effort matches both kinds of publisher, reliable no best-effort camera."""
     return QoSProfile(depth=depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+
+
+def latched_quality() -> QoSProfile:
+    """Quality that receives the last message of a latched topic, though it was sent before; and no other topic."""
+    return QoSProfile(
+        depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL
+    )
 
 
 def mismatch(publisher: QoSProfile, subscription: QoSProfile) -> str:

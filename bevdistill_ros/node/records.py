@@ -34,13 +34,22 @@ class ImageSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Motion:
+    """What was known of the ego motion of a set."""
+
+    is_known: bool  # whether every image has a pose; without, the set is detected by itself
+    lag_ms: float = 0.0  # from the newest pose to the newest image; where poses are known, they are extrapolated so far
+    memory_s: float | None = None  # age of the BEV that the network was reminded of; None: none
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What came of a set."""
 
     frame: CameraFrame  # its images are good until the next set
     detections: Detections
     stage_ms: dict[str, float]
-    motion_known: bool
+    motion: Motion
     rig_changed: bool  # intrinsics or a mounting differ from the set before, so the memory was reset
     new_rig: CameraRig | None  # the vehicle's rig, once after each change of it; None otherwise
 
@@ -84,4 +93,4 @@ class SetReport:
     spread_ms: float
     stage_ms: Mapping[str, float]  # by STAGES
     latency_ms: float  # oldest image stamp to publish; nan where stamped by another clock
-    motion_known: bool  # whether the pose of every image was known
+    motion: Motion

@@ -70,10 +70,10 @@ class Session:
     def _open(self) -> None:
         parameters, manifest = self._parameters, self._engine.manifest
         rig = load_rig(parameters.rig_file).select(parameters.cameras) if parameters.rig_file else None
-        transforms = self._make_transforms() if rig is None or parameters.ego_motion.source == "tf" else None
+        self._transforms = self._make_transforms() if rig is None or parameters.ego_motion.source == "tf" else None
         self._calibrations = self._make_calibrations(rig)
-        self._motion = self._make_motion(transforms)
-        self._pipeline = self._make_pipeline(self._make_mountings(rig, transforms))
+        self._motion = self._make_motion()
+        self._pipeline = self._make_pipeline(self._make_mountings(rig))
         self._closing.callback(self._pipeline.close)
         self._publishers = Publishers(
             self._node,
@@ -144,21 +144,31 @@ class Session:
         self._closing.callback(topics.close)
         return CalibrationStore(topics.take)
 
-    def _make_mountings(self, rig: CameraRig | None, transforms: Transforms | None) -> Mountings:
+    def _make_mountings(self, rig: CameraRig | None) -> Mountings:
         parameters = self._parameters
         if rig is not None:
             return RigMountings(rig)
-        return TfMountings(transforms, parameters.base_frame, max_wait_s=parameters.ego_motion.max_wait_ms / 1e3)
+        return TfMountings(self._transforms, parameters.base_frame, max_wait_s=parameters.ego_motion.max_wait_ms / 1e3)
 
-    def _make_motion(self, transforms: Transforms | None) -> EgoMotion:
+    def _make_motion(self) -> EgoMotion:
         parameters = self._parameters
+        max_extrapolation_s = parameters.ego_motion.max_extrapolation_ms / 1e3
         match parameters.ego_motion.source:
             case "odometry":
                 topic = OdometryTopic(self._node, parameters.base_frame, self._fault)
                 self._closing.callback(topic.close)
-                return OdometryBuffer(topic.take, max_gap_s=parameters.ego_motion.max_gap_s)
+                return OdometryBuffer(
+                    topic.take,
+                    max_gap_s=parameters.ego_motion.max_gap_s,
+                    max_extrapolation_s=max_extrapolation_s,
+                )
             case "tf":
-                return TfMotion(transforms, parameters.odom_frame, parameters.base_frame)
+                return TfMotion(
+                    self._transforms,
+                    parameters.odom_frame,
+                    parameters.base_frame,
+                    max_extrapolation_s=max_extrapolation_s,
+                )
             case "none":
                 return NoEgoMotion()
 
@@ -235,6 +245,8 @@ class Session:
             for images in self._worker.clear():
                 self._drop(images.dropped(drops.CLOCK_WENT_BACK))
         self._motion.forget_after(stamp_ns)
+        if self._transforms is not None:
+            self._transforms.clear()  # what comes now is older than what it holds, so it would refuse it
         self._pipeline.request_reset()
 
     def _now_ns(self) -> int:

@@ -11,7 +11,7 @@ from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.interface.topics import own_image_topic
 from bevdistill_ros.node import convert
 from bevdistill_ros.node.polled import PolledSubscription
-from bevdistill_ros.node.quality import input_quality
+from bevdistill_ros.node.quality import input_quality, latched_quality
 from bevdistill_ros.node.rig.calibration import Calibration
 from bevdistill_ros.node.rig.odometry import StampedPose
 
@@ -34,22 +34,23 @@ class CameraInfoTopics:
             camera: node.resolve_topic_name(own_image_topic(camera, parameters.transport))
             for camera in parameters.cameras
         }
-        self._topics = {
-            camera: PolledSubscription(
-                node, CameraInfo, f"~/input/{camera}/camera_info", qos_profile=input_quality(INFO_DEPTH)
-            )
+        # No single durability matches both: transient local hears no volatile publisher, volatile no latched message.
+        self._topics = [
+            (camera, PolledSubscription(node, CameraInfo, topic, qos_profile=quality, entity_id=entity_id))
             for camera in parameters.cameras
-        }
+            for topic in [f"~/input/{camera}/camera_info"]
+            for quality, entity_id in ((latched_quality(), "latched"), (input_quality(INFO_DEPTH), None))
+        ]
 
     def take(self) -> Iterator[tuple[str, Calibration | str]]:
         """Cameras of which a camera_info came, each with its calibration or why it cannot be used."""
-        for camera, topic in self._topics.items():
+        for camera, topic in self._topics:
             for message in topic.take():
                 yield camera, self._calibration_of(camera, message)
 
     def close(self) -> None:
         """Stop listening."""
-        for topic in self._topics.values():
+        for _, topic in self._topics:
             self._node.destroy_subscription(topic.sub)
 
     def _calibration_of(self, camera: str, message: Any) -> Calibration | str:

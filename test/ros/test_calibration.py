@@ -1,5 +1,6 @@
 """Intrinsics, lens distortion, rig files, and likeness to the rig of training; without ROS."""
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -186,3 +187,57 @@ def test_likeness_to_training() -> None:
     lines = differences_from_training(training.names, swapped, training, focal_tolerance=0.15)
     assert len(lines) == 2
     assert "LEFT looks 110 degrees away" in lines[0]
+
+
+def moved(rig: CameraRig, *shift: float, camera: int | None = None) -> CameraRig:
+    poses = rig.ego_from_camera.clone()
+    poses[slice(None) if camera is None else camera, :3, 3] += torch.tensor(shift, dtype=torch.float64)
+    return replace(rig, ego_from_camera=poses)
+
+
+def rolled(rig: CameraRig, degrees: float) -> CameraRig:
+    turn = torch.eye(4, dtype=torch.float64)
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn[:2, :2] = torch.tensor([[cosine, -sine], [sine, cosine]])
+    return replace(rig, ego_from_camera=torch.cat([rig.ego_from_camera[:1] @ turn, rig.ego_from_camera[1:]]))
+
+
+@pytest.mark.parametrize(
+    ("shift", "parts"),
+    [
+        ((0.0, 0.0, -0.35), ["all cameras are 0.35 m lower than in training", "0.35 m too high", "on the ground"]),
+        ((0.0, 0.0, 1.2), ["all cameras are 1.20 m higher than in training", "1.20 m too low"]),
+        ((0.0, 0.0, -1.9), ["all cameras are 1.90 m lower"]),
+        ((-3.6, 0.0, 0.0), ["all cameras are 3.60 m away from the place in training", "area that is searched moves"]),
+    ],
+)
+def test_base_frame_elsewhere_is_one_line_with_its_effect(shift: tuple[float, ...], parts: list[str]) -> None:
+    training = two_cameras()
+    (line,) = differences_from_training(training.names, moved(training, *shift), training, focal_tolerance=0.15)
+    assert all(part in line for part in parts), line
+
+
+def test_effect_of_height_is_that_of_the_road_seen_at_20_m() -> None:
+    training = moved(two_cameras(), 0.0, 0.0, 1.5 - float(two_cameras().ego_from_camera[0, 2, 3]))
+    (line,) = differences_from_training(("A", "B"), moved(training, 0, 0, -0.45), training, focal_tolerance=0.15)
+    assert "(1.05 m above base_frame instead of 1.50, A)" in line
+    assert "at 20 m up to 6.0 m off" in line  # 20 * 0.45 / 1.5
+
+
+def test_one_camera_elsewhere_is_named() -> None:
+    training = two_cameras()
+    lines = differences_from_training(
+        ("A", "B"), moved(training, 0.0, 1.4, 0.5, camera=1), training, focal_tolerance=0.15
+    )
+    assert [line.split(" is ")[0] for line in lines] == ["B", "B"]
+    small = moved(training, 0.3, 0.3, 0.2, camera=1)
+    assert differences_from_training(("A", "B"), small, training, focal_tolerance=0.15) == []
+
+
+@pytest.mark.parametrize("degrees", [8.0, -90.0, 180.0])
+def test_rolled_camera_is_named_with_its_effect(degrees: float) -> None:
+    training = two_cameras()
+    (line,) = differences_from_training(("A", "B"), rolled(training, degrees), training, focal_tolerance=0.15)
+    assert "A is rolled by" in line
+    assert f"{abs(degrees):.0f} degrees against training" in line
+    assert f"appears {abs(10 * math.sin(math.radians(degrees))):.1f} m too high or low" in line

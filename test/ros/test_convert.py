@@ -21,7 +21,7 @@ from visualization_msgs.msg import Marker
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.node import convert
 from bevdistill_ros.node.markers import shapes_of
-from bevdistill_ros.node.records import Item, Level, SetReport
+from bevdistill_ros.node.records import Item, Level, Motion, SetReport
 
 STAMP = 1_532_402_927_612_460_001
 ROWS, COLS = 4, 6
@@ -260,7 +260,7 @@ def test_status() -> None:
         spread_ms=12.5,
         stage_ms={"wait": 3.0, "decode": 4.0},
         latency_ms=50.0,
-        motion_known=True,
+        motion=Motion(is_known=True),
     )
     message = convert.status_message(report, frame_id="a", sets_processed=5, sets_dropped=2, drop_reason="missing B")
     assert list(message.present) == [True, False]

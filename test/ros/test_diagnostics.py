@@ -12,7 +12,7 @@ pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source script
 from bevdistill_ros.interface.drops import BUSY
 from bevdistill_ros.interface.parameters import DiagnosticsParameters
 from bevdistill_ros.node.diagnostics import STAGES, Monitor, age_ms, calibration_item, clock_item
-from bevdistill_ros.node.records import Item, Level, SetReport
+from bevdistill_ros.node.records import Item, Level, Motion, SetReport
 from bevdistill_ros.node.rig.calibration_store import NOT_YET
 
 SECOND = 1_000_000_000
@@ -36,7 +36,7 @@ REPORT = SetReport(
     spread_ms=45.0,
     stage_ms=dict.fromkeys(STAGES, 1.0),
     latency_ms=50.0,
-    motion_known=True,
+    motion=Motion(is_known=True),
 )
 
 
@@ -164,8 +164,24 @@ def test_fault_is_told_for_a_while_and_counted_for_good() -> None:
 
 def test_unknown_motion() -> None:
     watch = monitor()
-    now = run(watch, 6, rate=10, report=replace(REPORT, motion_known=False))
+    now = run(watch, 6, rate=10, report=replace(REPORT, motion=Motion(is_known=False)))
     assert item(watch, "ego motion", now).level is Level.WARN
+
+
+def test_reach_of_memory_and_odometry() -> None:
+    watch = monitor()
+    late = replace(REPORT, motion=Motion(is_known=True, lag_ms=120.0, memory_s=0.5))
+    found = item(watch, "ego motion", run(watch, 6, rate=10, report=late))
+    assert found.level is Level.OK
+    assert found.message == "extrapolated by up to 120 ms; memory of 0.50 s in 51 of 51 sets"
+    assert found.values["memory reaches back [s]"] == "0.50"
+
+
+def test_odometry_of_another_clock_is_named() -> None:
+    watch = monitor()
+    foreign = replace(REPORT, motion=Motion(is_known=False, lag_ms=37_000.0))
+    message = item(watch, "ego motion", run(watch, 6, rate=10, report=foreign)).message
+    assert "the newest pose is 37.0 s older than the images: compare their clocks" in message
 
 
 def test_clock_that_goes_back_leaves_no_future_behind() -> None:

@@ -12,6 +12,7 @@ from sensor_msgs.msg import Image
 
 from bevdistill_ros.doctor.checks.calibration import (
     check_camera_infos,
+    check_odometry,
     check_tf_mountings,
     no_mountings,
     straight_pictures,
@@ -22,6 +23,7 @@ from bevdistill_ros.doctor.finding import Verdict
 from bevdistill_ros.doctor.live.recording import Track, image_record
 from bevdistill_ros.doctor.records import CalibrationRecord, ImageRecord, OdometryRecord, Recording, Topic
 from bevdistill_ros.doctor.streams import Stream
+from bevdistill_ros.interface.parameters import EgoMotionParameters
 from bevdistill_ros.node.convert import header_from
 from bevdistill_ros.node.rig.calibration import Calibration
 
@@ -80,6 +82,32 @@ def test_neither_tf_nor_a_rig() -> None:
 def test_calibration_that_cannot_be_used(found: Recording, message: str) -> None:
     (finding,), usable = check_camera_infos(found)
     assert (finding.verdict, finding.message, usable) == (Verdict.FAIL, message, {})
+
+
+def stream(period_ms: int, *, delay_ms: int, first_ms: int = 0, count: int = 50) -> Stream:
+    stamps = tuple((first_ms + step * period_ms) * 1_000_000 for step in range(count))
+    return Stream(stamps_ns=stamps, arrivals_ns=tuple(stamp + delay_ms * 1_000_000 for stamp in stamps))
+
+
+@pytest.mark.parametrize(
+    ("poses", "verdict", "parts"),
+    [
+        (stream(10, delay_ms=2, count=900), Verdict.OK, ["/odom, 100 Hz"]),
+        (stream(100, delay_ms=1), Verdict.OK, ["images up to", "which is extrapolated (up to 250 ms)"]),
+        (stream(20, delay_ms=100, count=300), Verdict.OK, ["images up to 59 ms ahead"]),
+        (stream(100, delay_ms=400), Verdict.WARN, ["are further ahead than is extrapolated: no memory for them"]),
+        (stream(200, delay_ms=1), Verdict.WARN, ["/odom, 5 Hz"]),
+        (stream(20, delay_ms=0, first_ms=-37_000, count=300), Verdict.WARN, ["no memory for them"]),
+    ],
+    ids=["fast", "10 Hz", "100 ms late", "400 ms late", "5 Hz", "another clock"],
+)
+def test_how_far_odometry_reaches(poses: Stream, verdict: Verdict, parts: list[str]) -> None:
+    topic = Topic(name="/odom", types=("nav_msgs/msg/Odometry",))
+    record = OdometryRecord(topic=topic, stream=poses, frames="odom <- base_link")
+    images = stream(83, delay_ms=10, first_ms=1000, count=40)
+    finding = check_odometry(record, images, EgoMotionParameters())
+    assert finding.verdict is verdict, finding
+    assert all(part in finding.message for part in parts), finding
 
 
 def test_pictures_are_straightened() -> None:

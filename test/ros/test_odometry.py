@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bevdistill_ros.core.geometry import quaternion_from_yaw, transform_from, yaw_of
-from bevdistill_ros.node.rig.odometry import OdometryBuffer, StampedPose
+from bevdistill_ros.node.rig.odometry import RETRY, VAIN_WAITS, OdometryBuffer, StampedPose, moved_by
 
 SECOND = 1_000_000_000
 
@@ -24,8 +24,9 @@ class Drive(OdometryBuffer):
         self._waiting: list[StampedPose] = []
         super().__init__(self._take, **limits)
 
-    def add(self, stamp_ns: int, odom_from_ego: np.ndarray) -> None:
-        self._waiting.append(StampedPose(stamp_ns=stamp_ns, odom_from_ego=odom_from_ego))
+    def add(self, stamp_ns: int, odom_from_ego: np.ndarray, twist: list[float] | None = None) -> None:
+        known = None if twist is None else np.array(twist)
+        self._waiting.append(StampedPose(stamp_ns=stamp_ns, odom_from_ego=odom_from_ego, twist=known))
 
     def at(self, stamp_ns: int) -> np.ndarray | None:
         self.wait_for(stamp_ns, 0.0)
@@ -114,3 +115,65 @@ def test_waits_in_vain_but_once() -> None:
     drive.add(5, pose(0.0))
     threading.Timer(0.05, lambda: drive.add(10, pose(0.0))).start()
     assert drive.wait_for(10, timeout_s=5.0)
+
+
+def test_the_last_poses_are_extrapolated_within_a_bound() -> None:
+    drive = Drive(max_extrapolation_s=0.25)
+    for tenth in range(5):  # 10 Hz, 10 m/s, turning left by 0.5 rad/s
+        drive.add(tenth * SECOND // 10, pose(float(tenth), 0.05 * tenth))
+    found = drive.at(SECOND * 6 // 10)
+    np.testing.assert_allclose(found, pose(6.0, 0.3), atol=1e-9)
+    assert drive.lag_ns(SECOND * 6 // 10) == SECOND // 5
+    assert drive.at(SECOND * 66 // 100) is None
+    assert drive.lag_ns(SECOND // 10) == 0
+
+
+def test_extrapolation_is_over_as_long_a_time_as_it_looks_back() -> None:
+    """Noise of two poses 5 ms apart would be 40 times as large 200 ms later."""
+    drive = Drive(max_extrapolation_s=0.25)
+    for step in range(101):
+        drive.add(step * SECOND // 200, pose(step / 20 + (0.02 if step % 2 else 0.0)))
+    assert abs(drive.at(SECOND * 7 // 10)[0, 3] - 7.0) < 0.05
+
+
+def test_after_a_gap_or_a_single_pose_the_twist_is_followed() -> None:
+    drive = Drive(max_extrapolation_s=0.25)
+    drive.add(0, pose(0.0))
+    drive.add(10 * SECOND, pose(5.0, math.pi / 2), [10.0, 0.0, 0.0, 0.0, 0.0, 0.5])
+    found = drive.at(SECOND * 102 // 10)
+    np.testing.assert_allclose(found[:3, 3], [5 - 0.09996, 1.99667, 0.0], atol=1e-4)
+    assert math.isclose(yaw_of(found[:3, :3]), math.pi / 2 + 0.1, abs_tol=1e-9)
+    alone = Drive(max_extrapolation_s=0.25)
+    alone.add(0, pose(0.0))
+    assert alone.at(SECOND // 10) is None, "nothing says how it moves"
+
+
+def test_twist_moves_along_its_circle() -> None:
+    whole = moved_by(np.array([2.0, 0.0, 0.0, 0.0, 0.0, 0.4]), 1.0)
+    steps = np.linalg.matrix_power(moved_by(np.array([2.0, 0.0, 0.0, 0.0, 0.0, 0.4]), 0.01), 100)
+    np.testing.assert_allclose(whole, steps, atol=1e-9)
+    np.testing.assert_allclose(whole[:2, 3], [2 / 0.4 * math.sin(0.4), 2 / 0.4 * (1 - math.cos(0.4))], atol=1e-9)
+    np.testing.assert_array_equal(moved_by(np.array([2.0, 0, 0, 0, 0, 0]), 0.5)[:3, 3], [1.0, 0, 0])
+
+
+def test_shortly_after_the_last_pose_before_a_gap_it_is_extrapolated_and_not_bridged() -> None:
+    drive = Drive(max_gap_s=0.5, max_extrapolation_s=0.25)
+    for tenth in (0, 1, 2, 20):
+        drive.add(tenth * SECOND // 10, pose(tenth / 10))
+    np.testing.assert_allclose(drive.at(SECOND * 4 // 10), pose(0.4), atol=1e-9)
+    assert drive.at(SECOND) is None
+
+
+def test_odometry_that_is_always_late_is_waited_for_now_and_then_only() -> None:
+    drive = Drive(max_extrapolation_s=0.25)
+    waits = []
+    for step in range(1, 2 * RETRY):
+        drive.add(step * SECOND // 10 - SECOND // 5, pose(step / 10))
+        started = time.monotonic()
+        assert not drive.wait_for(step * SECOND // 10, timeout_s=0.03)
+        waits.append(time.monotonic() - started > 0.025)
+    assert sum(waits) == VAIN_WAITS + 1
+    drive.add(10 * SECOND, pose(10.0))
+    assert drive.wait_for(10 * SECOND, timeout_s=0.03)
+    threading.Timer(0.05, lambda: drive.add(11 * SECOND, pose(11.0))).start()
+    assert drive.wait_for(11 * SECOND, timeout_s=5.0), "in time again, so waited for again"

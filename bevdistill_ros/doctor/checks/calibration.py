@@ -8,8 +8,10 @@ import numpy as np
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.doctor.checks.rig import CameraView
 from bevdistill_ros.doctor.checks.ros import install_command
-from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, warn
+from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, share_of, warn
 from bevdistill_ros.doctor.records import ImageRecord, OdometryRecord, Recording
+from bevdistill_ros.doctor.streams import Stream, lags_ms
+from bevdistill_ros.interface.parameters import EgoMotionParameters
 from bevdistill_ros.node.rig.calibration import SIZE_OF_IMAGE, Calibration
 from bevdistill_ros.node.rig.mountings import RigMountings
 from bevdistill_ros.node.rig.rectifier import Rectifier
@@ -38,7 +40,7 @@ def check_camera_infos(recording: Recording) -> tuple[list[Finding], dict[str, C
             remedy = "start it with the driver, or tell --camera_info_topic; or set intrinsics to rig_file"
             findings.append(fail(subject, f"nobody publishes {record.topic.name}", remedy))
         else:
-            remedy = "it must come with the images: the node does not hear what was sent once, before it started"
+            remedy = "publish it with the images, or latched (transient local): else what was sent once is not heard"
             findings.append(fail(subject, f"{record.topic.name} is published, but none came", remedy))
     return findings, calibrations
 
@@ -115,12 +117,13 @@ def _tf_remedy(base_frame: str, frame_id: str) -> str:
     )
 
 
-def check_odometry(record: OdometryRecord, *, max_gap_s: float) -> Finding:
-    """Whether odometry comes, of the right frame and often enough.
+def check_odometry(record: OdometryRecord, images: Stream, parameters: EgoMotionParameters) -> Finding:
+    """Whether odometry comes, of the right frame, often enough and in time.
 
     Args:
         record: What came of it.
-        max_gap_s: Poses further apart are not interpolated [s].
+        images: Images of a camera, which need poses at their stamps.
+        parameters: What the node makes of poses.
     """
     remedy = "start it, remap ~/input/odometry, or set ego_motion.source to tf or none"
     topic, stream = record.topic.name, record.stream
@@ -133,13 +136,29 @@ def check_odometry(record: OdometryRecord, *, max_gap_s: float) -> Finding:
         return fail("odometry", record.fault, "let it give the pose of base_frame, or set base_frame")
     rate = stream.rate_hz
     text = f"{topic}, {rate:.0f} Hz, {record.frames}"
+    problems = []
     gap = float(np.diff(np.unique(stream.stamps_ns)).max(initial=0.0)) / 1e9
-    if gap > max_gap_s:
-        remedy = f"poses further apart than ego_motion.max_gap_s ({max_gap_s:g} s) are not used; publish it steadily"
-        return warn("odometry", f"{text}, a gap of {gap:.2f} s", remedy)
-    if rate < MIN_ODOMETRY_HZ:
-        return warn("odometry", text, f"publish it at {MIN_ODOMETRY_HZ:.0f} Hz or more; sets wait for the next pose")
-    return ok("odometry", text)
+    if gap > parameters.max_gap_s:
+        limit = f"ego_motion.max_gap_s ({parameters.max_gap_s:g} s)"
+        text += f", a gap of {gap:.2f} s"
+        problems.append(_odometry_problem("", f"poses further apart than {limit} are not used; publish it steadily"))
+    elif rate < MIN_ODOMETRY_HZ:
+        problems.append(_odometry_problem("", f"publish it at {MIN_ODOMETRY_HZ:.0f} Hz or more"))
+    lags = lags_ms(images, stream, parameters.max_wait_ms)
+    if len(lags) and lags.max() > 0:
+        late, limit_ms = int((lags > parameters.max_extrapolation_ms).sum()), parameters.max_extrapolation_ms
+        text += f", images up to {lags.max():.0f} ms ahead of the newest pose"
+        if late:
+            message = f"{share_of(late, len(lags))} images are further ahead than is extrapolated: no memory for them"
+            remedy = "send it sooner or faster, compare clocks, or raise ego_motion.max_extrapolation_ms"
+            problems.append(_odometry_problem(message, remedy))
+        else:
+            text += f", which is extrapolated (up to {limit_ms:g} ms)"
+    return judge("odometry", text, problems)
+
+
+def _odometry_problem(message: str, remedy: str) -> Problem:
+    return Problem(verdict=Verdict.WARN, message=message, remedy=remedy)
 
 
 def straight_pictures(recording: Recording, calibrations: Mapping[str, Calibration]) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ def check_against_training(
     lines = differences_from_training(names, _rig_of(ordered), training, focal_tolerance=focal_tolerance)
     if lines:
         return [warn("training rig", line, _REMEDY) for line in lines]
-    return [ok("training rig", "fields of view and directions are those of training")]
+    return [ok("training rig", "fields of view, directions, heights and places are those of training")]
 
 
 def _in_order(views: Sequence[CameraView], names: Sequence[str]) -> list[CameraView] | None:

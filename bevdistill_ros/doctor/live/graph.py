@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile
 
-from bevdistill_ros.node.quality import input_quality
+from bevdistill_ros.node.quality import input_quality, latched_quality
 
 NAME = "bevdistill_doctor"
 STATUS_TYPE = "bevdistill_ros/msg/PipelineStatus"  # whoever publishes it is the detector
@@ -120,6 +120,8 @@ class Graph:
         """The clock [ns]."""
         return int(self.node.get_clock().now().nanoseconds)
 
-    def subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None]) -> None:
-        """Listen to a topic as the node does."""
+    def subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None], *, latched: bool = False) -> None:
+        """Listen to a topic as the node does; also to what was sent before, where it is latched."""
         self.node.create_subscription(kind, topic, callback, input_quality(DEPTH))
+        if latched:
+            self.node.create_subscription(kind, topic, callback, latched_quality())

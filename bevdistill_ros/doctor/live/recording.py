@@ -34,7 +34,9 @@ class Track:
     last: Any = None
 
     def add(self, message: Any, arrival_ns: int) -> None:
-        """A message came."""
+        """A message came; a latched one comes twice."""
+        if message == self.last:
+            return
         self.stamps_ns.append(convert.stamp_of(message))
         self.arrivals_ns.append(arrival_ns)
         self.num_bytes += len(getattr(message, "data", b""))
@@ -159,7 +161,7 @@ def _track(graph: Graph, kind: Any, name: str, node: str) -> Track:
     wanted = f"{kind.__module__.split('.')[0]}/msg/{kind.__name__}"
     # A subscription of another type hears nothing, and makes noise.
     if name and (not track.topic.types or wanted in track.topic.types):
-        graph.subscribe(kind, name, lambda message: track.add(message, graph.now_ns()))
+        graph.subscribe(kind, name, lambda message: track.add(message, graph.now_ns()), latched=kind is CameraInfo)
     return track
 
 

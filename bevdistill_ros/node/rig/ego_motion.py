@@ -18,6 +18,9 @@ class EgoMotion(Protocol):
     def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
         """Wait until poses reach up to a stamp; False where they do not within the time."""
 
+    def lag_ns(self, stamp_ns: int) -> int:
+        """How far a stamp lies beyond the newest pose [ns], so that its own is extrapolated; 0 where it does not."""
+
     def forget_after(self, stamp_ns: int) -> None:
         """Forget what is later than a stamp that the clock went back to."""
 
@@ -32,6 +35,10 @@ class NoEgoMotion:
     def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
         """Never comes."""
         return False
+
+    def lag_ns(self, stamp_ns: int) -> int:
+        """Nothing to lag behind."""
+        return 0
 
     def forget_after(self, stamp_ns: int) -> None:
         """Nothing to forget."""

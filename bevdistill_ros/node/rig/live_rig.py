@@ -7,10 +7,8 @@ import numpy as np
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.node.rig.calibration import Calibration
 from bevdistill_ros.node.rig.calibration_store import CalibrationStore
-from bevdistill_ros.node.rig.mountings import Mountings
+from bevdistill_ros.node.rig.mountings import MOUNTING_TOLERANCE, Mountings
 from bevdistill_ros.node.rig.rig_file import calibrations_of
-
-MOUNTING_TOLERANCE = 1e-3  # [m, and sine of an angle] mountings that change by more are a change of the rig
 
 CalibratedCamera = tuple[Calibration, np.ndarray]  # intrinsics, and mounting ego_from_camera (4, 4) [m]
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from bevdistill_ros.core.rig import CameraRig
 
+MOUNTING_TOLERANCE = 1e-3  # [m, and sine of an angle] mountings that change by more are a change of the rig
+
 
 class Mountings(Protocol):
     """Where the cameras sit on the vehicle."""
@@ -19,7 +21,7 @@ class Mountings(Protocol):
 
 
 class RigMountings:
-    """Mountings that a rig file tells once and for all.
+    """Mountings of a rig file.
 
     Args:
         rig: The rig.
