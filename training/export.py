@@ -13,6 +13,7 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.model.preprocess import preprocess
 from bevdistill_ros.model.student import StudentSettings
+from training.data.coverage import check_coverage
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
 from training.weights.checkpoint import read_checkpoint, read_config
@@ -48,6 +49,7 @@ def run_export(config: ExportConfig) -> str:
             cache_dir=Path(data["cache_dir"]) if data["cache_dir"] else None,
         )
     )
+    check_coverage(index, data["train_split"], student_config, refuse=False)
     path = save_bundle(
         config.output,
         student,

@@ -19,7 +19,7 @@ from bevdistill_ros.interface.parameters import DetectorParameters
 if TYPE_CHECKING:
     import numpy as np
 
-    from bevdistill_ros.core.rig import CameraRig
+    from bevdistill_ros.core.rig import VehicleRig
     from bevdistill_ros.doctor.checks.rig import CameraView
     from bevdistill_ros.doctor.vehicle import Vehicle
     from bevdistill_ros.inference.bundle import Bundle
@@ -122,7 +122,10 @@ class Examination:
         findings = [*faults, *check_views(views)]
         bundle = self._bundle
         if bundle is not None:
-            findings += check_against_training(views, bundle.manifest.rig, focal_tolerance=self._focal_tolerance)
+            manifest = bundle.manifest
+            findings += check_against_training(
+                views, manifest.rig, manifest.student.images, focal_tolerance=self._focal_tolerance
+            )
         if self._config.images is not None:
             images = {**images_in(self._config.images, [view.name for view in views]), **images}
         path = self._config.picture or (Path("rig_check.png") if self._config.rig else None)
@@ -188,13 +191,13 @@ class Examination:
         return check_bundle(Path(path), device=self._device, precision=self._precision)
 
     @property
-    def _rig(self) -> "CameraRig | None":
+    def _rig(self) -> "VehicleRig | None":
         return self._rig_and_findings[0]
 
     @cached_property
-    def _rig_and_findings(self) -> "tuple[CameraRig | None, list[Finding]]":
+    def _rig_and_findings(self) -> "tuple[VehicleRig | None, list[Finding]]":
         """The rig of the rig file, None where there is none or a bad one, and what is wrong with it."""
-        from bevdistill_ros.node.rig.rig_file import load_rig
+        from bevdistill_ros.inference.rig_file import load_rig
 
         path = self._config.rig or (self._parameters.rig_file if self._parameters else "")
         try:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import rclpy
 
-from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.doctor.checks.calibration import (
     check_camera_infos,
     check_odometry,
@@ -30,8 +30,7 @@ from bevdistill_ros.doctor.streams import Stream
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.interface.topic_file import topic_map
 from bevdistill_ros.node.records import Level
-from bevdistill_ros.node.rig.calibration import Calibration
-from bevdistill_ros.node.rig.rig_file import calibrations_of
+from bevdistill_ros.node.rig.calibration import Calibration, calibrations_of
 
 _VERDICTS = {Level.OK: Verdict.OK, Level.WARN: Verdict.WARN}
 
@@ -58,13 +57,13 @@ class Vehicle:
         told = config.transport
         self.parameters = parameters if told == "node" else replace(parameters, transport=told)
         self._cameras = self.parameters.cameras
-        self._rig: CameraRig | None = None
+        self._rig: VehicleRig | None = None
 
     def close(self) -> None:
         """Leave the graph."""
         self._graph.close()
 
-    def expect(self, cameras: tuple[str, ...], rig: CameraRig | None) -> None:
+    def expect(self, cameras: tuple[str, ...], rig: VehicleRig | None) -> None:
         """Listen to these cameras, of which a rig file may tell the mountings; to be told before anything is asked."""
         self._cameras, self._rig = cameras, rig
 

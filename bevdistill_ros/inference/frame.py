@@ -20,9 +20,9 @@ def frame_from_images(
     intrinsics: np.ndarray,
     sizes: Sequence[tuple[int, int]],
     ego_from_camera: np.ndarray,
-    mountings: np.ndarray,
     global_from_ego: np.ndarray,
     target: ImageTarget,
+    mountings: np.ndarray | None = None,
     out: Tensor | None = None,
     run: Map = map,
 ) -> CameraFrame:
@@ -35,9 +35,10 @@ def frame_from_images(
         intrinsics: (N, 3, 3) [px] of images of the nominal sizes.
         sizes: Nominal height and width [px] of each camera.
         ego_from_camera: (N, 4, 4) [m] at the reference stamp.
-        mountings: (N, 4, 4) [m] as the cameras are fixed to the vehicle, without ego motion; they decide the crop.
         global_from_ego: (4, 4) [m] at the reference stamp.
         target: What the network takes.
+        mountings: (N, 4, 4) [m] as the cameras are fixed to the vehicle, without ego motion, so that the crop does not
+            move with it; None: as `ego_from_camera`.
         out: Takes the images of the frame, which holds them no longer than that; see `preprocess`.
         run: How to go through the cameras; see `preprocess`.
 
@@ -47,7 +48,7 @@ def frame_from_images(
     pixels, scaled, valid = preprocess(
         images,
         torch.from_numpy(intrinsics),
-        torch.from_numpy(np.asarray(mountings, dtype=np.float64)),
+        torch.from_numpy(np.asarray(ego_from_camera if mountings is None else mountings, dtype=np.float64)),
         sizes,
         target=target,
         out=out,

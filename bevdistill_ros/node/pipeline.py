@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.coverage import CameraCoverage, coverage_of
 from bevdistill_ros.inference.frame import ImageTarget, frame_from_images
 from bevdistill_ros.inference.temporal_memory import Memory
 from bevdistill_ros.interface import drops
@@ -122,13 +123,15 @@ class Pipeline:
         detections = self._engine.infer(frame)
         stages["preprocess"] += self._engine.stage_ms["preprocess"]
         stages |= {name: self._engine.stage_ms[name] for name in ("inference", "postprocess")}
+        new_rig = self._rig.take_new()
         return Outcome(
             frame=frame,
             detections=detections,
             stage_ms=stages,
             motion=self._motion_of(images, motion_known),
             rig_changed=rig_changed,
-            new_rig=self._new_rig(),
+            new_rig=self._fitted(new_rig) if new_rig else None,
+            coverage=self._coverage(new_rig) if new_rig else (),
         )
 
     def _await_sources(self, images: ImageSet) -> list[CalibratedCamera | None]:
@@ -191,13 +194,19 @@ class Pipeline:
             memory_s=self._engine.memory.age_s,
         )
 
-    def _new_rig(self) -> CameraRig | None:
-        """Rig of the vehicle, once after each change of it; None otherwise."""
-        known = self._rig.take_new()
-        if known is None:
-            return None
-        nobody = [None] * len(known)
-        return self._assemble(nobody, known, 0, np.stack([mounting for _, mounting in known]), np.eye(4)).rig
+    def _fitted(self, rig: Sequence[CalibratedCamera]) -> CameraRig:
+        """Rig of the vehicle, for images of the network's input size."""
+        nobody = [None] * len(rig)
+        return self._assemble(nobody, rig, 0, np.stack([mounting for _, mounting in rig]), np.eye(4)).rig
+
+    def _coverage(self, rig: Sequence[CalibratedCamera]) -> list[CameraCoverage]:
+        return coverage_of(
+            self._cameras,
+            np.stack([calibration.matrix for calibration, _ in rig]),
+            np.stack([mounting for _, mounting in rig]),
+            [calibration.size for calibration, _ in rig],
+            self._target,
+        )
 
     def _assemble(
         self,

@@ -1,12 +1,13 @@
 """What passes between the files of the node."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.coverage import CameraCoverage
 
 CLOCK_JUMP_NS = 1_000_000_000  # a stream whose stamps fall back by more has had its clock set back
 
@@ -52,6 +53,7 @@ class Outcome:
     motion: Motion
     rig_changed: bool  # intrinsics or a mounting differ from the set before, so the memory was reset
     new_rig: CameraRig | None  # the vehicle's rig, once after each change of it; None otherwise
+    coverage: Sequence[CameraCoverage] = ()  # what the network sees of the cameras of a new rig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 from rclpy.lifecycle import LifecycleNode
 
-from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.rig import CameraRig, VehicleRig
 from bevdistill_ros.inference.bundle import load_bundle
+from bevdistill_ros.inference.coverage import CameraCoverage
 from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.rig_file import load_rig
 from bevdistill_ros.inference.temporal_memory import MemoryLimits
 from bevdistill_ros.interface import drops
 from bevdistill_ros.interface.parameters import DetectorParameters
@@ -18,13 +20,13 @@ from bevdistill_ros.node.diagnostics import Monitor, calibration_item
 from bevdistill_ros.node.pipeline import Pipeline, UnusableSet
 from bevdistill_ros.node.publishers import Publishers
 from bevdistill_ros.node.records import DroppedSet, ImageSet, Item, Level
+from bevdistill_ros.node.rig.calibration import calibrations_of
 from bevdistill_ros.node.rig.calibration_store import CalibrationStore
 from bevdistill_ros.node.rig.ego_motion import EgoMotion, NoEgoMotion
 from bevdistill_ros.node.rig.from_tf import TfMotion, TfMountings
 from bevdistill_ros.node.rig.live_rig import LiveRig
 from bevdistill_ros.node.rig.mountings import Mountings, RigMountings
 from bevdistill_ros.node.rig.odometry import OdometryBuffer
-from bevdistill_ros.node.rig.rig_file import calibrations_of, load_rig
 from bevdistill_ros.node.rig.training_rig import differences_from_training
 from bevdistill_ros.node.sources import CameraInfoTopics, OdometryTopic
 from bevdistill_ros.node.subscriptions import Listeners, Subscriptions
@@ -137,14 +139,14 @@ class Session:
         self._closing.callback(transforms.close)
         return transforms
 
-    def _make_calibrations(self, rig: CameraRig | None) -> CalibrationStore:
+    def _make_calibrations(self, rig: VehicleRig | None) -> CalibrationStore:
         if rig is not None and self._parameters.intrinsics == "rig_file":
             return CalibrationStore(calibrations_of(rig).items)
         topics = CameraInfoTopics(self._node, self._parameters)
         self._closing.callback(topics.close)
         return CalibrationStore(topics.take)
 
-    def _make_mountings(self, rig: CameraRig | None) -> Mountings:
+    def _make_mountings(self, rig: VehicleRig | None) -> Mountings:
         parameters = self._parameters
         if rig is not None:
             return RigMountings(rig)
@@ -217,16 +219,17 @@ class Session:
         if outcome.rig_changed:
             self._log.warning("the camera rig changed; temporal memory is reset")
         if outcome.new_rig is not None:
-            self._compare_rigs(outcome.new_rig)
+            self._compare_rigs(outcome.new_rig, outcome.coverage)
 
-    def _compare_rigs(self, rig: CameraRig) -> None:
-        """Warn of how the rig differs from that of training."""
-        self._rig_differences = differences_from_training(
+    def _compare_rigs(self, rig: CameraRig, coverage: Sequence[CameraCoverage]) -> None:
+        """Warn of how the rig differs from that of training, and of cameras of which the network sees too little."""
+        differences = differences_from_training(
             self._parameters.cameras,
             rig,
             self._engine.manifest.rig,
             focal_tolerance=self._parameters.diagnostics.focal_tolerance,
         )
+        self._rig_differences = [*(camera.problem for camera in coverage if camera.problem), *differences]
         for line in self._rig_differences:
             self._log.warning(line)
 

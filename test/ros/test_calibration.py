@@ -13,11 +13,11 @@ import torch
 import yaml
 
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.inference.rig_file import load_rig
+from bevdistill_ros.node.rig.calibration import Calibration, calibrations_of
 from bevdistill_ros.node.rig.calibration_store import CalibrationStore
 from bevdistill_ros.node.rig.mountings import RigMountings
 from bevdistill_ros.node.rig.rectifier import Rectifier
-from bevdistill_ros.node.rig.rig_file import calibrations_of, load_rig
 from bevdistill_ros.node.rig.training_rig import differences_from_training
 
 MATRIX = np.array([[100.0, 0.0, 79.5], [0.0, 100.0, 44.5], [0.0, 0.0, 1.0]])
@@ -159,7 +159,12 @@ def test_rig_file_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), ("[1, 2]", "holds no rig"), ("{a: [", "cannot be read"), ("cameras: []", "image_size")],
+    [
+        (None, "cannot be read"),
+        ("[1, 2]", "holds no rig"),
+        ("{a: [", "cannot be read"),
+        ("cameras: []", "list of 1...64 cameras"),
+    ],
 )
 def test_bad_rig_file_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "rig.yaml"

@@ -1,6 +1,7 @@
 """The doctor on rigs: directions in words, rigs that cannot be right, and the contact sheet."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import torch
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.doctor.checks.rig import BODY_FROM_OPTICAL, CameraView, check_views, describe, views_of
 from bevdistill_ros.doctor.checks.training_rig import check_against_training
-from bevdistill_ros.doctor.finding import Verdict
+from bevdistill_ros.doctor.finding import Finding, Verdict
 from bevdistill_ros.doctor.rig_picture import CELL_WIDTH, RING_COLOUR, draw_rig, images_in, save_picture
+from bevdistill_ros.inference.frame import ImageTarget
 
 SIZE = (90, 160)
+TARGET = ImageTarget(height=90, width=160)
 MATRIX = np.array([[80.0, 0.0, 79.5], [0.0, 80.0, 44.5], [0.0, 0.0, 1.0]])
 
 
@@ -153,6 +156,12 @@ def rig_of(*views: CameraView) -> CameraRig:
     )
 
 
+def compared(views: list[CameraView], training: CameraRig) -> list[Finding]:
+    """Findings about the training rig only."""
+    findings = check_against_training(views, training, TARGET, focal_tolerance=0.15)
+    return [finding for finding in findings if finding.subject == "training rig"]
+
+
 class TestTrainingRig:
     def test_views_of_a_rig(self) -> None:
         again = views_of(rig_of(view(10.0, name="A"), view(-50.0, name="B")))
@@ -161,27 +170,65 @@ class TestTrainingRig:
 
     def test_same_rig_in_another_order(self) -> None:
         training = rig_of(view(10.0, name="A"), view(-50.0, name="B"))
-        (finding,) = check_against_training(views_of(training)[::-1], training, focal_tolerance=0.15)
-        assert finding.verdict is Verdict.OK
+        findings = check_against_training(views_of(training)[::-1], training, TARGET, focal_tolerance=0.15)
+        assert [finding.verdict for finding in findings] == [Verdict.OK] * 2
 
     def test_foreign_names_take_the_places_in_order(self) -> None:
         training = rig_of(view(10.0, name="A"), view(-50.0, name="B"))
         swapped = [view(-50.0, name="x"), view(10.0, name="y")]
-        findings = check_against_training(swapped, training, focal_tolerance=0.15)
+        findings = compared(swapped, training)
         assert [finding.verdict for finding in findings] == [Verdict.WARN] * 2
         assert "looks 60 degrees away from its direction in training" in findings[0].message
 
     def test_another_field_of_view_at_another_size(self) -> None:
         training = rig_of(view(name="A"))
         twice = replace(view(name="A"), size=(180, 320), matrix=np.diag([160.0, 160.0, 1.0]))
-        assert check_against_training([twice], training, focal_tolerance=0.15)[0].verdict is Verdict.OK
+        assert compared([twice], training)[0].verdict is Verdict.OK
         tele = replace(view(name="A"), matrix=np.diag([200.0, 200.0, 1.0]))
-        (finding,) = check_against_training([tele], training, focal_tolerance=0.15)
+        (finding,) = compared([tele], training)
         assert "A sees 44 degrees, the model was trained on 90" in finding.message
 
     def test_another_number_of_cameras(self) -> None:
-        (finding,) = check_against_training([view(name="x")], rig_of(view(name="A"), view(name="B")), focal_tolerance=1)
+        (finding,) = check_against_training(
+            [view(name="x")], rig_of(view(name="A"), view(name="B")), TARGET, focal_tolerance=1
+        )
         assert finding.verdict is Verdict.FAIL
+
+
+class TestNetworksView:
+    """Cameras of which the network sees too little, with figures."""
+
+    TALL = replace(
+        view(name="A"), size=(200, 160), matrix=np.array([[120.0, 0.0, 79.5], [0.0, 120.0, 99.5], [0.0, 0.0, 1.0]])
+    )
+
+    def finding(self, camera: CameraView, target: ImageTarget) -> Finding:
+        training = rig_of(view(name="A"))
+        return check_against_training([camera], training, target, focal_tolerance=10.0)[0]
+
+    def test_a_tall_image_is_fitted_by_the_horizon(self) -> None:
+        found = self.finding(self.TALL, ImageTarget(height=64, width=160))
+        assert found.verdict is Verdict.OK
+        assert "A: 160x200 scaled to 160x200, rows" in found.message
+
+    def test_weights_that_cut_the_top_miss_the_road(self) -> None:
+        found = self.finding(self.TALL, ImageTarget(height=64, width=160, policy="top"))
+        assert found.verdict is Verdict.FAIL
+        assert re.search(
+            r"sees \d+% of the objects 3 to 50 m away that A shows .*horizon at row -36 of 64", found.message
+        )
+        assert found.remedy == "retrain with --student.image_fit horizon"
+
+    def test_an_image_shown_whole_is_small(self) -> None:
+        found = self.finding(replace(self.TALL, ego_from_camera=view(roll=90.0).ego_from_camera), TARGET)
+        assert found.verdict is Verdict.WARN
+        assert "A fills 72 of the network's 160 columns" in found.message
+        assert "one pixel for 2.2 of its own" in found.message
+
+    def test_a_camera_that_shows_no_road(self) -> None:
+        found = self.finding(replace(self.TALL, ego_from_camera=view(up=75.0).ego_from_camera), TARGET)
+        assert found.verdict is Verdict.WARN
+        assert "A shows no objects 3 to 50 m away" in found.message
 
 
 def is_ring(picture: np.ndarray) -> np.ndarray:

@@ -20,9 +20,9 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference import bundle as bundle_module
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle
 from bevdistill_ros.inference.manifest import LIMITS
+from bevdistill_ros.inference.rig_file import load_rig
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
-from bevdistill_ros.node.rig.rig_file import load_rig
 
 LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

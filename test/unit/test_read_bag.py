@@ -8,6 +8,7 @@ import pytest
 import torch
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.interface.topics import LAYOUTS, TopicMap, layout_named
 from training.replay import messages
 from training.replay.read_bag import BagError, poses_of, read_bag, rig_of, samples_of
@@ -101,7 +102,7 @@ def test_messages_can_be_read_twice_and_by_topic(bag_path: Path) -> None:
 def test_rig_comes_back(scene: Scene, bag_path: Path) -> None:
     rig = rig_of(read_bag(bag_path), TopicMap(), ("CAM_BACK", "CAM_FRONT"))
     assert rig.names == ("CAM_BACK", "CAM_FRONT")
-    assert rig.image_size == (96, 160)
+    assert rig.image_sizes == ((96, 160), (96, 160))
     for name, intrinsics, mounting in zip(rig.names, rig.intrinsics, rig.ego_from_camera, strict=True):
         expected = scene.mountings[name]
         assert expected.intrinsics is not None
@@ -187,12 +188,13 @@ def test_what_is_missing_is_named(scene: Scene, bag_path: Path, tmp_path: Path) 
         poses_of(bag, TopicMap(odometry="/other/odometry"))
 
 
-def test_images_of_two_sizes_are_no_rig(scene: Scene, tmp_path: Path) -> None:
+def test_each_camera_has_a_size_of_its_own(scene: Scene, tmp_path: Path) -> None:
     back = replace(scene.mountings["CAM_BACK"], size=(48, 80))
     mixed = replace(scene, mountings={**scene.mountings, "CAM_BACK": back})
     bag = read_bag(write_scene(mixed, tmp_path / "mixed", progress=False))
-    with pytest.raises(BagError, match="CAM_FRONT 160x96, CAM_BACK 80x48"):
-        rig_of(bag, TopicMap(), CAMERAS)
+    rig = rig_of(bag, TopicMap(), CAMERAS)
+    assert rig.sizes == "CAM_FRONT 160x96, CAM_BACK 80x48"
+    assert VehicleRig.from_dict(rig.to_dict()).image_sizes == rig.image_sizes
 
 
 def test_layouts_name_the_topics_of_other_tools() -> None:

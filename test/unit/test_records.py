@@ -9,7 +9,7 @@ from nuscenes.eval.common.config import config_factory
 
 from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES, attribute_of
 from bevdistill_ros.core.records import CameraFrame, Detections
-from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.rig import CameraRig, VehicleRig
 
 
 def make_rig(count: int = 2) -> CameraRig:
@@ -76,6 +76,20 @@ def test_rig_names_the_camera_without_calibration() -> None:
         replace(rig, intrinsics=broken)
     with pytest.raises(ValueError, match="focal length of CAM_0, CAM_1 is not positive"):
         replace(rig, intrinsics=torch.zeros_like(rig.intrinsics))
+
+
+def test_cameras_of_a_vehicle_may_differ_in_size() -> None:
+    plain = make_rig().to_dict()
+    plain["cameras"][1]["image_size"] = [20, 40]
+    rig = VehicleRig.from_dict(plain)
+    assert rig.image_sizes == ((16, 32), (20, 40))
+    assert VehicleRig.from_dict(rig.to_dict()).image_sizes == rig.image_sizes
+    assert rig.select(["CAM_1"]).image_sizes == ((20, 40),)
+    with pytest.raises(ValueError, match="must be of one size, but are CAM_0 32x16, CAM_1 40x20"):
+        CameraRig.from_dict(plain)
+    del plain["image_size"]
+    with pytest.raises(ValueError, match="lacks or misspells 'image_size'"):
+        VehicleRig.from_dict(plain)
 
 
 def test_misspelt_rig_is_refused() -> None:

@@ -14,6 +14,7 @@ from bevdistill_ros.model.fit import ImageTarget
 from bevdistill_ros.model.postprocess import detections_from
 from bevdistill_ros.model.records import BevMemory
 from bevdistill_ros.model.student import CameraStudent
+from training.data.coverage import check_coverage
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig, load_index
 from training.data.sample import Batch
@@ -101,14 +102,17 @@ class StudentDetector:
 
     def dataset(self, data: DataConfig, split: str, *, for_pictures: bool = False) -> NuScenesDataset:
         config = self._model.config
-        return NuScenesDataset(
-            load_index(data),
+        index = load_index(data)
+        dataset = NuScenesDataset(
+            index,
             split,
             cameras=config.cameras,
             target=config.images,
             num_sweeps=0,
             with_points=for_pictures and bool(data.lidar),
         )
+        check_coverage(index, split, config, refuse=False)
+        return dataset
 
     @torch.no_grad()
     def detect(self, batch: Batch, *, continues: bool = False) -> list[Detections]:

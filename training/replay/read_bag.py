@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bevdistill_ros.core.geometry import transform_from
-from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.interface.topics import TopicMap
 from training.replay import messages
@@ -228,11 +228,11 @@ def _check_complete(path: Path, storages: Storages) -> None:
             )
 
 
-def rig_of(bag: Bag, layout: TopicMap, cameras: Sequence[str], *, base_frame: str = BASE_FRAME) -> CameraRig:
+def rig_of(bag: Bag, layout: TopicMap, cameras: Sequence[str], *, base_frame: str = BASE_FRAME) -> VehicleRig:
     """The cameras of a bag: intrinsics from `camera_info`, mountings from /tf_static.
 
     Raises:
-        BagError: A camera's calibration is missing, or images differ in size.
+        BagError: A camera's calibration is missing.
     """
     check_calibrated(bag, layout, cameras)
     edges = _static_edges(bag)
@@ -245,14 +245,11 @@ def rig_of(bag: Bag, layout: TopicMap, cameras: Sequence[str], *, base_frame: st
         _, (frame, matrix, sizes[camera]) = first
         intrinsics.append(matrix)
         mountings.append(_base_from(frame, edges, base_frame, bag.path))
-    if len(set(sizes.values())) > 1:
-        described = ", ".join(f"{camera} {width}x{height}" for camera, (height, width) in sizes.items())
-        raise BagError(f"{bag.path}: a rig file holds one image size, but these are {described}")
-    return CameraRig(
+    return VehicleRig(
         names=tuple(cameras),
         intrinsics=torch.from_numpy(np.stack(intrinsics)),
         ego_from_camera=torch.from_numpy(np.stack(mountings)),
-        image_size=sizes[cameras[0]],
+        image_sizes=tuple(sizes[camera] for camera in cameras),
     )
 
 

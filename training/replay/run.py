@@ -13,7 +13,7 @@ import torch
 from nuscenes import NuScenes
 from tqdm import tqdm
 
-from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.interface.topic_file import topic_map, with_topics
 from training.data.index.arrays import scenes_of
@@ -149,7 +149,7 @@ def _by_rig(setup: Setup, bags: Sequence[Bag]) -> list[list[Bag]]:
     bags = sorted(bags, key=lambda bag: bag.start_ns)
     if not setup.needs_rig_file:
         return [list(bags)]
-    groups: list[tuple[CameraRig, list[Bag]]] = []
+    groups: list[tuple[VehicleRig, list[Bag]]] = []
     for bag in bags:
         rig = rig_of(bag, setup.layout, setup.cameras)
         same = [group for other, group in groups if torch.equal(rig.ego_from_camera, other.ego_from_camera)]

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from training.data.augment import BevAugment, Compose, GridMask, PhotometricAugment, RangeFilter
 from training.data.census import check_boxes
+from training.data.coverage import check_coverage
 from training.data.dataset import NuScenesDataset, dataset_for
 from training.data.index.load import load_index
 from training.data.object_bank import ObjectBank, PasteObjects, bank_folder
@@ -32,6 +33,8 @@ def train_dataset(config: TrainConfig) -> NuScenesDataset:
             augment=augment,
         )
 
+    if not is_teacher:
+        check_coverage(index, config.data.train_split, config.student, refuse=True)
     first: list[Callable[[Sample], Sample]] = []
     if config.augment.paste is not None:
         bank = ObjectBank.load(bank_folder(config.data), dataset(None))

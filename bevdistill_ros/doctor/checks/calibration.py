@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.rig import Rig
 from bevdistill_ros.doctor.checks.rig import CameraView
 from bevdistill_ros.doctor.checks.ros import install_command
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, share_of, warn
@@ -64,7 +64,7 @@ def _judge_calibration(subject: str, calibration: Calibration, images: ImageReco
     return judge(subject, text, problems)
 
 
-def check_rig_mountings(rig: CameraRig, cameras: Collection[str]) -> tuple[list[Finding], dict[str, np.ndarray]]:
+def check_rig_mountings(rig: Rig, cameras: Collection[str]) -> tuple[list[Finding], dict[str, np.ndarray]]:
     """Findings about cameras whose mountings (4, 4) [m] come from a rig file, and these by camera."""
     absent = [camera for camera in cameras if camera not in rig.names]
     found = [camera for camera in cameras if camera in rig.names]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.rig import Rig
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, warn
 
 NOT_ORTHONORMAL = 1e-3  # largest entry of R R^T - 1 that rounding in a file explains
@@ -65,11 +65,13 @@ class CameraView:
         return math.degrees(edges.sum())
 
 
-def views_of(rig: CameraRig) -> list[CameraView]:
+def views_of(rig: Rig) -> list[CameraView]:
     """The cameras of a rig, one by one."""
     return [
-        CameraView(name=name, matrix=matrix.numpy(), size=rig.image_size, ego_from_camera=pose.numpy())
-        for name, matrix, pose in zip(rig.names, rig.intrinsics.double(), rig.ego_from_camera.double(), strict=True)
+        CameraView(name=name, matrix=matrix.numpy(), size=size, ego_from_camera=pose.numpy())
+        for name, matrix, size, pose in zip(
+            rig.names, rig.intrinsics.double(), rig.image_sizes, rig.ego_from_camera.double(), strict=True
+        )
     ]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bevdistill_ros.core.rig import Rig
 from bevdistill_ros.node.rig.lens import MODELS
 
 SIZE_OF_IMAGE = (0, 0)  # a calibrated size that is not given is that of the images
@@ -77,3 +78,11 @@ class Calibration:
     def _key(self) -> tuple[object, ...]:
         lens = None if self.distortion is None else self.distortion.tobytes()
         return self.matrix.tobytes(), self.size, self.frame_id, lens, self.model
+
+
+def calibrations_of(rig: Rig) -> dict[str, Calibration]:
+    """Intrinsics of a rig, camera by camera."""
+    return {
+        name: Calibration(matrix=matrix.double().numpy(), size=size)
+        for name, matrix, size in zip(rig.names, rig.intrinsics, rig.image_sizes, strict=True)
+    }

@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.node.rig.calibration import Calibration
+from bevdistill_ros.node.rig.calibration import Calibration, calibrations_of
 from bevdistill_ros.node.rig.calibration_store import CalibrationStore
 from bevdistill_ros.node.rig.mountings import MOUNTING_TOLERANCE, Mountings
-from bevdistill_ros.node.rig.rig_file import calibrations_of
 
 CalibratedCamera = tuple[Calibration, np.ndarray]  # intrinsics, and mounting ego_from_camera (4, 4) [m]
 

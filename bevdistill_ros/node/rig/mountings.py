@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.rig import Rig
 
 MOUNTING_TOLERANCE = 1e-3  # [m, and sine of an angle] mountings that change by more are a change of the rig
 
@@ -27,7 +27,7 @@ class RigMountings:
         rig: The rig.
     """
 
-    def __init__(self, rig: CameraRig) -> None:
+    def __init__(self, rig: Rig) -> None:
         self._mountings = dict(zip(rig.names, rig.ego_from_camera.double().numpy(), strict=True))
 
     def ego_from_camera(self, camera: str, frame_id: str, stamp_ns: int) -> np.ndarray:
