@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.synth.rig import NATIVE_HEIGHT, NATIVE_WIDTH
+from bevdistill_ros.inference.rig_file import load_rig
+from training.synth.rig import NATIVE_HEIGHT, NATIVE_WIDTH, Camera, cameras_of, nuscenes_cameras
 
 KEY_FRAME_RATE = 2  # [Hz] as in nuScenes
 
@@ -23,7 +24,9 @@ class SynthConfig:
     num_tune_scenes: int = 8  # split synth_tune, for choosing settings
     num_val_scenes: int = 12  # split synth_val
     frames_per_scene: int = 20  # key frames, 2 Hz
-    image_width: int = 320  # [px]; intrinsics follow from the 1600x900 rig
+    rig: Path | None = None  # YAML of a vehicle's cameras, built or not; null is the six cameras of nuScenes
+    rig_scale: float = 1.0  # of the image sizes of that file; less than 1 draws faster
+    image_width: int = 320  # [px] of the nuScenes cameras; intrinsics follow from the 1600x900 rig
     image_height: int = 180  # [px]; less than 9/16 of the width cuts off rows at the top
     camera_rate_hz: int = 2  # [Hz] more than 2 adds images between key frames, in sweeps/
     jpeg_quality: int = 90  # 1...100
@@ -39,6 +42,7 @@ class SynthConfig:
     def __post_init__(self) -> None:
         positive = (
             "frames_per_scene",
+            "rig_scale",
             "image_width",
             "image_height",
             "lidar_columns",
@@ -69,6 +73,16 @@ class SynthConfig:
             raise ValueError(f"jpeg_quality must be in 1...100, but is {self.jpeg_quality}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0...2**32 - 1, but is {self.seed}")
+
+    def cameras(self) -> tuple[Camera, ...]:
+        """The cameras of the vehicle.
+
+        Raises:
+            ValueError: The rig file can't be read, or describes cameras that can't be drawn.
+        """
+        if self.rig is None:
+            return nuscenes_cameras(width=self.image_width, height=self.image_height)
+        return cameras_of(load_rig(self.rig, what="rig"), scale=self.rig_scale)
 
     @property
     def num_scenes(self) -> int:

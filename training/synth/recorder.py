@@ -11,7 +11,7 @@ from training.synth.config import KEY_FRAME_RATE, SynthConfig
 from training.synth.lidar import LidarModel, Sweep, scan
 from training.synth.rays import RayCaster, Surfaces
 from training.synth.render import Picture, take_picture
-from training.synth.rig import LIDAR_NAME, Camera, nuscenes_cameras
+from training.synth.rig import LIDAR_NAME, Camera
 from training.synth.shading import noise_table
 from training.synth.world import World, make_world, moving, resting
 
@@ -86,7 +86,7 @@ class SceneRecorder:
         self._world: World = make_world(rng, duration=config.duration)
         self._noise = noise_table(rng)
         self._resting = Surfaces(resting(self._world))
-        self._cameras = nuscenes_cameras(width=config.image_width, height=config.image_height)
+        self._cameras = config.cameras()
         self._lidar = LidarModel(
             columns=config.lidar_columns,
             max_range=config.lidar_range,
@@ -224,9 +224,9 @@ class SceneRecorder:
 
 def _may_show(camera: Camera, centre: np.ndarray, radius: float) -> bool:
     """Whether a ball about `centre` (3,) [m], camera frame, reaches into what the camera sees."""
-    focal, (left, top) = camera.intrinsics[0, 0], camera.intrinsics[:2, 2] + 0.5
+    (across, down), (left, top) = camera.intrinsics.diagonal()[:2], camera.intrinsics[:2, 2] + 0.5
     right, bottom = camera.width - left, camera.height - top
-    inward = np.array([[focal, 0, left], [-focal, 0, right], [0, focal, top], [0, -focal, bottom], [0, 0, 1.0]])
+    inward = np.array([[across, 0, left], [-across, 0, right], [0, down, top], [0, -down, bottom], [0, 0, 1.0]])
     return bool((inward @ centre >= -radius * np.linalg.norm(inward, axis=1)).all())
 
 

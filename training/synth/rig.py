@@ -1,19 +1,24 @@
-"""The nuScenes sensor rig, in rounded numbers: six cameras and a 32-beam LiDAR.
+"""Sensors of the synthetic vehicle: the cameras of nuScenes, in rounded numbers, or of a rig file; a 32-beam LiDAR.
 
 Ego frame: origin on the ground below the rear axle, x forward, y left, z up. Camera frames are optical. The LiDAR frame
 has x to the right and y forward.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from bevdistill_ros.core.geometry import matrix_from_quaternion, quaternion_from_yaw
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.core.rig import VehicleRig
 
 NATIVE_WIDTH = 1600  # [px]
 NATIVE_HEIGHT = 900  # [px]
 LIDAR_NAME = "LIDAR_TOP"
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # names of cameras that may be names of folders
+_RIGID = 1e-3  # largest entry of R R^T - 1 that rounding in a file explains
+_MAX_PIXELS = 20_000_000  # of an image
 LIDAR_ELEVATIONS = np.radians(np.linspace(-30.67, 10.67, 32))  # [rad] of ring 0...31
 
 _OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # forward-left-up from optical
@@ -66,6 +71,48 @@ class Camera:
 def nuscenes_cameras(*, width: int, height: int) -> tuple[Camera, ...]:
     """The six cameras in rig order, scaled to `width`; what `height` lacks to 9/16 of it is cut off at the top [px]."""
     return tuple(_camera(name, _MOUNTS[name], width, height) for name in NUSCENES_CAMERAS)
+
+
+def cameras_of(rig: VehicleRig, *, scale: float = 1.0) -> tuple[Camera, ...]:
+    """The cameras of a vehicle that may not be built yet, all triggered with the LiDAR.
+
+    Args:
+        rig: The vehicle's cameras.
+        scale: Of the image sizes.
+
+    Raises:
+        ValueError: A name can't be that of a folder, a mounting is not rigid, or an image is too large to be drawn.
+    """
+    matrices, poses = rig.intrinsics.double().numpy(), rig.ego_from_camera.double().numpy()
+    return tuple(
+        _scaled(name, matrix, pose, size, scale)
+        for name, matrix, pose, size in zip(rig.names, matrices, poses, rig.image_sizes, strict=True)
+    )
+
+
+def _scaled(name: str, matrix: np.ndarray, pose: np.ndarray, size: tuple[int, int], scale: float) -> Camera:
+    if not _FOLDER.fullmatch(name) or name == LIDAR_NAME:
+        raise ValueError(
+            f"camera name '{name}' can't be that of a folder; use letters, digits, _ and -, and not {LIDAR_NAME}"
+        )
+    rotation = pose[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > _RIGID or np.linalg.det(rotation) < 0:
+        raise ValueError(f"ego_from_camera of {name} is not a rigid mounting; check it with 'bevdistill doctor --rig'")
+    if not (np.array_equal(pose[3], [0, 0, 0, 1]) and np.array_equal(matrix[2], [0, 0, 1])):
+        raise ValueError(f"the last rows of ego_from_camera and intrinsics of {name} must be 0 0 0 1 and 0 0 1")
+    height, width = (max(round(side * scale), 1) for side in size)
+    if height * width > _MAX_PIXELS:
+        raise ValueError(f"images of {name} are {width}x{height}, too large to be drawn; scale them with rig_scale")
+    scales = np.array([width / size[1], height / size[0], 1.0])
+    shift = np.array([[0.0, 0.0, 0.5 * scales[0] - 0.5], [0.0, 0.0, 0.5 * scales[1] - 0.5], [0.0, 0.0, 0.0]])
+    return Camera(
+        name=name,
+        width=width,
+        height=height,
+        intrinsics=(np.diag(scales) + shift) @ matrix,
+        ego_from_camera=pose,
+        delay_us=0,
+    )
 
 
 def _camera(name: str, mount: _Mount, width: int, height: int) -> Camera:

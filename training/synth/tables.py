@@ -11,7 +11,7 @@ import numpy as np
 from bevdistill_ros.core.geometry import quaternion_from_matrix, quaternion_from_yaw
 from training.synth.config import SynthConfig
 from training.synth.recorder import Recording, SceneRecord
-from training.synth.rig import LIDAR_NAME, ego_from_lidar, nuscenes_cameras
+from training.synth.rig import LIDAR_NAME, ego_from_lidar
 
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
@@ -85,7 +85,7 @@ def scene_name(index: int) -> str:
 
 
 def _static_tables(config: SynthConfig) -> Tables:
-    cameras = nuscenes_cameras(width=config.image_width, height=config.image_height)
+    cameras = config.cameras()
     lidar = _calibration(LIDAR_NAME, ego_from_lidar(), [])
     return {
         "category": [{"token": token_of("category", name), "name": name, "description": ""} for name in CATEGORIES],

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from training.synth.config import SynthConfig
 from training.synth.recorder import SceneRecord, SceneRecorder
 from training.synth.rig import LIDAR_NAME
@@ -31,14 +30,16 @@ def write_world(config: SynthConfig, *, progress: bool = True) -> Path:
 
     Raises:
         FileExistsError: The folder exists, and `config.overwrite` is off.
+        ValueError: The rig file can't be read, or describes cameras that can't be drawn.
     """
     root = Path(config.root)
+    channels = [LIDAR_NAME, *(camera.name for camera in config.cameras())]
     if root.exists() and not config.overwrite:
         raise FileExistsError(f"{root} already exists; choose another root, or replace it with overwrite")
     partial_root = root.with_name(f".{root.name}.partial")
     shutil.rmtree(partial_root, ignore_errors=True)
     try:
-        _make_folders(partial_root)
+        _make_folders(partial_root, channels)
         records = list(
             tqdm(_records(config, partial_root), "scenes", config.num_scenes, unit="scene", disable=not progress)
         )
@@ -54,11 +55,15 @@ def run_synth(config: SynthConfig) -> str:
     """Write a data set; returns the closing text."""
     root = write_world(config)
     splits = ", ".join(f"{name} ({len(scenes)} scenes)" for name, scenes in config.splits().items() if scenes)
-    return f"data set: {root}, version {config.version}, splits {splits}"
+    text = f"data set: {root}, version {config.version}, splits {splits}"
+    if config.rig is None:
+        return text
+    names = ", ".join(camera.name for camera in config.cameras())
+    return f"{text}\ncameras: train with --student.cameras '[{names}]'"
 
 
-def _make_folders(root: Path) -> None:
-    for channel in (LIDAR_NAME, *NUSCENES_CAMERAS):
+def _make_folders(root: Path, channels: Sequence[str]) -> None:
+    for channel in channels:
         for folder in ("samples", "sweeps"):
             (root / folder / channel).mkdir(parents=True)
     (root / "maps").mkdir()
