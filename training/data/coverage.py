@@ -5,13 +5,13 @@ import logging
 import numpy as np
 
 from bevdistill_ros.inference.coverage import CameraCoverage, coverage_of
-from bevdistill_ros.model.config import StudentConfig
+from bevdistill_ros.model.student import StudentSettings
 from training.data.index.arrays import NuScenesIndex
 
 _LOG = logging.getLogger(__name__)
 
 
-def check_coverage(index: NuScenesIndex, split: str, student: StudentConfig, *, refuse: bool) -> None:
+def check_coverage(index: NuScenesIndex, split: str, student: StudentSettings, *, refuse: bool) -> None:
     """Warn of cameras of which the student sees too little.
 
     Args:
@@ -33,13 +33,13 @@ def check_coverage(index: NuScenesIndex, split: str, student: StudentConfig, *, 
             _LOG.warning("%s", coverage.problem)
 
 
-def split_coverage(index: NuScenesIndex, split: str, student: StudentConfig) -> list[CameraCoverage]:
+def split_coverage(index: NuScenesIndex, split: str, student: StudentSettings) -> list[CameraCoverage]:
     """Coverage of each camera of the student, of several calibrations in a split the worst."""
     samples = index.samples_of(split)
     return [_worst(index, samples, name, student) for name in student.cameras]
 
 
-def _worst(index: NuScenesIndex, samples: np.ndarray, name: str, student: StudentConfig) -> CameraCoverage:
+def _worst(index: NuScenesIndex, samples: np.ndarray, name: str, student: StudentSettings) -> CameraCoverage:
     column = [index.cameras.index(name)]
     there = samples[index.camera_files[samples, column[0]] != b""]
     if not len(there):
