@@ -9,7 +9,7 @@ from bevdistill_ros.core.boxes import BOX_SIZE
 from bevdistill_ros.core.nuscenes import NUM_CLASSES
 from bevdistill_ros.core.rig import CameraRig
 
-MOTION_SIZE = 9  # acceleration [m/s2], turn rates [rad/s] and velocity [m/s], each x y z in the ego frame
+MOTION_SIZE = 9  # acceleration with gravity [m/s2], turn rates [rad/s], velocity [m/s], each x y z in the ego frame
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,19 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.model.fit import ImageTarget as ImageTarget  # for the node, which reaches the model through here
 from bevdistill_ros.model.preprocess import Map, preprocess
 
+STEADY = np.array([0.0, 0.0, 9.81])  # [m/s2] what an accelerometer measures at constant speed on a level road
+
+
+def motion_from_twist(twist: np.ndarray | None) -> Tensor | None:
+    """Ego motion of a `CameraFrame` (9,) from a twist (6,) [m/s, rad/s], linear and angular in the ego frame.
+
+    A twist says nothing of acceleration; it is that of a steady drive, gravity, as an accelerometer measures it. None
+    where the twist is unknown.
+    """
+    if twist is None:
+        return None
+    return torch.from_numpy(np.concatenate([STEADY, twist[3:], twist[:3]])).float()
+
 
 def frame_from_images(
     images: Sequence[np.ndarray | None],

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import cv2
@@ -16,7 +17,7 @@ from torch import Tensor
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.coverage import CameraCoverage, coverage_of
-from bevdistill_ros.inference.frame import ImageTarget, frame_from_images
+from bevdistill_ros.inference.frame import ImageTarget, frame_from_images, motion_from_twist
 from bevdistill_ros.inference.temporal_memory import Memory
 from bevdistill_ros.interface import drops
 from bevdistill_ros.node.convert import image_of, loses_colours
@@ -184,7 +185,8 @@ class Pipeline:
             [self._motion.odom_from_ego(stamp) for stamp in stamps],
         )
         pose = np.eye(4) if reference_pose is None else reference_pose
-        return self._assemble(pixels, rig, images.stamp_ns, mountings, pose, self._images), motion_known
+        frame = self._assemble(pixels, rig, images.stamp_ns, mountings, pose, self._images)
+        return replace(frame, motion=motion_from_twist(self._motion.twist_at(images.stamp_ns))), motion_known
 
     def _motion_of(self, images: ImageSet, motion_known: bool) -> Motion:
         newest = max(stamp for stamp in images.stamps_ns if stamp is not None)

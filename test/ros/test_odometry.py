@@ -177,3 +177,17 @@ def test_odometry_that_is_always_late_is_waited_for_now_and_then_only() -> None:
     assert drive.wait_for(10 * SECOND, timeout_s=0.03)
     threading.Timer(0.05, lambda: drive.add(11 * SECOND, pose(11.0))).start()
     assert drive.wait_for(11 * SECOND, timeout_s=5.0), "in time again, so waited for again"
+
+
+def test_the_twist_is_that_of_the_nearest_message() -> None:
+    drive = Drive(max_gap_s=0.3)
+    drive.add(1 * SECOND, pose(0.0), [3.0, 0.0, 0.0, 0.0, 0.0, 0.1])
+    drive.add(2 * SECOND, pose(4.0), [5.0, 0.0, 0.0, 0.0, 0.0, 0.2])
+    drive.add(3 * SECOND, pose(9.0))
+    drive.wait_for(3 * SECOND, 0.0)
+    near = drive.twist_at(SECOND * 19 // 10)
+    assert near is not None
+    assert near.tolist() == [5.0, 0.0, 0.0, 0.0, 0.0, 0.2]
+    assert drive.twist_at(SECOND * 3 // 2) is None  # too far from both
+    assert drive.twist_at(3 * SECOND) is None  # its message says none
+    assert Drive().twist_at(0) is None

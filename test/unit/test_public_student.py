@@ -18,6 +18,7 @@ from bevdistill_ros.model.public_bevformer import PublicBevFormer
 from bevdistill_ros.model.public_config import PublicStudentConfig
 from training.data.augment import _augment_motion
 from training.data.index.load import DataConfig, load_index
+from training.data.motion import motion_of, twist_between
 from training.data.sample import _motion_of
 from training.evaluate.run import EvaluateConfig, evaluate
 from training.export import ExportConfig, run_export, training_rig
@@ -240,3 +241,20 @@ def test_motion_turns_with_an_augmented_world() -> None:
     torch.testing.assert_close(
         _augment_motion(motion, transform), torch.tensor([[1.0, 0, 0, 0, 0, -0.5, 8.0, 0, 0]]), atol=1e-6, rtol=0
     )
+
+
+def test_motion_comes_of_the_poses(tiny_world: Any) -> None:
+    """The vehicle of the tiny database drives at 10 m/s along x and turns by 0.2 rad/s; it begins unknown."""
+    index = load_index(DataConfig(root=tiny_world.root, version="v1.0-tiny", num_sweeps=0))
+    samples = index.samples_of("tiny_train")
+    first = int(samples[0])
+    later = int(next(number for number in samples if index.previous[number] == first))
+    assert motion_of(index, first) is None
+    motion = motion_of(index, later)
+    assert motion is not None
+    pose, before = index.global_from_ego[later], index.global_from_ego[first]
+    expected = pose[:3, :3].T @ (pose[:3, 3] - before[:3, 3]) / 0.5
+    assert motion[0, :3].tolist() == pytest.approx([0.0, 0.0, 9.81])
+    assert motion[0, 3:6].tolist() == pytest.approx([0.0, 0.0, 0.2], abs=1e-5)
+    assert motion[0, 6:].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert twist_between(pose, pose, 0.0) is None

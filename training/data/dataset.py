@@ -17,6 +17,7 @@ from bevdistill_ros.model.student import StudentSettings
 from training.data.images import read_image
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig
+from training.data.motion import motion_of
 from training.data.points import check_points, load_sweeps
 from training.data.sample import Sample
 
@@ -119,6 +120,7 @@ class NuScenesDataset(Dataset[Sample]):
             image_from_ego=rig.image_from_ego().float()[None],
             valid=valid[None],
             global_from_ego=torch.tensor(self.index.global_from_ego[number])[None],
+            motion=motion_of(self.index, number),
         )
 
     def _image(self, number: int, column: int, size: tuple[int, int]) -> np.ndarray | None:

@@ -18,6 +18,9 @@ class EgoMotion(Protocol):
     def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
         """Wait until poses reach up to a stamp; False where they do not within the time."""
 
+    def twist_at(self, stamp_ns: int) -> np.ndarray | None:
+        """Twist (6,) [m/s, rad/s], linear and angular in the ego frame, about at a stamp; None where it is unknown."""
+
     def lag_ns(self, stamp_ns: int) -> int:
         """How far a stamp lies beyond the newest pose [ns], so that its own is extrapolated; 0 where it does not."""
 
@@ -35,6 +38,10 @@ class NoEgoMotion:
     def wait_for(self, stamp_ns: int, timeout_s: float) -> bool:
         """Never comes."""
         return False
+
+    def twist_at(self, stamp_ns: int) -> np.ndarray | None:
+        """Never known."""
+        return None
 
     def lag_ns(self, stamp_ns: int) -> int:
         """Nothing to lag behind."""

@@ -113,6 +113,10 @@ class TfMotion:
         before, last = self._at(newest - baseline), self._at(newest)
         return None if before is None or last is None else interpolate_poses(before, last, 1 + lag / baseline)
 
+    def twist_at(self, stamp_ns: int) -> np.ndarray | None:
+        """Not known: tf holds poses."""
+        return None
+
     def lag_ns(self, stamp_ns: int) -> int:
         """How far a stamp lies beyond what tf knows [ns], in steps; 0 where it does not, or too far."""
         if self._at(stamp_ns) is not None:

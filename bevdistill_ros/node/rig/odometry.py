@@ -74,6 +74,19 @@ class OdometryBuffer:
                 return _between(before, after, stamp_ns)
             return self._beyond(before, place - 1, stamp_ns)
 
+    def twist_at(self, stamp_ns: int) -> np.ndarray | None:
+        """Twist (6,) [m/s, rad/s] in the ego frame, of the nearest message; None where that says none or is too far."""
+        with self._lock:
+            place = self._place(stamp_ns)
+            nearest = min(
+                self._poses[max(place - 1, 0) : place + 1],
+                key=lambda pose: abs(pose.stamp_ns - stamp_ns),
+                default=None,
+            )
+        if nearest is None or abs(nearest.stamp_ns - stamp_ns) > self._max_gap:
+            return None
+        return nearest.twist
+
     def lag_ns(self, stamp_ns: int) -> int:
         """How far a stamp lies beyond the newest pose [ns]; 0 where it does not."""
         with self._lock:
