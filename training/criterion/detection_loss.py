@@ -1,6 +1,8 @@
 """The detection losses of a model: classification and boxes of every decoder layer, and the heatmap."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -12,6 +14,9 @@ from training.criterion.heatmap import HeatmapHead, heatmap_loss
 from training.criterion.matcher import HungarianMatcher
 from training.criterion.set_loss import SetCriterion
 from training.data.sample import Batch
+from training.data.visibility import targets_in_view
+
+OutOfView = Literal["ignore", "count"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +28,16 @@ class CriterionConfig:
     heatmap: float = 0.0  # of the centre-heatmap auxiliary on the BEV map; 0 leaves the head out
     detach_heatmap: bool = False  # whether the heatmap trains its own head only, as in Object-DGCNN
     velocity: float = 0.2  # of vx and vy inside the box loss
+    # Boxes that no camera shows, where the cameras do not look all around: ignore, they are neither matched nor
+    # punished; count, they are targets as all others. With cameras all around both are the same.
+    out_of_view: OutOfView = "ignore"
 
     def __post_init__(self) -> None:
         check_at_least(self, "criterion", 0, "classification", "box", "heatmap", "velocity")
         if self.classification + self.box == 0:
             raise ValueError("criterion.classification and criterion.box must not both be 0")
+        if self.out_of_view not in get_args(OutOfView):
+            raise ValueError(f"criterion.out_of_view must be ignore or count, but is {self.out_of_view!r}")
 
 
 class DetectionLoss(nn.Module):
@@ -38,10 +48,17 @@ class DetectionLoss(nn.Module):
         channels: Of the BEV map.
         grid: Of the BEV map.
         query_selection: heatmap: the model has a heatmap of its own to train; otherwise the heatmap is an auxiliary.
+        by_cameras: Whether the detector sees the world through the batch's cameras.
     """
 
     def __init__(
-        self, config: CriterionConfig, *, channels: int, grid: BevGrid, query_selection: QuerySelection
+        self,
+        config: CriterionConfig,
+        *,
+        channels: int,
+        grid: BevGrid,
+        query_selection: QuerySelection,
+        by_cameras: bool = False,
     ) -> None:
         super().__init__()
         matcher = HungarianMatcher(class_weight=config.classification, box_weight=config.box)
@@ -49,11 +66,33 @@ class DetectionLoss(nn.Module):
         auxiliary = config.heatmap > 0 and query_selection == "learned"
         self.heatmap = HeatmapHead(channels, detach=config.detach_heatmap) if auxiliary else None
         self.grid = grid
+        self.ignores_out_of_view = config.out_of_view == "ignore" and by_cameras
         self.weights = {"classification": config.classification, "box": config.box, "heatmap": config.heatmap}
 
     def forward(self, predictions: SetPrediction, bev: Tensor, batch: Batch) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.criterion(predictions, batch.boxes, batch.labels)
+        targets = self._targets(batch)
+        losses: dict[str, Tensor] = self.criterion(predictions, targets.boxes, targets.labels, targets.ignored)
         heatmap = predictions.heatmap if self.heatmap is None else self.heatmap(bev)
         if heatmap is not None:
-            losses["heatmap"] = heatmap_loss(heatmap, batch.boxes, batch.labels, self.grid)
+            losses["heatmap"] = heatmap_loss(heatmap, targets.boxes, targets.labels, self.grid, targets.ignored)
         return losses
+
+    def _targets(self, batch: Batch) -> "_Targets":
+        nothing = [boxes[:0] for boxes in batch.boxes]
+        if not self.ignores_out_of_view:
+            return _Targets(boxes=batch.boxes, labels=batch.labels, ignored=nothing)
+        seen = targets_in_view(batch.boxes, batch.cameras, batch.history)
+        return _Targets(
+            boxes=[boxes[keep] for boxes, keep in zip(batch.boxes, seen, strict=True)],
+            labels=[labels[keep] for labels, keep in zip(batch.labels, seen, strict=True)],
+            ignored=[boxes[~keep] for boxes, keep in zip(batch.boxes, seen, strict=True)],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Targets:
+    """Ground truth of the items of a batch."""
+
+    boxes: Sequence[Tensor]  # B x (M_b, 9)
+    labels: Sequence[Tensor]  # B x (M_b,)
+    ignored: Sequence[Tensor]  # B x (I_b, 9), boxes that no camera shows

@@ -13,6 +13,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUM_CLASSES
 from training.criterion.set_loss import inside_grid
 
+IGNORED_HEIGHT = 0.1  # cells at which the Gaussian of an ignored box is higher are left out
 _INITIAL_LOGIT = -2.19  # a score of 0.1 everywhere keeps the first steps from being all about empty cells
 
 
@@ -103,7 +104,13 @@ def gaussian_targets(
     return targets.unflatten(0, (len(boxes), num_classes))
 
 
-def heatmap_loss(logits: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], grid: BevGrid) -> Tensor:
+def heatmap_loss(
+    logits: Tensor,
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    grid: BevGrid,
+    ignored: Sequence[Tensor] = (),
+) -> Tensor:
     """Penalty-reduced focal loss of a centre heatmap.
 
     Args:
@@ -111,6 +118,8 @@ def heatmap_loss(logits: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tenso
         boxes: B x (M_b, 9) in the ego frame.
         labels: B x (M_b,) int64.
         grid: The grid of the logits.
+        ignored: B x (I_b, 9), or empty: boxes that are no targets. Cells under their Gaussians are left out for all
+            classes, apart from the cells of centres.
 
     Returns:
         Scalar: the sum over cells and classes divided by the number of centres (at least 1).
@@ -126,4 +135,8 @@ def heatmap_loss(logits: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tenso
     centre = targets == 1
     at_centres = -(1 - score).square() * logsigmoid(logits)
     elsewhere = -(1 - targets).pow(4) * score.square() * logsigmoid(-logits)
+    if any(len(item) for item in ignored):
+        one = [item.new_zeros(len(item), dtype=torch.int64) for item in ignored]
+        hidden = gaussian_targets(ignored, one, grid, num_classes=1) > IGNORED_HEIGHT
+        elsewhere = elsewhere.masked_fill(hidden, 0.0)
     return torch.where(centre, at_centres, elsewhere).sum() / centre.sum().clamp(min=1)

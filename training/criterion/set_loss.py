@@ -17,6 +17,7 @@ from bevdistill_ros.model.records import SetPrediction
 from training.criterion.matcher import Assignment, HungarianMatcher
 
 _VELOCITY = slice(7, 9)  # in a box
+IGNORED_REACH = 2.0  # [m]
 _CODE_VELOCITY = slice(CODE_SIZE - 2, CODE_SIZE)  # in a code
 
 
@@ -55,7 +56,11 @@ class SetCriterion(nn.Module):
         self.register_buffer("code_weights", weights, persistent=False)
 
     def forward(
-        self, predictions: SetPrediction, boxes: Sequence[Tensor], labels: Sequence[Tensor]
+        self,
+        predictions: SetPrediction,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        ignored: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
         """Compute the unweighted terms.
 
@@ -63,6 +68,8 @@ class SetCriterion(nn.Module):
             predictions: Of all layers L and items B.
             boxes: B x (M_b, 9) float32 in the ego frame, core.boxes; NaN velocity means unknown.
             labels: B x (M_b,) int64.
+            ignored: B x (I_b, 9), or empty: boxes that are no targets. An unmatched query that predicts its centre on
+                one, see `near_ignored`, is not punished for it.
 
         Returns:
             {"classification", "box"}: scalars, summed over layers and divided by the number of boxes in the batch
@@ -77,15 +84,23 @@ class SetCriterion(nn.Module):
         assignment = self.matcher(predictions, boxes, labels)
         num_boxes = _mean_over_ranks(sum(len(item) for item in labels), predictions.logits)
         return {
-            "classification": self._classification(predictions.logits, labels, assignment) / num_boxes,
+            "classification": self._classification(predictions, labels, assignment, ignored) / num_boxes,
             "box": self._box(predictions.codes, boxes, assignment) / num_boxes,
         }
 
-    def _classification(self, logits: Tensor, labels: Sequence[Tensor], assignment: Assignment) -> Tensor:
+    def _classification(
+        self, predictions: SetPrediction, labels: Sequence[Tensor], assignment: Assignment, ignored: Sequence[Tensor]
+    ) -> Tensor:
+        logits = predictions.logits
         targets = torch.zeros_like(logits, dtype=torch.float32)
         matched = _gather(labels, assignment)
         targets[assignment.layer, assignment.item, assignment.query] = one_hot(matched, self.num_classes).float()
-        return sigmoid_focal_loss(logits.float(), targets, alpha=self.alpha, gamma=self.gamma).sum()
+        losses = sigmoid_focal_loss(logits.float(), targets, alpha=self.alpha, gamma=self.gamma)
+        if any(len(item) for item in ignored):
+            free = near_ignored(predictions.codes, ignored)
+            free[assignment.layer, assignment.item, assignment.query] = False
+            losses = losses.masked_fill(free.unsqueeze(-1), 0.0)
+        return losses.sum()
 
     def _box(self, codes: Tensor, boxes: Sequence[Tensor], assignment: Assignment) -> Tensor:
         predicted = codes[assignment.layer, assignment.item, assignment.query].float()
@@ -102,6 +117,24 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, 
     wrong = targets * (1 - score) + (1 - targets) * score
     weight = targets * alpha + (1 - targets) * (1 - alpha)
     return weight * wrong.pow(gamma) * binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+@torch.no_grad()
+def near_ignored(codes: Tensor, ignored: Sequence[Tensor]) -> Tensor:
+    """Which queries predict their centre on an ignored box: nearer than half its diagonal from above, or 2 m.
+
+    Args:
+        codes: (L, B, Q, 10) core.boxes regression codes, x and y [m] first.
+        ignored: B x (I_b, 9) [m].
+
+    Returns:
+        (L, B, Q) bool.
+    """
+    near = torch.zeros(codes.shape[:3], dtype=torch.bool, device=codes.device)
+    for item, boxes in enumerate(ignored):
+        reach = (boxes[:, 3:5].norm(dim=-1) / 2).clamp(min=IGNORED_REACH)
+        near[:, item] = (torch.cdist(codes[:, item, :, :2].float(), boxes[:, :2].float()) < reach).any(dim=-1)
+    return near
 
 
 def check_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int) -> None:

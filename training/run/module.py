@@ -163,6 +163,7 @@ class StudentTraining(TrainingModule):
             channels=student.embed_dim,
             grid=student.grid,
             query_selection=student.query_selection,
+            by_cameras=True,
         )
         super().__init__(config, model, detection, weights_of(config.distill))
         self.distiller: Distiller | None = None
