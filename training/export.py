@@ -3,8 +3,9 @@
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from bevdistill_ros.model.student import StudentSettings
 from training.data.coverage import check_coverage
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
+from training.export_engines import add_network, engines_from, prove
 from training.weights.checkpoint import read_checkpoint, read_config
 from training.weights.model import load_student
 
@@ -28,6 +30,8 @@ class ExportConfig:
     output: str  # folder of the bundle; a bundle that is there already is replaced
     name: str = "bevformer"  # of the model
     version: str = "1"  # of the weights
+    engines: str = "onnx"  # comma-separated: onnx, openvino (both read the same file, each must prove itself); or none
+    sampling: Literal["grid_sample", "gather"] = "grid_sample"  # of the exported network; gather for TensorRT
     root: Path | None = None  # of the data set of the training, where it has moved since; null is where it was
 
 
@@ -37,6 +41,7 @@ def run_export(config: ExportConfig) -> str:
     Raises:
         ValueError: The checkpoint holds no student, its data set is gone, or the folder is no bundle.
     """
+    engines = engines_from(config.engines)
     student_config, student = load_student(config.checkpoint)
     content = read_checkpoint(config.checkpoint)
     settings = read_config(content)
@@ -57,8 +62,9 @@ def run_export(config: ExportConfig) -> str:
         version=config.version,
         rig=training_rig(index, data["train_split"], student_config),
         provenance=_provenance(content, settings),
+        add_engines=partial(add_network, student=student.eval(), sampling=config.sampling) if engines else None,
     )
-    return f"bundle: {path}"
+    return "\n".join([f"bundle: {path}", *prove(path, engines)])
 
 
 def training_rig(index: NuScenesIndex, split: str, student: StudentSettings) -> CameraRig:

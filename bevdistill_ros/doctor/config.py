@@ -23,7 +23,8 @@ class DoctorConfig:
     picture: Path | None = None  # contact sheet of the rig; null: rig_check.png if rig is given, else none
     cameras: tuple[str, ...] = ()  # names; empty: those of the node, else of the bundle, else of the rig
     device: str = "node"  # auto, cpu, cuda or cuda:<index>; node: that of the node
-    precision: Literal["node", "fp32", "fp16", "bf16"] = "node"  # node: that of the node
+    engine: Literal["node", "auto", "torch", "onnx", "openvino"] = "node"  # node: that of the node
+    precision: Literal["node", "fp32", "fp16", "bf16", "int8"] = "node"  # node: that of the node
     transport: Literal["node", "raw", "compressed"] = "node"  # kind of the image topics; node: that of the node
     topics: str = ""  # topic map: name of a layout or a YAML file; empty: the topics are found by themselves
     image_topic: str = ""  # with {camera} for the name; empty: those of topics

@@ -6,6 +6,7 @@ Packages that may be missing are imported where they are needed, so that the oth
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from bevdistill_ros.doctor.checks.rig import CameraView
     from bevdistill_ros.doctor.vehicle import Vehicle
     from bevdistill_ros.inference.bundle import Bundle
-    from bevdistill_ros.inference.engine import Precision
+    from bevdistill_ros.inference.engine_choice import EngineChoice, Precision
 
 VEHICLE_SECTIONS = {"dds", "topics", "node"}
 NOMINAL_BYTES = {"compressed": 150e3, "raw": 1600 * 900 * 3.0}  # of an image, where none has come
@@ -188,7 +189,7 @@ class Examination:
         path = self._config.bundle or (self._parameters.bundle if self._parameters else "")
         if not path:
             return None, [warn("bundle", "none is given", "give --bundle FOLDER; the node does not start without one")]
-        return check_bundle(Path(path), device=self._device, precision=self._precision)
+        return check_bundle(Path(path), choice=self._choice)
 
     @property
     def _rig(self) -> "VehicleRig | None":
@@ -227,6 +228,13 @@ class Examination:
         if self._config.precision != "node":
             return self._config.precision
         return self._parameters.precision if self._parameters else "fp32"
+
+    @property
+    def _choice(self) -> "EngineChoice":
+        choice = (self._parameters or DetectorParameters()).engine_choice
+        if self._config.engine != "node":
+            choice = replace(choice, engine=self._config.engine)
+        return replace(choice, device=self._device, precision=self._precision)
 
     @property
     def _focal_tolerance(self) -> float:

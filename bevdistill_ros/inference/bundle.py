@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.files import atomic_folder, read_text
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.engine_files import EngineFiles
 from bevdistill_ros.inference.manifest import Manifest
 from bevdistill_ros.model.build import build_student
 from bevdistill_ros.model.student import CameraStudent, StudentSettings
@@ -22,6 +23,7 @@ WEIGHTS_FILE = "weights.safetensors"
 MAX_MANIFEST_BYTES = 1_000_000
 MAX_REASON = 400  # characters of a message that may quote the manifest
 MAX_WEIGHTS_BYTES = 4_000_000_000
+AddEngines = Callable[[Path, Manifest], EngineFiles]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +32,28 @@ class Bundle:
 
     manifest: Manifest
     student: CameraStudent  # in evaluation mode, on the CPU
+    folder: Path | None = None  # where it was read from; None for one made in memory
+
+    def stored_file(self, name: str, sha256: str) -> Path:
+        """A file beside the weights, such as an exported network.
+
+        Raises:
+            ValueError: It is missing, lies outside of the folder, or is corrupt.
+        """
+        if self.folder is None:
+            raise ValueError(f"bundle '{self.manifest.name}' was made in memory and has no file '{name}'")
+        return _checked_file(self.folder, name, sha256, "file")
 
 
 def save_bundle(
-    path: Path | str, student: CameraStudent, *, name: str, version: str, rig: CameraRig, provenance: Mapping[str, Any]
+    path: Path | str,
+    student: CameraStudent,
+    *,
+    name: str,
+    version: str,
+    rig: CameraRig,
+    provenance: Mapping[str, Any],
+    add_engines: AddEngines | None = None,
 ) -> Path:
     """Write a bundle; it appears whole or not at all.
 
@@ -44,6 +64,8 @@ def save_bundle(
         version: Version of the weights.
         rig: Camera rig of the training data, for images of the student's input size.
         provenance: How the weights came to be; plain JSON values.
+        add_engines: Writes exported networks into the new folder, which holds the weights already; see
+            `training.export_engines`.
 
     Returns:
         The folder.
@@ -64,9 +86,11 @@ def save_bundle(
             student=student.config,
             rig=rig,
             weights_file=WEIGHTS_FILE,
-            weights_sha256=_sha256(fresh / WEIGHTS_FILE),
+            weights_sha256=sha256_of(fresh / WEIGHTS_FILE),
             provenance=provenance,
         )
+        if add_engines is not None:
+            manifest = replace(manifest, engines=add_engines(fresh, manifest))
         (fresh / MANIFEST_FILE).write_text(_json_from(manifest), encoding="utf-8")
     return path
 
@@ -88,7 +112,7 @@ def load_bundle(path: Path | str) -> Bundle:
     student = build_student(manifest.student)
     _check_tensors(student.state_dict(), weights, path)
     student.load_state_dict(weights)
-    return Bundle(manifest=manifest, student=student.eval())
+    return Bundle(manifest=manifest, student=student.eval(), folder=path)
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -110,24 +134,30 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _read_weights(path: Path, manifest: Manifest) -> dict[str, Tensor]:
     name = manifest.weights_file
-    file = path / name
-    if Path(name).name != name:
-        raise ValueError(f"bundle '{path}' is refused: its weights file '{name}' lies outside its folder")
-    _check_inside(path, file, "weights file")
-    if not file.is_file():
-        raise ValueError(f"bundle '{path}' is refused: its weights file '{name}' is missing")
-    if file.stat().st_size > MAX_WEIGHTS_BYTES:
-        raise ValueError(f"bundle '{path}' is refused: '{name}' is larger than {MAX_WEIGHTS_BYTES / 1e9:g} GB")
-    found = _sha256(file)
-    if found != manifest.weights_sha256:
-        raise ValueError(
-            f"bundle '{path}' is refused: '{name}' is damaged or of another bundle; its SHA-256 is {found[:12]}…, "
-            f"the manifest says {manifest.weights_sha256[:12]}…"
-        )
+    file = _checked_file(path, name, manifest.weights_sha256, "weights file")
     try:
         return load_file(file)
     except SafetensorError as error:
         raise ValueError(f"bundle '{path}' is refused: '{name}' is no safetensors file: {error}") from error
+
+
+def _checked_file(path: Path, name: str, sha256: str, what: str) -> Path:
+    """A file of the bundle that is there, of bearable size, and what the manifest says it is."""
+    file = path / name
+    if Path(name).name != name:
+        raise ValueError(f"bundle '{path}' is refused: its {what} '{name}' lies outside its folder")
+    _check_inside(path, file, what)
+    if not file.is_file():
+        raise ValueError(f"bundle '{path}' is refused: its {what} '{name}' is missing")
+    if file.stat().st_size > MAX_WEIGHTS_BYTES:
+        raise ValueError(f"bundle '{path}' is refused: '{name}' is larger than {MAX_WEIGHTS_BYTES / 1e9:g} GB")
+    found = sha256_of(file)
+    if found != sha256:
+        raise ValueError(
+            f"bundle '{path}' is refused: '{name}' is damaged or of another bundle; its SHA-256 is {found[:12]}…, "
+            f"the manifest says {sha256[:12]}…"
+        )
+    return file
 
 
 def _check_inside(path: Path, file: Path, what: str) -> None:
@@ -183,6 +213,7 @@ def _json_from(manifest: Manifest) -> str:
         raise ValueError(f"the provenance of a bundle must be plain JSON: {error}") from error
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -3,64 +3,70 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import Bundle
+from bevdistill_ros.inference.engine_choice import EngineChoice
+from bevdistill_ros.inference.engines.choice import open_network
+from bevdistill_ros.inference.engines.reference import capacity_of
 from bevdistill_ros.inference.temporal_memory import Memory, MemoryLimits
+from bevdistill_ros.model.geometry import Capacity
 from bevdistill_ros.model.postprocess import detections_from
-from bevdistill_ros.model.records import CameraInput, StudentOutput
+from bevdistill_ros.model.records import Answer, CameraInput
 from bevdistill_ros.model.student import StudentSettings
-
-Precision = Literal["fp32", "fp16", "bf16"]
-_AUTOCAST = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Engine:
     """Runs a student; one engine a vehicle, as a temporal student remembers.
 
     Args:
-        bundle: The student and its manifest. The engine moves the student to its device.
-        device: `auto` (the GPU if there is one), `cpu`, `cuda` or `cuda:<index>`.
-        precision: `fp32`, `bf16`, or on a GPU `fp16`.
+        bundle: The student and its manifest. Engine torch moves the student to its device.
+        choice: Which engine runs the network, and how.
         score_threshold: Least score of a detection; may be changed at any time.
-        max_detections: Most detections of a frame.
-        temporal: When the past is used and when it is forgotten; of no account for a student without memory.
+        max_detections: Maximum number of detections per frame.
+        temporal: When the past is used and when it is forgotten; ignored by a student without memory.
 
     Raises:
+        EngineError: The engine is not installed, does not fit the bundle or failed its proof.
         ValueError: The device is unknown or not there, or a setting is out of range.
     """
 
     def __init__(
         self,
         bundle: Bundle,
+        choice: EngineChoice = EngineChoice(),  # noqa: B008 - frozen
         *,
-        device: str = "auto",
-        precision: Precision = "fp32",
         score_threshold: float = 0.0,
         max_detections: int = 300,
         temporal: MemoryLimits | None = None,
     ) -> None:
         self.manifest = bundle.manifest
-        self.device = device_from(device)
-        self._autocast = _autocast_dtype(precision, self.device)
         if not 0.0 <= score_threshold <= 1.0:
             raise ValueError(f"score_threshold must be in [0, 1], but is {score_threshold}")
         if max_detections < 1:
             raise ValueError(f"max_detections must be at least 1, but is {max_detections}")
+        chosen = open_network(bundle, choice)
+        self.network, self.warnings = chosen.network, chosen.warnings
         self.score_threshold = score_threshold
         self.max_detections = max_detections
         self.memory = Memory(temporal or MemoryLimits())
         self.stage_ms: dict[str, float] = {}  # of the last frame: preprocess, inference, postprocess
-        self._student = bundle.student.eval().to(self.device)
+        self._geometry, self._least = bundle.student.geometry, Capacity()
+        if chosen.network.name != "torch":  # an exported network is fastest with the same shapes in each frame
+            self._least = capacity_of(self.manifest.student, self.manifest.rig)
 
     @property
     def config(self) -> StudentSettings:
         """Settings of the student, such as its cameras and its input size."""
         return self.manifest.student
+
+    @property
+    def description(self) -> str:
+        """Engine, device and precision, for logs."""
+        return f"{self.network.name} on {self.network.place}, {self.network.precision}"
 
     @torch.inference_mode()
     def infer(self, frame: CameraFrame) -> Detections:
@@ -80,16 +86,14 @@ class Engine:
         with self._timed("preprocess"):
             rig, cameras = self._input_from(frame)
         with self._timed("inference"):
-            output = self._run(frame, rig, cameras)
-            self._check_finite(output)
+            answer = self._run(frame, rig, cameras)
         with self._timed("postprocess"):
+            # One copy to the CPU, where the many small steps cost less and nothing waits for a GPU again.
+            answer = self._on_cpu(answer)
             found = detections_from(
-                output.predictions, [frame.stamp_ns], max_detections=self.max_detections, grid=self.config.region
+                answer, [frame.stamp_ns], max_detections=self.max_detections, grid=self.config.region
             )[0]
-            detections = Detections(
-                stamp_ns=found.stamp_ns, boxes=found.boxes.cpu(), scores=found.scores.cpu(), labels=found.labels.cpu()
-            ).above(self.score_threshold)
-        return detections
+            return found.above(self.score_threshold)
 
     def warm_up(self) -> None:
         """Run once on black images, so that the first real frame takes no longer; memory stays as it is."""
@@ -100,9 +104,9 @@ class Engine:
             valid=torch.ones(1, len(config.cameras), dtype=torch.bool),
             global_from_ego=torch.eye(4, dtype=torch.float64).unsqueeze(0),
         )
-        with torch.inference_mode(), self._precision():
-            self._student(cameras.to(self.device))
-        self._synchronise()
+        with torch.inference_mode():
+            self.network(cameras.images, self._geometry.of(cameras, least=self._least), None)
+        self.network.synchronise()
 
     def reset(self) -> None:
         """Forget the past."""
@@ -127,63 +131,28 @@ class Engine:
             global_from_ego=frame.global_from_ego.double().unsqueeze(0),
             motion=None if frame.motion is None else frame.motion.float().unsqueeze(0),
         )
-        return rig, cameras.to(self.device)
+        return rig, cameras
 
-    def _run(self, frame: CameraFrame, rig: CameraRig, cameras: CameraInput) -> StudentOutput:
-        with self._precision():
-            if not self.config.temporal:
-                output: StudentOutput = self._student(cameras)
-                return output
-            previous = self.memory.previous_for(frame.stamp_ns, frame.global_from_ego, rig)
-            output = self._student(cameras, previous)
-        self.memory.update(frame.stamp_ns, frame.global_from_ego, rig, output.bev)
-        return output
+    def _run(self, frame: CameraFrame, rig: CameraRig, cameras: CameraInput) -> Answer:
+        if not self.config.temporal:
+            return self.network(cameras.images, self._geometry.of(cameras, least=self._least), None)
+        previous = self.memory.previous_for(frame.stamp_ns, frame.global_from_ego, rig)
+        geometry = self._geometry.of(cameras, previous, self._least)
+        answer = self.network(cameras.images, geometry, previous.bev if previous else None)
+        self.memory.update(frame.stamp_ns, frame.global_from_ego, rig, answer.bev)
+        return answer
 
-    def _check_finite(self, output: StudentOutput) -> None:
-        predictions = output.predictions
-        if not (predictions.logits[-1].isfinite().all() & predictions.codes[-1].isfinite().all()):
+    def _on_cpu(self, answer: Answer) -> Answer:
+        predictions = torch.cat([answer.logits, answer.codes], dim=-1).float().cpu()
+        if not predictions.isfinite().all():
             self.memory.reset("not finite")
             raise FloatingPointError("the network's answer is not finite; with precision fp16 try bf16, else fp32")
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+        classes = answer.logits.shape[-1]
+        return Answer(logits=predictions[..., :classes], codes=predictions[..., classes:], bev=answer.bev)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self._synchronise()
+        self.network.synchronise()
         self.stage_ms[stage] = (time.perf_counter() - start) * 1e3
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-
-def device_from(name: str) -> torch.device:
-    """The device of a name: `auto`, `cpu`, `cuda` or `cuda:<index>`.
-
-    Raises:
-        ValueError: The name is unknown, or there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:<index>, but is '{name}'")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device '{name}' is not there: torch sees {torch.cuda.device_count()} CUDA devices; try auto or cpu"
-        )
-    return device
-
-
-def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    if precision not in _AUTOCAST:
-        raise ValueError(f"precision must be one of {', '.join(_AUTOCAST)}, but is '{precision}'")
-    if precision == "fp16" and device.type == "cpu":
-        raise ValueError("precision fp16 needs a CUDA device; on a CPU use fp32 or bf16")
-    return _AUTOCAST[precision]

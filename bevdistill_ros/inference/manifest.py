@@ -12,6 +12,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.plain import check_keys, dataclass_from, plain_from, value_from
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.engine_files import EngineFiles
 from bevdistill_ros.model.build import ARCHITECTURES, architecture_of
 from bevdistill_ros.model.config import StudentConfig, completed
 from bevdistill_ros.model.fit import FitPolicy
@@ -52,6 +53,7 @@ KEYS = [
     "weights",
     "provenance",
 ]
+OPTIONAL_KEYS = {"engines": None}  # with what counts where they are absent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Manifest:
     rig: CameraRig  # that the student was trained with, for images of the student's input size
     weights_file: str  # in the bundle's folder
     weights_sha256: str
+    engines: EngineFiles | None = None  # exported networks; None where the bundle has none
     provenance: Mapping[str, Any]  # how the weights came to be, as the trainer tells it; plain JSON
 
     @property
@@ -95,6 +98,7 @@ class Manifest:
             "preprocessing": preprocessing_of(self.student),
             "weights": {"file": self.weights_file, "sha256": self.weights_sha256},
             "provenance": dict(self.provenance),
+            **({"engines": self.engines.to_dict()} if self.engines else {}),
         }
 
     @classmethod
@@ -106,8 +110,8 @@ class Manifest:
         """
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"the manifest does not say it is a '{FORMAT}'")
-        content = _current(content)
-        check_keys(content, KEYS, "manifest")
+        content = {**OPTIONAL_KEYS, **_current(content)}
+        check_keys(content, [*KEYS, *OPTIONAL_KEYS], "manifest")
         check_keys(content["weights"], ["file", "sha256"], "manifest.weights")
         _check_equal("classes", content["classes"], list(CLASS_NAMES))
         student: StudentSettings = dataclass_from(
@@ -123,6 +127,7 @@ class Manifest:
             weights_file=value_from(str, content["weights"]["file"], "manifest.weights.file"),
             weights_sha256=value_from(str, content["weights"]["sha256"], "manifest.weights.sha256"),
             provenance=content["provenance"],
+            engines=None if content["engines"] is None else EngineFiles.from_dict(content["engines"]),
         )
 
 

@@ -100,7 +100,7 @@ class Memory:
             return None
         best = self._entries[0]
         self.age_s = (stamp_ns - best.stamp_ns) / 1e9
-        present = torch.ones(1, dtype=torch.bool, device=best.bev.device)
+        present = torch.ones(1, dtype=torch.bool)
         return BevMemory(bev=best.bev, global_from_ego=best.global_from_ego, present=present)
 
     def update(self, stamp_ns: int, global_from_ego: Tensor, rig: CameraRig, bev: Tensor) -> None:
@@ -111,7 +111,7 @@ class Memory:
         spacing_ns = self.limits.interval_s * 1e9 / ENTRIES_PER_INTERVAL
         if self._entries and stamp_ns - self._entries[-1].stamp_ns < spacing_ns:
             return
-        pose = global_from_ego.to(bev.device, torch.float64).unsqueeze(0)
+        pose = global_from_ego.to("cpu", torch.float64).unsqueeze(0)  # where the geometry is computed
         self._entries.append(_Entry(stamp_ns=stamp_ns, global_from_ego=pose, bev=bev.detach()))
 
     def reset(self, reason: str = "request") -> None:

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, cast
 
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.inference.engine_choice import EngineChoice
 
 _TOPIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -122,11 +123,21 @@ class DetectorParameters:
 
     autostart: bool = setting(True, "configure and activate the node by itself")
     bundle: str = setting("", "folder of the model bundle, as `bevdistill export` writes it")
-    device: str = setting("auto", "torch device such as cpu or cuda:0; auto: cuda where there is one")
-    precision: Literal["fp32", "fp16", "bf16"] = setting(
-        "fp32", "number format of the network", choices=("fp32", "fp16", "bf16")
+    engine: Literal["auto", "torch", "onnx", "openvino"] = setting(
+        "auto",
+        "what runs the network; auto: the fastest that is installed, exported and reproduces torch's answers",
+        choices=("auto", "torch", "onnx", "openvino"),
     )
-    engine: Literal["torch", "onnx"] = setting("torch", "what runs the network", choices=("torch", "onnx"))
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = setting(
+        "fp32",
+        "number format; torch: fp32, bf16, on a GPU fp16; onnx and openvino: fp32, and int8 if exported",
+        choices=("fp32", "fp16", "bf16", "int8"),
+    )
+    device: str = setting("auto", "device of engine torch, such as cpu or cuda:0; auto: cuda where there is one")
+    onnx_providers: tuple[str, ...] = setting(
+        ("cpu",), "execution providers of engine onnx by preference: tensorrt, cuda, cpu"
+    )
+    openvino_device: str = setting("CPU", "device of engine openvino: CPU, GPU, GPU.<index> or NPU")
     cameras: tuple[str, ...] = setting(
         NUSCENES_CAMERAS, "camera names; they name the input topics, in the order of the model's cameras"
     )
@@ -153,6 +164,18 @@ class DetectorParameters:
     temporal: TemporalParameters = field(default_factory=TemporalParameters)
     ego_motion: EgoMotionParameters = field(default_factory=EgoMotionParameters)
     diagnostics: DiagnosticsParameters = field(default_factory=DiagnosticsParameters)
+
+    @property
+    def engine_choice(self) -> EngineChoice:
+        """Which engine runs the bundle, and how."""
+        return EngineChoice(
+            engine=self.engine,
+            precision=self.precision,
+            device=self.device,
+            onnx_providers=self.onnx_providers,
+            openvino_device=self.openvino_device,
+            num_threads=self.num_threads,
+        )
 
     def __post_init__(self) -> None:
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):

@@ -8,7 +8,9 @@ neighbours by index; and working through that batch in pieces that stay in the c
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,22 @@ from bevdistill_ros.core.grid import constant_like
 from bevdistill_ros.model.layers import project_map
 
 CACHED_ELEMENTS = 2**18  # of the samples that a thread of a CPU handles at once
+Sampling = Literal["grid_sample", "gather"]
+_sampling: ContextVar[Sampling] = ContextVar("sampling", default="grid_sample")
 KEPT_ELEMENTS = 2**26  # more samples of a level than these are not kept for the backward pass but taken again: slower
+
+
+@contextmanager
+def sampled_by(method: Sampling) -> Iterator[None]:
+    """Within it, samples are taken by `grid_sample`, or by gathering the four neighbours.
+
+    Both give the same numbers. Gathering is slower on a CPU, but some engines compute GridSample wrongly.
+    """
+    token = _sampling.set(method)
+    try:
+        yield
+    finally:
+        _sampling.reset(token)
 
 
 def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
@@ -49,7 +66,28 @@ def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tens
 
 def _sampled(value: Tensor, grid: Tensor) -> Tensor:
     """Maps (M, D, h, w) at places (M, Q, P, 2) in [-1, 1]: (M, D, Q, P)."""
+    if _sampling.get() == "gather":
+        return _gathered(value, grid)
     return F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _gathered(value: Tensor, grid: Tensor) -> Tensor:
+    """`_sampled` from the four neighbours of each place, read by whole rows."""
+    maps, _, rows, cols = value.shape
+    tokens = value.flatten(2).transpose(1, 2).flatten(0, 1)
+    start = torch.arange(maps, device=value.device)[:, None, None] * (rows * cols)
+    x, y = ((grid[..., axis] + 1) * (size / 2) - 0.5 for axis, size in enumerate((cols, rows)))
+    total = None
+    for step_x in (0, 1):
+        for step_y in (0, 1):
+            col, row = x.floor() + step_x, y.floor() + step_y
+            inside = (col >= 0) & (col < cols) & (row >= 0) & (row < rows)
+            weight = (1 - (x - col).abs()) * (1 - (y - row).abs()) * inside
+            cell = start + row.clamp(0, rows - 1).long() * cols + col.clamp(0, cols - 1).long()
+            part = tokens.index_select(0, cell.flatten()).reshape(*cell.shape, -1) * weight.unsqueeze(-1)
+            total = part if total is None else total + part
+    assert total is not None
+    return total.permute(0, 3, 1, 2)
 
 
 def _sampled_sum(value: Tensor, grid: Tensor, weight: Tensor) -> Tensor:
@@ -77,9 +115,9 @@ class _SampledSum(torch.autograd.Function):
 
 
 def _pieces(value: Tensor, grid: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The batch in pieces: small ones on a CPU, one on an accelerator."""
+    """The batch in pieces: small ones on a CPU, one on an accelerator or in a graph for another engine."""
     count, size = len(value), len(value)
-    if value.device.type == "cpu":
+    if value.device.type == "cpu" and not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
         fitting = CACHED_ELEMENTS // max(1, value.shape[1] * weight[0].numel())
         size = max(1, fitting) * torch.get_num_threads()  # torch shares the batch, and nothing else, among its threads
     if size >= count:

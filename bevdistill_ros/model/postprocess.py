@@ -7,12 +7,12 @@ import torch
 from bevdistill_ros.core.boxes import decode_boxes, wrap_angle
 from bevdistill_ros.core.grid import Region
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.model.records import SetPrediction
+from bevdistill_ros.model.records import Answer, SetPrediction
 
 
 @torch.no_grad()
 def detections_from(
-    predictions: SetPrediction, stamps_ns: Sequence[int], *, max_detections: int = 300, grid: Region
+    predictions: SetPrediction | Answer, stamps_ns: Sequence[int], *, max_detections: int = 300, grid: Region
 ) -> list[Detections]:
     """Turn the last decoder layer into detections, by falling score.
 

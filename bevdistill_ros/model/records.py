@@ -55,6 +55,15 @@ class StudentOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What an engine returns: the last decoder layer and the BEV, in float32."""
+
+    logits: Tensor  # (1, B, Q, K), as in SetPrediction with one layer
+    codes: Tensor  # (1, B, Q, 10)
+    bev: Tensor  # (B, C, rows, cols)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BevMemory:
     """The previous BEV of the temporal model."""
 

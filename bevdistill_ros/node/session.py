@@ -54,7 +54,9 @@ class Session:
         self._engine = make_engine(parameters)
         manifest = self._engine.manifest
         self.model_name = f"{manifest.name} {manifest.version}"
-        self.description = f"{self.model_name} on {self._engine.device}, {parameters.precision}"
+        self.description = f"{self.model_name}, {self._engine.description}"
+        for line in self._engine.warnings:
+            self._log.warning(line)
         self._parameters = parameters = in_model_order(parameters, manifest.student.cameras)
         if parameters.sync.policy == "approximate_time":
             require_message_filters()
@@ -122,7 +124,9 @@ class Session:
 
     def diagnostics(self, now_ns: int) -> list[Item]:
         """How it is doing."""
-        model = Item(name="model", level=Level.OK, message=self.description)
+        refused = self._engine.warnings  # the node runs, but slower than it was meant to
+        level = Level.WARN if refused else Level.OK
+        model = Item(name="model", level=level, message="; ".join([self.description, *refused]))
         if self._subscriptions is None:
             return [model]
         cameras = self._parameters.cameras
@@ -264,15 +268,12 @@ def make_engine(parameters: DetectorParameters) -> Engine:
     """
     if not parameters.bundle:
         raise ValueError("parameter bundle is empty; give the folder of a model bundle")
-    if parameters.engine != "torch":
-        raise ValueError(f"engine {parameters.engine} cannot run this bundle; set engine to torch")
     if parameters.num_threads:
         torch.set_num_threads(parameters.num_threads)
     temporal = parameters.temporal
     engine = Engine(
         load_bundle(parameters.bundle),
-        device=parameters.device,
-        precision=parameters.precision,
+        parameters.engine_choice,
         temporal=MemoryLimits(
             interval_s=temporal.interval_s, max_gap_s=temporal.max_gap_s, max_jump_m=temporal.max_jump_m
         ),

@@ -18,6 +18,7 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle
 from bevdistill_ros.inference.decode import decode_image
 from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.inference.frame import frame_from_images
 from bevdistill_ros.interface.topics import TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
@@ -144,7 +145,7 @@ def tiny_bundle(path: Path) -> Path:
 
 def detect_offline(scene: Scene, bundle: Path) -> dict[int, Detections]:
     """What the engine says to the same images, without ROS: by the stamp of CAM_FRONT."""
-    engine = Engine(load_bundle(bundle), device="cpu")
+    engine = Engine(load_bundle(bundle), EngineChoice(device="cpu"))
     found = {}
     for key_frame in scene.key_frames:
         stamps = key_frame.channel_stamps_ns

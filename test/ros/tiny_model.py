@@ -15,6 +15,7 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle
 from bevdistill_ros.inference.decode import decode_image
 from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.inference.frame import frame_from_images
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
@@ -116,7 +117,7 @@ def offline(
         rig: The rig, for images of its size; that of the vehicle if None.
         moves: Whether the vehicle's motion is known.
     """
-    engine = Engine(load_bundle(bundle), device="cpu")
+    engine = Engine(load_bundle(bundle), EngineChoice(device="cpu"))
     rig = rig or tiny_rig(SIZE, cameras)
     found = []
     for stamp, images in rounds:

@@ -24,6 +24,7 @@ from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge
 from bevdistill_ros.doctor.live.topics import find_topics, override
 from bevdistill_ros.doctor.report import Section, has_failed, json_text, section_text, summary
 from bevdistill_ros.inference.bundle import save_bundle
+from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.interface import fast_dds
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
@@ -138,23 +139,28 @@ class TestGpu:
 
 class TestBundle:
     def test_good(self, bundle: Path) -> None:
-        loaded, findings = check_bundle(bundle, device="cpu", precision="fp32")
+        loaded, findings = check_bundle(bundle, choice=EngineChoice(device="cpu", precision="fp32"))
         assert loaded is not None
         assert [finding.verdict for finding in findings] == [Verdict.OK] * 4
         assert "is tiny 1, loaded" in findings[0].message
         assert findings[2].message == "64x32 of FRONT"
-        assert "ms a set on cpu" in findings[3].message
+        assert "ms per set, engine torch on cpu, fp32" in findings[3].message
 
     def test_refused(self, tmp_path: Path) -> None:
-        loaded, (finding,) = check_bundle(tmp_path, device="cpu", precision="fp32")
+        loaded, (finding,) = check_bundle(tmp_path, choice=EngineChoice(device="cpu", precision="fp32"))
         assert loaded is None
         assert finding.verdict is Verdict.FAIL
         assert "has no manifest.json" in finding.message
 
     def test_that_cannot_run(self, bundle: Path) -> None:
-        _, findings = check_bundle(bundle, device="cpu", precision="fp16")
+        _, findings = check_bundle(bundle, choice=EngineChoice(device="cpu", precision="fp16"))
         assert findings[-1].verdict is Verdict.FAIL
         assert "precision fp16 needs a CUDA device" in findings[-1].message
+
+    def test_an_engine_that_cannot_run(self, bundle: Path) -> None:
+        _, findings = check_bundle(bundle, choice=EngineChoice(engine="onnx"))
+        assert findings[-1].verdict is Verdict.FAIL
+        assert "no exported network" in findings[-1].message
 
     def test_weights_that_are_not_finite(self, rig: CameraRig, bundle: Path, tmp_path: Path) -> None:
         from bevdistill_ros.inference.bundle import load_bundle
@@ -163,7 +169,7 @@ class TestBundle:
         for parameter in student.parameters():
             torch.nn.init.constant_(parameter, torch.nan)
         folder = save_bundle(tmp_path / "nan", student, name="nan", version="1", rig=rig, provenance={})
-        _, findings = check_bundle(folder, device="cpu", precision="fp32")
+        _, findings = check_bundle(folder, choice=EngineChoice(device="cpu", precision="fp32"))
         assert findings[-1].verdict is Verdict.FAIL
         assert "not finite" in findings[-1].message
 

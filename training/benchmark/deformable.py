@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bevdistill_ros.inference.engine import device_from
+from bevdistill_ros.inference.device import device_from
 from bevdistill_ros.model.deformable import deformable_sample
 from training.run.cost import MEBIBYTE, kept_by_autograd, peak_memory
 

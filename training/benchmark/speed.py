@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from bevdistill_ros.inference.bundle import load_bundle
-from bevdistill_ros.inference.engine import Engine, device_from
+from bevdistill_ros.inference.device import device_from
+from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.engine_choice import EngineChoice, EngineName
 from bevdistill_ros.inference.frame import frame_from_images
 from training.cli.settings import settings_from
 from training.data.images import read_image
@@ -46,7 +48,10 @@ class SpeedConfig:
     steps: int = 6  # timed training steps
     frames: int = 20  # timed inferences
     warm_up: int = 2  # of each, not counted
-    device: str = "auto"  # auto, cpu, cuda or cuda:<index>; auto is the GPU where there is one
+    engine: EngineName = "auto"  # auto, torch, onnx or openvino; of inference
+    device: str = (
+        "auto"  # of training and of engine torch; auto, cpu, cuda or cuda:<index>; auto is the GPU where there is one
+    )
 
     def __post_init__(self) -> None:
         if min(self.steps, self.frames) < 1 or min(self.generation_frames, self.warm_up) < 0:
@@ -68,7 +73,7 @@ def measure(config: SpeedConfig, trainings: Sequence[tuple[str, TrainConfig]] = 
     """
     device = device_from(config.device)
     index = load_index(config.data)
-    engine = Engine(load_bundle(config.bundle), device=config.device) if config.bundle is not None else None
+    engine = _engine(config) if config.bundle is not None else None
     rows: list[Row] = []
     if config.generation_frames:
         rows.append(("data generation, 6 cameras and LiDAR", f"{_generation_rate(config):.2f}", "frames/s"))
@@ -80,6 +85,11 @@ def measure(config: SpeedConfig, trainings: Sequence[tuple[str, TrainConfig]] = 
     title = f"speed on this machine ({device}, {torch.get_num_threads()} threads)"
     width = max(len(text) for text in (title, *(row[0] for row in rows)))
     return "\n".join([title, *(f"{what:<{width}}  {value:>14}  {unit}" for what, value, unit in rows)])
+
+
+def _engine(config: SpeedConfig) -> Engine:
+    assert config.bundle is not None
+    return Engine(load_bundle(config.bundle), EngineChoice(engine=config.engine, device=config.device))
 
 
 def run_speed(config: SpeedConfig) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bevdistill_ros.inference.engine import device_from
+from bevdistill_ros.inference.device import device_from
 from training.cli.settings import settings_from
 from training.data.index.load import DataConfig
 from training.data.sample import collate

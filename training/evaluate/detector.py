@@ -9,7 +9,7 @@ import torch
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.inference.bundle import load_bundle
-from bevdistill_ros.inference.engine import device_from
+from bevdistill_ros.inference.device import device_from
 from bevdistill_ros.model.fit import ImageTarget
 from bevdistill_ros.model.postprocess import detections_from
 from bevdistill_ros.model.records import BevMemory

@@ -7,16 +7,17 @@ Called with the height and width of the network's input, and then as the node it
 import sys
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bevdistill_ros.core.nuscenes import NUM_CLASSES, NUSCENES_CAMERAS
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import Bundle
 from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.inference.manifest import Manifest
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.model.config import StudentConfig
-from bevdistill_ros.model.records import CameraInput, SetPrediction, StudentOutput
+from bevdistill_ros.model.records import SetPrediction, StudentOutput
 from bevdistill_ros.node import detector_node, session
 from training.synth.rig import nuscenes_cameras
 
@@ -24,11 +25,24 @@ _NUM_QUERIES = 900  # as the paper's student, so that the engine has as much to 
 _CODE_SIZE = 10
 
 
+class NoGeometry:
+    """The geometry of a network that looks at nothing."""
+
+    def of(self, *inputs: object, **options: object) -> "NoGeometry":
+        """Compute nothing."""
+        return self
+
+    def to(self, *place: object, **options: object) -> "NoGeometry":
+        """Move nothing."""
+        return self
+
+
 class IdentityNetwork(nn.Module):
-    """Takes the camera frame of a student, and always sees the same nothing."""
+    """Takes the images of a student, and always sees the same nothing."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.geometry = NoGeometry()
         self._output = StudentOutput(
             bev=torch.zeros(1, 1, 1, 1),
             predictions=SetPrediction(
@@ -38,7 +52,8 @@ class IdentityNetwork(nn.Module):
             ),
         )
 
-    def forward(self, cameras: CameraInput) -> StudentOutput:
+    def network(self, images: Tensor, geometry: NoGeometry, previous_bev: Tensor | None = None) -> StudentOutput:
+        """The same answer to all images."""
         return self._output
 
 
@@ -62,7 +77,7 @@ def make_engine(parameters: DetectorParameters, height: int, width: int) -> Engi
     )
     # Not a student, but called as one.
     bundle = Bundle(manifest=manifest, student=IdentityNetwork())  # type: ignore[arg-type]
-    return Engine(bundle, device=parameters.device)
+    return Engine(bundle, EngineChoice(device=parameters.device))
 
 
 def main() -> None:

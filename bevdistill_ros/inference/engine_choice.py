@@ -1,0 +1,19 @@
+"""Which engine runs a bundle, and how."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+EngineName = Literal["auto", "torch", "onnx", "openvino"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineChoice:
+    """Which engine runs a bundle, and how."""
+
+    engine: EngineName = "torch"  # auto: the fastest that is installed and proves itself
+    precision: Precision = "fp32"  # torch: fp32, bf16, and on a GPU fp16; others: fp32, and int8 if exported
+    device: str = "auto"  # of torch
+    onnx_providers: tuple[str, ...] = ("cpu",)  # of ONNX Runtime, by preference: tensorrt, cuda, cpu
+    openvino_device: str = "CPU"  # CPU, GPU or NPU
+    num_threads: int = 0  # of onnx and openvino on a CPU; 0: as many as torch takes

@@ -1,0 +1,281 @@
+"""Exported engines: they answer as torch does, or are refused with figures."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from bevdistill_ros.core.records import CameraFrame, Detections
+from bevdistill_ros.inference.bundle import load_bundle, save_bundle, sha256_of
+from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.engine_choice import EngineChoice
+from bevdistill_ros.inference.engines import choice as choices
+from bevdistill_ros.inference.engines.network import EngineError
+from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.deformable import Sampling, deformable_sample, sampled_by
+from training.export_engines import NETWORK_FILE, add_network, engines_from, write_network
+
+Students = Callable[..., BevFormer]
+Frames = Callable[..., CameraFrame]
+Change = Callable[[onnx.ModelProto], None]
+
+EXPORTED = ["onnx", pytest.param("openvino", marks=pytest.mark.openvino)]
+
+
+@pytest.fixture
+def export(tmp_path: Path, make_student: Students, rig) -> Callable[..., Path]:  # type: ignore[no-untyped-def]
+    """Exports a tiny student with its network; keywords change its settings."""
+
+    def make(*, name: str = "bundle", sampling: Sampling = "grid_sample", **changes: object) -> Path:
+        student = make_student(**changes)
+        add = partial(add_network, student=student, sampling=sampling)
+        return save_bundle(tmp_path / name, student, name="tiny", version="3", rig=rig, provenance={}, add_engines=add)
+
+    return make
+
+
+def assert_same(first: Detections, second: Detections) -> None:
+    assert first.stamp_ns == second.stamp_ns
+    torch.testing.assert_close(first.scores, second.scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(first.boxes, second.boxes, atol=1e-3, rtol=1e-4)
+    assert torch.equal(first.labels, second.labels)
+
+
+def change_network(bundle: Path, change: Change) -> None:
+    """Change the exported network and set its hash in the manifest, as a faulty tool would."""
+    file, manifest = bundle / NETWORK_FILE, bundle / "manifest.json"
+    model = onnx.load(file)
+    change(model)
+    onnx.save(model, file)
+    content = json.loads(manifest.read_text())
+    content["engines"]["networks"][0]["sha256"] = sha256_of(file)
+    manifest.write_text(json.dumps(content))
+
+
+def shift_weights(model: onnx.ModelProto) -> None:
+    """Change one layer by a tenth: the first convolution of the backbone."""
+    name = next(node.input[1] for node in model.graph.node if node.op_type == "Conv")
+    weights = next(entry for entry in model.graph.initializer if entry.name == name)
+    values = onnx.numpy_helper.to_array(weights) * np.float32(1.1)
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+
+
+def sample_nearest(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type == "GridSample":
+            mode = next(attribute for attribute in node.attribute if attribute.name == "mode")
+            mode.s = b"nearest"
+
+
+def read_one_slot(model: onnx.ModelProto) -> None:
+    """An index that an engine gets wrong: every pillar reads the same."""
+    for node in model.graph.node:
+        for number, name in enumerate(node.input):
+            if name == "visible_slots":
+                node.input[number] = "first_slots"
+    shape = onnx.helper.make_tensor("first_of", onnx.TensorProto.INT64, [1], [0])
+    model.graph.initializer.append(shape)
+    model.graph.node.insert(
+        0, onnx.helper.make_node("Mul", ["visible_slots", "first_of"], ["first_slots"], name="first")
+    )
+
+
+def wide(frame: CameraFrame) -> CameraFrame:
+    """The frame in a rig whose cameras overlap and see more than the rig of the training."""
+    intrinsics, poses = frame.rig.intrinsics.clone(), frame.rig.ego_from_camera.clone()
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = 12.0
+    poses[1] = poses[0]
+    return replace(frame, rig=replace(frame.rig, intrinsics=intrinsics, ego_from_camera=poses))
+
+
+@pytest.mark.parametrize("engine", EXPORTED)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"temporal": True, "query_selection": "heatmap"}, {"backbone": "efficientnet_lite0", "backbone_width": 64}],
+    ids=["single", "temporal", "efficientnet"],
+)
+def test_an_exported_engine_answers_as_torch(
+    engine: str, changes: dict[str, object], export: Callable[..., Path], make_frame: Frames
+) -> None:
+    """Frames in a row: of the training's rig, with overlapping cameras, with a missing camera."""
+    bundle = load_bundle(export(**changes))
+    found = Engine(bundle, EngineChoice(engine=engine))  # type: ignore[arg-type]
+    expected = Engine(bundle, EngineChoice(device="cpu"))
+    found.warm_up()
+    frames = [make_frame(0.0), wide(make_frame(0.5)), make_frame(1.0, valid=torch.tensor([True, False]))]
+    for frame in frames:
+        assert_same(found.infer(frame), expected.infer(frame))
+    assert found.memory.resets == expected.memory.resets
+
+
+def test_the_graph_has_none_of_the_known_traps(export: Callable[..., Path]) -> None:
+    model = onnx.load(export(temporal=True) / NETWORK_FILE)
+    operators = {node.op_type for node in model.graph.node}
+    assert "GridSample" in operators
+    assert not {name for name in operators if name.startswith("Scatter")}  # index_add without addition
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] in (16, 17, 18)
+    types = {entry.data_type for entry in model.graph.initializer}
+    types |= {value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    assert onnx.TensorProto.DOUBLE not in types
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_sampling_by_gather_has_no_grid_sample(export: Callable[..., Path], make_frame: Frames) -> None:
+    path = export(sampling="gather", temporal=True)
+    assert "GridSample" not in {node.op_type for node in onnx.load(path / NETWORK_FILE).graph.node}
+    bundle = load_bundle(path)
+    expected = Engine(bundle, EngineChoice(device="cpu")).infer(wide(make_frame()))
+    assert_same(Engine(bundle, EngineChoice(engine="onnx")).infer(wide(make_frame())), expected)
+
+
+def test_gathering_is_sampling() -> None:
+    torch.manual_seed(0)
+    levels = [torch.randn(2, 6, 5, 7), torch.randn(2, 6, 3, 4)]
+    locations, weights = torch.rand(2, 11, 3, 2, 4, 2) * 1.6 - 0.3, torch.rand(2, 11, 3, 2, 4)
+    expected = deformable_sample(levels, locations, weights)
+    with sampled_by("gather"):
+        found = deformable_sample(levels, locations, weights)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("engine", EXPORTED)
+@pytest.mark.parametrize("change", [shift_weights, sample_nearest, read_one_slot])
+def test_an_engine_that_miscomputes_is_refused_with_figures(
+    engine: str, change: Change, export: Callable[..., Path]
+) -> None:
+    path = export()
+    change_network(path, change)
+    with pytest.raises(
+        EngineError, match=r"differs from torch on the bundle's reference by bev_.*\(allowed 0\.0"
+    ) as caught:
+        Engine(load_bundle(path), EngineChoice(engine=engine))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_miscomputing_engine_in_later_frames_only_is_refused(export: Callable[..., Path]) -> None:
+    """The reference has two frames, as the past of a temporal student counts in the second only."""
+    path = export(temporal=True)
+
+    def forget_the_past(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            for number, name in enumerate(node.input):
+                node.input[number] = "never" if name == "warp_present" else name
+        model.graph.initializer.append(onnx.helper.make_tensor("never", onnx.TensorProto.BOOL, [1], [False]))
+
+    change_network(path, forget_the_past)
+    with pytest.raises(EngineError, match="differs from torch"):
+        Engine(load_bundle(path), EngineChoice(engine="onnx"))
+
+
+def test_auto_falls_back_to_torch_and_reports_it(export: Callable[..., Path], make_frame: Frames) -> None:
+    path = export()
+    change_network(path, sample_nearest)
+    engine = Engine(load_bundle(path), EngineChoice(engine="auto", device="cpu"))
+    assert engine.network.name == "torch"
+    assert any("engine onnx" in line and "differs from torch" in line for line in engine.warnings)
+    assert len(engine.infer(make_frame()).scores)
+
+
+def test_auto_takes_the_fastest(export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"torch": 3.0, "onnx": 1.0, "openvino": 2.0}
+    monkeypatch.setattr(choices, "_time_of", lambda network, bundle: times[network.name])
+    engine = Engine(load_bundle(export()), EngineChoice(engine="auto", device="cpu"))
+    assert engine.network.name == "onnx"
+    assert engine.warnings == ()
+
+
+def test_auto_without_an_exported_network_is_torch(make_bundle: Callable[..., object]) -> None:
+    engine = Engine(make_bundle(), EngineChoice(engine="auto", device="cpu"))  # type: ignore[arg-type]
+    assert engine.network.name == "torch"
+    assert engine.warnings == ()
+
+
+@pytest.mark.parametrize("file", [NETWORK_FILE, "reference.safetensors"])
+def test_a_corrupt_file_is_refused(file: str, export: Callable[..., Path]) -> None:
+    path = export()
+    content = bytearray((path / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"'{file}' is damaged or of another bundle"):
+        Engine(load_bundle(path), EngineChoice(engine="onnx"))
+    assert Engine(load_bundle(path), EngineChoice(device="cpu")).network.name == "torch"
+
+
+def test_a_network_of_other_weights_is_stale(export: Callable[..., Path]) -> None:
+    path, other = export(), export(name="other", num_heights=2)
+    for file in (NETWORK_FILE, "reference.safetensors"):
+        (path / file).write_bytes((other / file).read_bytes())
+    content = json.loads((path / "manifest.json").read_text())
+    content["engines"] = json.loads((other / "manifest.json").read_text())["engines"]
+    (path / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(EngineError, match="are stale: they are of other weights"):
+        Engine(load_bundle(path), EngineChoice(engine="onnx"))
+
+
+def test_weights_outside_of_the_network_file_are_not_read(export: Callable[..., Path], tmp_path: Path) -> None:
+    path = export()
+
+    def move_out(model: onnx.ModelProto) -> None:
+        weights = max(model.graph.initializer, key=lambda entry: len(entry.raw_data))
+        (tmp_path / "secret").write_bytes(weights.raw_data)
+        onnx.external_data_helper.set_external_data(weights, location=str(tmp_path / "secret"))
+        weights.ClearField("raw_data")
+
+    file = path / NETWORK_FILE
+    model = onnx.load(file)
+    move_out(model)
+    file.write_bytes(model.SerializeToString())
+    content = json.loads((path / "manifest.json").read_text())
+    content["engines"]["networks"][0]["sha256"] = sha256_of(file)
+    (path / "manifest.json").write_text(json.dumps(content))
+    for engine in ("onnx", "openvino"):
+        with pytest.raises(EngineError, match=r"refuses|needs OpenVINO"):
+            Engine(load_bundle(path), EngineChoice(engine=engine))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (EngineChoice(engine="onnx", onnx_providers=("rocket",)), "onnx_providers must be some of cpu, cuda, tensorrt"),
+        (EngineChoice(engine="onnx", onnx_providers=()), "but are none"),
+        (EngineChoice(engine="onnx", onnx_providers=("tensorrt", "cpu")), "no provider tensorrt; it has"),
+        (EngineChoice(engine="onnx", precision="int8"), "no exported network in int8, only in fp32"),
+        (EngineChoice(engine="onnx", precision="bf16"), "no exported network in bf16, only in fp32"),
+        (
+            EngineChoice(engine="auto", device="cpu", precision="int8"),
+            "no engine runs this bundle: engine torch offers",
+        ),
+        pytest.param(
+            EngineChoice(engine="openvino", openvino_device="TPU"),
+            "OpenVINO has no device 'TPU' here; it has CPU",
+            marks=pytest.mark.openvino,
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused(choice: EngineChoice, message: str, export: Callable[..., Path]) -> None:
+    with pytest.raises(EngineError, match=message):
+        Engine(load_bundle(export()), choice)
+
+
+def test_a_bundle_without_a_network_names_the_remedy(make_bundle: Callable[..., object]) -> None:
+    with pytest.raises(EngineError, match="no exported network; export it with --engines onnx"):
+        Engine(make_bundle(), EngineChoice(engine="onnx"))  # type: ignore[arg-type]
+
+
+def test_engines_are_named_in_a_list() -> None:
+    assert engines_from("onnx, openvino") == ("onnx", "openvino")
+    assert engines_from("none") == engines_from("") == ()
+    with pytest.raises(ValueError, match="engines must be some of onnx, openvino, or none, but got tensorrt"):
+        engines_from("onnx,tensorrt")
+
+
+def test_an_exported_network_is_the_same_twice(make_student: Students, rig, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for name in ("first", "second"):
+        write_network(tmp_path / name, make_student(), rig)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()

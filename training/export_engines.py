@@ -1,0 +1,109 @@
+"""Exported networks of a bundle: one ONNX file, which ONNX Runtime and OpenVINO read.
+
+Known traps, each held by a test: an index_add would become a scatter without addition, so the network has none; in
+opset 20 and later TensorRT's parser takes GridSample for nearest, so the opset is 17; and some versions of TensorRT
+compute GridSample wrongly at any opset, for which sampling `gather` has no such node.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.bundle import load_bundle, sha256_of
+from bevdistill_ros.inference.engine_choice import EngineChoice
+from bevdistill_ros.inference.engine_files import FP32_TOLERANCE, EngineFiles, NetworkFile, StoredFile
+from bevdistill_ros.inference.engines.choice import EXPORTED, open_proven
+from bevdistill_ros.inference.engines.reference import (
+    REFERENCE_FILE,
+    reference_input,
+    save_reference,
+    torch_reference,
+)
+from bevdistill_ros.inference.manifest import Manifest
+from bevdistill_ros.model.deformable import Sampling, sampled_by
+from bevdistill_ros.model.graph import OUTPUTS, PADDED_AXES, NetworkGraph, graph_inputs
+from bevdistill_ros.model.student import CameraStudent
+
+OPSET = 17
+NETWORK_FILE = "network.onnx"
+
+
+def engines_from(names: str) -> tuple[str, ...]:
+    """Engines of a comma-separated list; empty for `none`.
+
+    Raises:
+        ValueError: One is unknown.
+    """
+    engines = tuple(name.strip() for name in names.split(",") if name.strip() not in ("", "none"))
+    unknown = [name for name in engines if name not in EXPORTED]
+    if unknown:
+        raise ValueError(f"engines must be some of {', '.join(EXPORTED)}, or none, but got {', '.join(unknown)}")
+    return engines
+
+
+def add_network(folder: Path, manifest: Manifest, student: CameraStudent, sampling: Sampling) -> EngineFiles:
+    """Write the exported network and its reference beside the weights of a bundle.
+
+    Args:
+        folder: The bundle's folder.
+        manifest: Its manifest so far.
+        student: The student, on the CPU.
+        sampling: How the graph samples maps.
+    """
+    write_network(folder / NETWORK_FILE, student, manifest.rig, sampling)
+    save_reference(folder / REFERENCE_FILE, torch_reference(student, manifest.rig))
+    network = NetworkFile(
+        precision="fp32",
+        file=NETWORK_FILE,
+        sha256=sha256_of(folder / NETWORK_FILE),
+        opset=OPSET,
+        sampling=sampling,
+        tolerance=FP32_TOLERANCE,
+    )
+    return EngineFiles(
+        weights_sha256=manifest.weights_sha256,
+        reference=StoredFile(file=REFERENCE_FILE, sha256=sha256_of(folder / REFERENCE_FILE)),
+        networks=(network,),
+    )
+
+
+def write_network(path: Path, student: CameraStudent, rig: CameraRig, sampling: Sampling = "grid_sample") -> None:
+    """Write a student's network as ONNX, for frames one by one.
+
+    Args:
+        path: The file.
+        student: The student, in evaluation mode on the CPU.
+        rig: A rig that the example of the tracing has.
+        sampling: How the graph samples maps.
+    """
+    images, geometry, previous_bev = reference_input(student.config, rig)
+    inputs = graph_inputs(images, geometry, previous_bev, student.config)
+    axes = {name: axis for name, axis in PADDED_AXES.items() if name in inputs}
+    with warnings.catch_warnings(), torch.no_grad(), sampled_by(sampling):
+        warnings.simplefilter("ignore")  # of the tracer: every size but the padded ones is fixed
+        torch.onnx.export(
+            NetworkGraph(student, geometry).eval(),
+            tuple(inputs.values()),
+            str(path),
+            opset_version=OPSET,
+            dynamo=False,  # the newer exporter needs another package and writes a slower graph
+            input_names=list(inputs),
+            output_names=list(OUTPUTS),
+            dynamic_axes=axes,
+        )
+
+
+def prove(path: Path, engines: Sequence[str]) -> list[str]:
+    """Let engines run a bundle on this machine; returns a line for each.
+
+    Raises:
+        EngineError: One is not installed or miscomputes; the bundle is there, but that engine will not run it here.
+    """
+    if not engines:
+        return []
+    bundle = load_bundle(path)
+    proven = [open_proven(bundle, name, EngineChoice()) for name in engines]
+    return [f"engine {entry.network.name}: reproduces torch, {entry.deviation}" for entry in proven]
