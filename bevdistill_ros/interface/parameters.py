@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.inference.engine_choice import EngineChoice
 
+_FRAMES = ("base_frame", "odom_frame")
 _TOPIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -223,6 +224,8 @@ def build(values: Mapping[str, Any]) -> DetectorParameters:
         if name not in known:
             raise ValueError(f"unknown parameter {name}; known are {', '.join(known)}")
         check(name, value)
+        if name in _FRAMES:
+            value = value.lstrip("/")  # of ROS 1; tf2 refuses it
         group, _, leaf = name.rpartition(".")
         (groups.setdefault(group, {}) if group else top)[leaf] = tuple(value) if isinstance(value, list) else value
     kinds = {entry.name: entry.default_factory for entry in fields(DetectorParameters)}

@@ -20,6 +20,7 @@ from bevdistill_ros.node.diagnostics import age_ms
 from bevdistill_ros.node.quality import input_quality, misfit
 from bevdistill_ros.node.records import DroppedSet, ImageSet
 from bevdistill_ros.node.sync.anchor import AnchorSynchronizer
+from bevdistill_ros.node.sync.clocks import ClockWatch
 from bevdistill_ros.node.sync.filters import Subscriber, approximate_time
 
 IMAGE_DEPTH = 10
@@ -51,6 +52,7 @@ class Subscriptions:
         self._node = node
         self._parameters = parameters
         self._listeners = listeners
+        self._clocks = ClockWatch()
         self._arrivals: dict[tuple[str, int], tuple[float, float]] = {}
         self._filters: list[Any] = []
         self._timer: Any = None
@@ -130,7 +132,10 @@ class Subscriptions:
         if self._timer.is_canceled():
             self._timer.reset()
         stamp = stamp_of(message)
-        self._arrivals[camera, stamp] = (time.monotonic(), age_ms(stamp, self._now_ns()))
+        arrived = time.monotonic()
+        self._arrivals[camera, stamp] = (arrived, age_ms(stamp, self._now_ns()))
+        if fault := self._clocks.check(camera, stamp, arrived):
+            self._listeners.on_fault(camera, fault)
         while len(self._arrivals) > NUM_ARRIVALS * len(self._filters):
             del self._arrivals[next(iter(self._arrivals))]
 

@@ -89,7 +89,7 @@ def test_value_of_wrong_type_or_range_is_refused_at_start(context: Any, override
         ({"cameras": []}, "cameras must be different names"),
         ({"cameras": ["a", ""]}, "cameras must be a list of names"),
         ({"cameras": ["front-left"]}, "front-left.*part of a topic"),
-        ({"sync.policy": "approximate_time", "missing_camera": "blank"}, "whole sets only"),
+        ({"sync.policy": "approximate_time", "missing_camera": "blank"}, "complete sets only"),
         ({"intrinsics": "rig_file"}, "rig_file must name one"),
         ({"score_treshold": 0.5}, "unknown parameter score_treshold"),
         ({"score_threshold": float("nan")}, "score_threshold must be"),

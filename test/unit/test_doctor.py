@@ -392,7 +392,7 @@ class TestCommand:
             out, err = capsys.readouterr()
             assert err == ""
             assert "  ok    FRONT: looks 0.0 deg left of forward" in out
-            assert "fields of view and directions are those of training" in out
+            assert "fields of view, directions, heights and places are those of training" in out
             assert out.endswith("7 ok, 0 warn, 0 FAIL\n")
             assert picture.is_file()
             assert "\033" not in out

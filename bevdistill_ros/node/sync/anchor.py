@@ -142,7 +142,7 @@ class AnchorSynchronizer(SimpleFilter):
 
     def _reason_to_ignore(self, name: str, stamp: int) -> str:
         if self._streams[name].has(stamp):
-            return "an image with the stamp of an earlier one is ignored"
+            return "an image with the stamp of an earlier one is ignored: does a recording of under a second loop?"
         if name == self._reference and self._last and stamp <= self._last.stamp:
             return "an image that came after a later one was used is ignored"
         return ""
