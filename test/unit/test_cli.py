@@ -105,10 +105,47 @@ def test_interruption_is_told_with_its_own_status(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(config: object) -> str:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("last.ckpt is saved")
 
     monkeypatch.setattr("training.run.fit.run_train", interrupted)
-    assert_mistake(capsys, ["train"], "interrupted; --run.resume true goes on with the training", status=130)
+    assert_mistake(capsys, ["train"], "interrupted; last.ckpt is saved", status=130)
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("DataLoader worker (pid(s) 71) exited unexpectedly", "lower run.num_workers"),
+        ("DataLoader worker (pid 71) is killed by signal: Killed. ", "lower run.num_workers"),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are "
+            "out of shared memory. Please try to raise your shared memory limit.",
+            "/dev/shm",
+        ),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", "lower optim.batch_size"),
+        (
+            "[/pytorch/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:35",
+            "another process of",
+        ),
+        ("NCCL error in: ProcessGroupNCCL.cpp:2251, remote process exited", "another process of the run"),
+    ],
+)
+def test_errors_that_users_meet_are_one_line_with_the_remedy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str, meaning: str
+) -> None:
+    def failing(config: object) -> str:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr("training.run.fit.run_train", failing)
+    assert_mistake(capsys, ["train"], meaning, status=1)
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(config: object) -> str:
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+
+    monkeypatch.setattr("training.run.fit.run_train", failing)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        main(["train"])
 
 
 def test_reason_of_a_data_loading_process_is_one_line(

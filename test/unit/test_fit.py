@@ -15,15 +15,15 @@ import torch
 from training.data.index.load import load_index
 from training.data.sample import collate
 from training.distill.build import METHODS
-from training.run.callbacks import LossLog
+from training.run.callbacks import ExponentialAverage, LossLog
 from training.run.config import TrainConfig
 from training.run.data import TrainData, train_dataset
 from training.run.fit import build_module, fit
 from training.run.module import StudentTraining, TeacherTraining
 from training.run.optimizer import build_schedule, parameter_groups
-from training.run.resume import differences
+from training.run.resume import differences, first_step
 from training.teacher.load import load_teacher
-from training.weights.checkpoint import config_text, read_checkpoint, read_weights
+from training.weights.checkpoint import CONFIG_KEY, config_text, read_checkpoint, read_weights
 
 MakeRun = Callable[..., TrainConfig]
 
@@ -136,6 +136,99 @@ def test_run_that_is_told_to_end_saves_and_goes_on(
     assert_same(whole, cut)
 
 
+def test_accumulated_steps_resume_bit_exactly(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout and averaged weights; asked to end in the middle of a step, the run ends with that step."""
+    changes: dict[str, Any] = {"optim.steps": 4, "optim.ema_decay": 0.5, "optim.accumulate": 3, "optim.batch_size": 1}
+    whole = fit(make_run(tmp_path / "whole", **changes))
+    assert [line["step"] for line in losses_of(whole)] == [1, 2, 3, 4]
+    original = StudentTraining.training_step
+
+    def asked_to_end(self: StudentTraining, batch: Any, batch_idx: int) -> torch.Tensor:
+        if batch_idx == 4:  # the second of step 2
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as context:
+        context.setattr(StudentTraining, "training_step", asked_to_end)
+        with pytest.raises(KeyboardInterrupt, match=r"--run\.resume true"):
+            fit(make_run(tmp_path / "cut", **changes))
+    cut = tmp_path / "cut" / "last.ckpt"
+    assert read_checkpoint(cut)["global_step"] == 2
+    fit(make_run(tmp_path / "cut", **changes, **{"run.resume": True}))
+    assert_same(whole, cut)
+
+
+def test_accumulated_batches_are_one_step_of_their_samples(make_run: MakeRun, tmp_path: Path) -> None:
+    """Without dropout and batch statistics, and with as many boxes in each sample."""
+    changes = {"role": "teacher", "optim.steps": 2, "run.balance_every": 0, "teacher.dropout": 0.0}
+    taken: dict[int, list[Any]] = {}
+    for accumulate in (1, 2):
+        data = TrainData(
+            make_run(tmp_path, **changes, **{"optim.accumulate": accumulate, "optim.batch_size": 2 // accumulate}), 0
+        )
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+        batches = list(data.train_dataloader().batch_sampler)  # type: ignore[arg-type]
+        taken[accumulate] = [draw for batch in batches for draw in batch]
+        assert len(batches) == 2 * accumulate
+    assert taken[1] == taken[2]
+    config = make_run(tmp_path, **changes)
+    dataset = train_dataset(config)
+    samples = [dataset[0], dataset[1]]
+    module = build_module(config).eval()
+    gradients = []
+    for parts in ([samples], [samples[:1], samples[1:]]):
+        module.zero_grad()
+        for part in parts:
+            (module.total(module.losses(collate(part))) / len(parts)).backward()
+        gradients.append(
+            {name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None}
+        )
+    assert all(torch.allclose(value, gradients[1][name], atol=1e-5) for name, value in gradients[0].items())
+
+
+def test_the_average_lies_where_the_model_is_and_copies_no_teacher(
+    make_run: MakeRun, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    distilled = {"distill.method": "fitnet", "teacher_checkpoint": str(tiny_teacher)}
+    module = build_module(make_run(tmp_path, **distilled)).to("meta")
+    average = ExponentialAverage(0.9)
+    average.on_train_start(SimpleNamespace(), module)  # type: ignore[arg-type]
+    assert {value.device.type for value in average._mean.values()} == {"meta"}
+    assert average._mean.keys() == module.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({"optim.batch_size": 4}, {"optim.batch_size": 2, "run.devices": 2}, None),
+        ({"optim.batch_size": 4}, {"optim.batch_size": 1, "optim.accumulate": 4}, None),
+        (
+            {"optim.batch_size": 4},
+            {"run.devices": 2, "optim.batch_size": 4},
+            r"with run.devices 1, not 2 \(4 samples per step, not 8\); .*run.initial_weights",
+        ),
+        ({"optim.steps": 2}, {"optim.steps": 9}, None),
+        ({"optim.steps": 6, "optim.schedule": "one_cycle"}, {"optim.steps": 9}, "with optim.steps 6, not 9"),
+        ({"optim.steps": 2}, {"optim.steps": 1}, "has 2 steps already"),
+    ],
+)
+def test_a_run_is_resumed_where_its_samples_are_the_same(
+    make_run: MakeRun, tmp_path: Path, before: dict[str, Any], now: dict[str, Any], words: str | None
+) -> None:
+    saved = make_run(tmp_path / "run", role="teacher", **before)
+    parts = {name: {} for name in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "state_dict")}
+    (tmp_path / "run").mkdir()
+    torch.save({"global_step": 2, CONFIG_KEY: config_text(saved), **parts}, tmp_path / "run" / "last.ckpt")
+    config = make_run(tmp_path / "run", role="teacher", **{**before, **now, "run.resume": True})
+    if words is None:
+        assert first_step(config, tmp_path / "run") == 2
+    else:
+        with pytest.raises(ValueError, match=words):
+            first_step(config, tmp_path / "run")
+
+
 def test_memory_of_the_averaged_weights_grows_with_the_run(make_run: MakeRun, tmp_path: Path) -> None:
     """The first average is the first step's weights; the second keeps 2/11 of it, the third 3/12."""
     run = {"role": "teacher", "optim.ema_decay": 0.9, "run.checkpoint_every": 1}
@@ -187,7 +280,7 @@ def test_run_is_not_resumed_with_other_settings(
     make_run: MakeRun, tiny_teacher: Path, key: str, value: Any, named: str
 ) -> None:
     changes = {"role": "teacher", "run.resume": True, key: value}
-    with pytest.raises(ValueError, match=f"was trained with another {named}"):
+    with pytest.raises(ValueError, match=f"was trained with {named} .*, not .*set run.initial_weights to"):
         fit(make_run(tiny_teacher.parent, **changes))
 
 

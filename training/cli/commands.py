@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from training.cli.failures import meaning_of
 from training.cli.settings import nearest, settings_from
 
 
@@ -40,7 +41,6 @@ COMMANDS: dict[str, Command] = {
         module="training.run.fit",
         config="TrainConfig",
         function="run_train",
-        again="--run.resume true goes on with the training",
     ),
     "evaluate": Command(
         summary="score a checkpoint or a bundle with the official nuScenes metrics",
@@ -166,8 +166,12 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         closing = getattr(module, command.function)(config)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         return _fail(_reason(error), 1)
-    except KeyboardInterrupt:
-        return _fail("; ".join(filter(None, ("interrupted", command.again))), 130)
+    except RuntimeError as error:
+        if (meaning := meaning_of(error)) is None:
+            raise
+        return _fail(meaning, 1)
+    except KeyboardInterrupt as error:
+        return _fail("; ".join(filter(None, ("interrupted", str(error) or command.again))), 130)
     if closing:
         sys.stdout.write(f"{closing}\n")
     return 0

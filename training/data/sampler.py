@@ -30,12 +30,13 @@ class StepBatchSampler(Sampler[list[Draw]]):
 
     Args:
         indices: What to draw from; an index that stands twice is drawn twice a pass (class-balanced sampling).
-        batch_size: Samples a step on this rank.
+        batch_size: Samples of a batch on this rank.
         steps: Steps of the whole run.
         seed: Of the shuffles.
         first_step: Where a resumed run goes on.
         rank: This process.
         world_size: Number of processes; each takes its own part of the same shuffle.
+        accumulate: Batches of a step on each rank, one after the other.
     """
 
     def __init__(
@@ -48,21 +49,22 @@ class StepBatchSampler(Sampler[list[Draw]]):
         first_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
         if not len(indices):
             raise ValueError("the training split holds no sample; check data.train_split")
         self._indices = np.asarray(indices)
         self._batch_size, self._steps, self._seed = batch_size, steps, seed
-        self._first_step, self._rank, self._world_size = first_step, rank, world_size
+        self._first_step, self._rank, self._world_size, self._accumulate = first_step, rank, world_size, accumulate
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
-        """Steps of the whole run: Lightning counts those done before a resumption as fetched."""
-        return self._steps
+        """Batches of the whole run: Lightning counts those done before a resumption as fetched."""
+        return self._steps * self._accumulate
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for step in range(self._first_step, self._steps):
-            start = (step * self._world_size + self._rank) * self._batch_size
+        for batch in range(self._first_step * self._accumulate, self._steps * self._accumulate):
+            start = (batch * self._world_size + self._rank) * self._batch_size
             yield [self._draw(position) for position in range(start, start + self._batch_size)]
 
     def _draw(self, position: int) -> Draw:

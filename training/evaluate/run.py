@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from bevdistill_ros.core.records import Detections
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig
-from training.data.sample import Sample, collate
+from training.data.loader import SteadyLoader
+from training.data.sample import collate
 from training.data.tables import open_tables
 from training.evaluate.detector import Detector, load_detector
 from training.evaluate.metrics import Metrics, check_scorable, evaluate_detections
@@ -45,7 +45,7 @@ def detect_split(
 ) -> dict[str, Detections]:
     """Detections of every frame of a split by sample token; memory goes from frame to frame inside a scene only."""
     size = 1 if detector.is_temporal else batch_size
-    loader: DataLoader[Sample] = DataLoader(dataset, size, collate_fn=collate, num_workers=num_workers)
+    loader = SteadyLoader(dataset, batch_size=size, collate_fn=collate, num_workers=num_workers)
     detections: dict[str, Detections] = {}
     before = -1
     for batch, first in zip(

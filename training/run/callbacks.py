@@ -5,20 +5,19 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.types import _PATH
-from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from tqdm import tqdm
 
 from bevdistill_ros.core.files import atomic_file, write_whole
 from training.run.config import TrainConfig
+from training.run.stopping import StopTogether, is_step_done
 from training.weights.checkpoint import CONFIG_KEY, config_text
 
 _LOG = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ CONFIG = "config.json"
 class LossLog(pl.Callback):
     """Writes the configuration, and a JSON line of unweighted losses every so many steps, from the first on.
 
-    Some lines also tell the weighted losses and their gradient norms, see `training.run.balance`.
+    Some lines also hold the weighted losses and their gradient norms, see `training.run.balance`.
 
     A resumed run drops the lines of the steps that it does again. While the run lasts, its file of losses is locked:
     a second process that would train in the same folder ends with its first step, and changes nothing there.
@@ -56,8 +55,8 @@ class LossLog(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         self._rate = trainer.optimizers[0].param_groups[-1]["lr"]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if not trainer.is_global_zero:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        if not trainer.is_global_zero or not is_step_done(trainer, rest[-1]):
             return
         if self._kept is not None:
             self._begin(self._kept)
@@ -90,27 +89,27 @@ class LossLog(pl.Callback):
 
 
 class Checkpoints(pl.Callback):
-    """Saves the run every so many steps, at its end, and when it is told to end; stands last among the callbacks.
+    """Saves the run every so many steps, at its end, and when it is asked to end; stands last among the callbacks.
 
     Args:
         path: The checkpoint; the one before is replaced when the new one is complete.
         config: The resolved configuration, which goes into the checkpoint.
         every: Steps between two saves.
+        stop: Knows when the run is asked to end.
     """
 
-    def __init__(self, path: Path, config: TrainConfig, *, every: int) -> None:
-        self._path, self._text, self._every = path, config_text(config), every
+    def __init__(self, path: Path, config: TrainConfig, *, every: int, stop: StopTogether) -> None:
+        self._path, self._text, self._every, self._stop = path, config_text(config), every, stop
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[CONFIG_KEY] = self._text
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         step = trainer.global_step
-        # Of several processes only some may have been told; Lightning ends them all, and the last save stands.
-        must_end = trainer.received_sigterm and trainer.world_size == 1
-        if step % self._every == 0 or step == trainer.max_steps or must_end:
+        is_due = step % self._every == 0 or step == trainer.max_steps or self._stop.agreed
+        if is_due and is_step_done(trainer, rest[-1]):
             trainer.save_checkpoint(self._path)
 
 
@@ -123,24 +122,53 @@ class AtomicCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-class ExponentialAverage(WeightAveraging):
+class ExponentialAverage(pl.Callback):
     """Exponential moving average of the weights, which stand in for the model's in checkpoints and at the end.
 
-    Its memory grows with the run, up to that of `decay`: with a fixed one, the random weights of the start weigh on
-    all short runs.
+    It is kept where the model is, and holds what the checkpoint holds, without a frozen teacher. Its memory grows with
+    the run, up to that of `decay`: with a fixed one, the random weights of the start weigh on all short runs.
 
     Args:
         decay: Share of the average that a step keeps.
     """
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: Sequence[Tensor], current: Sequence[Tensor], num_averaged: Tensor) -> None:
-            count = int(num_averaged)
-            kept = min(decay, (1 + count) / (10 + count))
-            for mean, value in zip(averaged, current, strict=True):
-                mean.copy_(kept * mean + (1 - kept) * value)
+        self._decay = decay
+        self._count = 0  # steps that are averaged
+        self._mean: dict[str, Tensor] = {}
 
-        super().__init__(multi_avg_fn=average)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        state = self._mean or pl_module.state_dict()
+        self._mean = {name: value.detach().to(pl_module.device, copy=True) for name, value in state.items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        if not is_step_done(trainer, rest[-1]):
+            return
+        kept = min(self._decay, (1 + self._count) / (10 + self._count)) if self._count else 0.0
+        current = pl_module.state_dict()
+        learned = [name for name, value in current.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self._mean[name] for name in learned], [current[name] for name in learned], 1.0 - kept)
+        for name in current.keys() - set(learned):
+            self._mean[name].copy_(current[name])
+        self._count += 1
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["current_model_state"] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = dict(self._mean)
+        checkpoint["averaging_state"] = {"n_averaged": torch.tensor(self._count)}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._mean = checkpoint["state_dict"]
+        self._count = int(checkpoint["averaging_state"]["n_averaged"])
+        pl_module.load_state_dict(checkpoint["current_model_state"])
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.load_state_dict(self._mean)
 
 
 class StepBar(pl.Callback):
@@ -156,7 +184,9 @@ class StepBar(pl.Callback):
             disable=not trainer.is_global_zero,
         )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        if not is_step_done(trainer, rest[-1]):
+            return
         # The loss is read only when the bar is drawn, as that waits for the GPU.
         if self._bar.update() or trainer.global_step == trainer.max_steps:
             self._bar.set_postfix_str(f"loss {float(trainer.callback_metrics['total']):.3f}")

@@ -32,7 +32,8 @@ class OptimConfig:
     """Optimiser, schedule and length of a run."""
 
     steps: int = 84_000  # optimiser steps
-    batch_size: int = 1  # samples a device and step
+    batch_size: int = 1  # samples per batch on each device
+    accumulate: int = 1  # batches per step and device, whose gradients are averaged; each counts its own boxes
     learning_rate: float = 2e-4
     backbone_factor: float = 0.1  # learning rate of the image backbone relative to the rest
     weight_decay: float = 0.01
@@ -44,7 +45,7 @@ class OptimConfig:
     seed: int = 0  # of weights, shuffles, augmentation and dropout
 
     def __post_init__(self) -> None:
-        check_at_least(self, "optim", 1, "steps", "batch_size")
+        check_at_least(self, "optim", 1, "steps", "batch_size", "accumulate")
         check_at_least(self, "optim", 0, "backbone_factor", "weight_decay", "warmup_steps", "seed")
         for name in ("learning_rate", "clip_norm"):
             if getattr(self, name) <= 0:

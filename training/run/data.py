@@ -11,6 +11,7 @@ from training.data.census import check_boxes
 from training.data.coverage import check_coverage
 from training.data.dataset import NuScenesDataset, dataset_for
 from training.data.index.load import load_index
+from training.data.loader import SteadyLoader
 from training.data.object_bank import ObjectBank, PasteObjects, bank_folder
 from training.data.sample import Batch, Sample, collate
 from training.data.sampler import SeededDataset, StepBatchSampler, class_balanced_indices
@@ -78,8 +79,9 @@ class TrainData(pl.LightningDataModule):
             first_step=self._first_step,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
+            accumulate=self._config.optim.accumulate,
         )
-        return DataLoader(
+        return SteadyLoader(
             SeededDataset(self._dataset),
             batch_sampler=sampler,
             collate_fn=collate,

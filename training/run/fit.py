@@ -17,7 +17,9 @@ from training.run.config import TrainConfig
 from training.run.cost import Cost
 from training.run.data import TrainData
 from training.run.module import StudentTraining, TeacherTraining, TrainingModule
+from training.run.processes import check_processes
 from training.run.resume import first_step
+from training.run.stopping import StopTogether
 from training.teacher.cache import CachedTeacher, cache_folder
 from training.teacher.frozen import FrozenTeacher
 from training.teacher.load import TrainedTeacher, trained_teacher
@@ -39,9 +41,10 @@ def fit(config: TrainConfig) -> Path:
         ValueError: The configuration, the data or a checkpoint does not fit.
         FloatingPointError: A loss or a prediction is no longer finite.
         OSError: Another process is training in the same folder.
-        KeyboardInterrupt: The run was interrupted, or told to end; what it saved stays.
+        KeyboardInterrupt: The run was interrupted or asked to end (SIGTERM); it says what is saved.
     """
     config = with_bundled_student(config)
+    check_processes(config.run)
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
     pl.seed_everything(config.optim.seed, workers=True, verbose=False)
     output = Path(config.run.output)
@@ -51,16 +54,28 @@ def fit(config: TrainConfig) -> Path:
         _warn_of_random_backbone(config)
     data = TrainData(config, start)
     if start < config.optim.steps:
-        trainer = _trainer(config, output)
+        stop = StopTogether()
+        trainer = _trainer(config, output, stop)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=output / LAST if start else None, weights_only=True)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C and SIGTERM
-            raise KeyboardInterrupt from error
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise _interruption(output) from error
+        if stop.agreed and trainer.global_step < config.optim.steps:
+            raise _interruption(output)
     return output / LAST
 
 
+def _interruption(output: Path) -> BaseException:
+    """What ends an interrupted run: one of its processes says how to go on."""
+    if getattr(rank_zero_only, "rank", 0):
+        return SystemExit(130)
+    if not (output / LAST).exists():
+        return KeyboardInterrupt("nothing was saved yet")
+    return KeyboardInterrupt(f"{output / LAST} is saved; --run.resume true resumes bit-exactly from it")
+
+
 def run_train(config: TrainConfig) -> str:
-    """Train; returns the closing text, which one process of several tells."""
+    """Train; returns the closing text, for one process of several."""
     checkpoint = fit(config)
     return (
         "" if getattr(rank_zero_only, "rank", 0) else f"checkpoint: {checkpoint}\nlosses: {checkpoint.parent / LOSSES}"
@@ -155,12 +170,12 @@ def _warn_of_random_backbone(config: TrainConfig) -> None:
         )
 
 
-def _trainer(config: TrainConfig, output: Path) -> pl.Trainer:
+def _trainer(config: TrainConfig, output: Path, stop: StopTogether) -> pl.Trainer:
     run, optim = config.run, config.optim
-    callbacks: list[pl.Callback] = [LossLog(output, config, every=run.log_every), Cost()]
+    callbacks: list[pl.Callback] = [LossLog(output, config, every=run.log_every), Cost(), stop]
     if optim.ema_decay > 0:
         callbacks.append(ExponentialAverage(optim.ema_decay))
-    callbacks.append(Checkpoints(output / LAST, config, every=run.checkpoint_every))
+    callbacks.append(Checkpoints(output / LAST, config, every=run.checkpoint_every, stop=stop))
     if run.progress:
         callbacks.append(StepBar())
     try:
@@ -172,6 +187,7 @@ def _trainer(config: TrainConfig, output: Path) -> pl.Trainer:
             strategy="auto" if run.devices * run.num_nodes == 1 else "ddp_find_unused_parameters_true",
             precision=run.precision,
             max_steps=optim.steps,
+            accumulate_grad_batches=optim.accumulate,
             gradient_clip_val=optim.clip_norm,
             callbacks=callbacks,
             plugins=[AtomicCheckpoints()],

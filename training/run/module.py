@@ -1,7 +1,7 @@
 """Training of a teacher, of a student, and of a student that learns from a teacher.
 
 The step is: model -> criterion and distiller -> {name: unweighted scalar} -> one weighted sum. A run is a number of
-optimiser steps; what a step sees depends on its number alone, so a run that was stopped goes on exactly.
+optimiser steps; what a step sees depends on its number alone, so a stopped run resumes bit-exactly.
 """
 
 import logging
@@ -50,6 +50,7 @@ class TrainingModule(pl.LightningModule):
         # Of some steps, each term by name: `weighted/` and, of its gradient's norm at the BEV map, `gradient/`.
         self.balance: dict[str, float] = {}
         self._warned: set[str] = set()
+        self._of_step: dict[str, Tensor] = {}  # unweighted terms and total, means over the batches of a step so far
 
     def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Unweighted named scalars of a batch, and the BEV map (B, C, rows, cols) through which they all learn."""
@@ -82,24 +83,31 @@ class TrainingModule(pl.LightningModule):
         self.gradient_balance.update(norms.pop("detection"), norms)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        step = self.global_step + 1
+        step, part = self.global_step + 1, batch_idx % self.optim.accumulate
+        is_first, is_last = part == 0, part == self.optim.accumulate - 1
         try:
             losses, bev = self.terms(batch)
         except FloatingPointError as error:
             before = {name: value for name, value in self.trainer.callback_metrics.items() if name != "total"}
             raise FloatingPointError(f"step {step}: {error}; losses of the step before: {_listed(before)}") from error
-        if self.gradient_balance.is_due(step):
+        if is_first and self.gradient_balance.is_due(step):
             self.measure(losses, bev)
         total = self.total(losses)
         if not torch.isfinite(total):
             raise FloatingPointError(
                 f"the loss of step {step} is not finite: {_listed(losses)}; lower the learning rate"
             )
-        scalars = {name: value.detach() for name, value in losses.items()}
-        self.log_dict({**scalars, "total": total.detach()}, batch_size=len(batch))
-        is_due = self._balance_every and (step == 1 or step % self._balance_every == 0)
+        self._add_to_step({**losses, "total": total}, is_first=is_first)
+        if is_last:
+            self.log_dict(self._of_step, batch_size=len(batch))
+        is_due = is_last and self._balance_every and (step == 1 or step % self._balance_every == 0)
         self.balance = self._weigh(step, self.weighted(losses), bev) if is_due else {}
         return total
+
+    def _add_to_step(self, losses: Mapping[str, Tensor], *, is_first: bool) -> None:
+        """Take losses of a batch into the means over the batches of its step."""
+        shares = {name: value.detach() / self.optim.accumulate for name, value in losses.items()}
+        self._of_step = shares if is_first else {name: self._of_step[name] + value for name, value in shares.items()}
 
     def _weigh(self, step: int, weighted: Mapping[str, Tensor], bev: Tensor) -> dict[str, float]:
         """Each weighted term and its gradient's norm; warns once of each that leaves detection little influence."""
@@ -114,8 +122,9 @@ class TrainingModule(pl.LightningModule):
         }
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout depends on the step alone, so that a resumed run repeats it.
-        torch.manual_seed(self.optim.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
+        # Dropout depends on the step and the batch in it alone, so that a resumed run repeats it.
+        part = batch_idx % self.optim.accumulate
+        torch.manual_seed(self.optim.seed * 1_000_003 + self.global_step * 1009 + part * 500_009 + self.global_rank)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(

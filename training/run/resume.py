@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from bevdistill_ros.model.config import completed
 from training.run.callbacks import LAST
 from training.run.config import TrainConfig
-from training.weights.checkpoint import config_text, read_checkpoint, read_config
+from training.weights.checkpoint import config_text, read_checkpoint, read_config, step_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,26 +22,69 @@ _FREE = {
     *(f"run.{name}" for name in ("recompute_activations", "channels_last")),
 }
 
+_PER_STEP = ("optim.accumulate", "optim.batch_size", "run.devices", "run.num_nodes")  # their product: samples per step
+
 
 def first_step(config: TrainConfig, output: Path) -> int:
-    """Step to go on from; 0 for a new run."""
+    """Step to resume from; 0 for a new run."""
     last = output / LAST
     if not config.run.resume:
         if last.exists():
             raise ValueError(
-                f"{output} already holds a run; set run.resume to true to go on with it, or choose another run.output"
+                f"{output} already holds a run; set run.resume to true to resume it, or choose another run.output"
             )
         return 0
     if not last.exists():
         _LOG.info("nothing to resume in %s: starting from step 0", output)
         return 0
     content = read_checkpoint(last)
-    different = differences(read_config(content), json.loads(config_text(config)))
-    if different:
-        raise ValueError(
-            f"{last} was trained with another {different[0]}; resume with the configuration in {output}/config.json"
+    done = step_of(content, last)
+    if config.optim.steps < done:
+        raise ValueError(f"{last} has {done} steps already, more than optim.steps, {config.optim.steps}; raise it")
+    _check_same(read_config(content), json.loads(config_text(config)), last)
+    return done
+
+
+def _check_same(saved: Mapping[str, Any], wanted: Mapping[str, Any], last: Path) -> None:
+    """Refuse to resume with other settings than those of the checkpoint, unless they leave the samples as they are."""
+    different = set(differences(saved, wanted))
+    before, now = (samples_per_step(settings) for settings in (saved, wanted))
+    if different & set(_PER_STEP) and before == now:
+        _LOG.info(
+            "resuming with the same %d samples per step, divided otherwise among devices and batches; dropout and "
+            "batch statistics differ from an uninterrupted run's",
+            now,
         )
-    return int(content["global_step"])
+        different -= set(_PER_STEP)
+    if "optim.steps" in different and wanted["optim"]["schedule"] != "one_cycle":
+        different -= {"optim.steps"}
+        if wanted["optim"]["schedule"] != "constant":
+            _LOG.warning(
+                "the learning rate follows the schedule of %d steps from here on, before that of %d",
+                *(wanted["optim"]["steps"], _value(saved, "optim.steps")),
+            )
+    if different:
+        name = min(different)
+        values = f"{_value(saved, name)}, not {_value(wanted, name)}"
+        if name in _PER_STEP:
+            values += f" ({before} samples per step, not {now})"
+        raise ValueError(
+            f"{last} was trained with {name} {values}; resume with the configuration in {last.parent}/config.json, or "
+            f"start a new run from its weights: set run.initial_weights to {last} and another run.output"
+        )
+
+
+def samples_per_step(settings: Mapping[str, Any]) -> int:
+    """Samples of an optimiser step on all devices, by a run's settings."""
+    return math.prod(int(_value(settings, name)) for name in _PER_STEP)
+
+
+def _value(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting by its name with dots; of settings from before it was there, its default."""
+    found: Any = _filled(settings, json.loads(config_text(TrainConfig())))
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
 
 
 def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

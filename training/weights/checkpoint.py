@@ -40,11 +40,44 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     except Exception as error:  # torch raises many kinds for a damaged file, some with advice that would be unsafe
         raise ValueError(
-            f"checkpoint {path} is damaged or no checkpoint ({type(error).__name__}); copy it again or train anew"
+            f"checkpoint {path} is damaged or no checkpoint ({type(error).__name__}); copy it again or retrain"
         ) from error
     if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
         raise ValueError(f"{path} is not a checkpoint of bevdistill: it has no configuration in it")
+    _check_content(content, path)
     return content
+
+
+def _check_content(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint whose configuration or weights are something else."""
+    try:
+        config = json.loads(content[CONFIG_KEY])
+        parts = [config.get(name, {}) for name in ("data", "optim", "run", "student", "teacher", "distill")]
+        fits = all(isinstance(part, dict) for part in parts) and isinstance(config["role"], str)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        fits = False
+    state = content["state_dict"]
+    if (
+        not fits
+        or not isinstance(state, dict)
+        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    ):
+        raise ValueError(
+            f"{path} is not a checkpoint of bevdistill: its configuration or its weights are something else"
+        )
+
+
+def step_of(content: Mapping[str, Any], path: Path) -> int:
+    """Steps that the run of a checkpoint's content has done.
+
+    Raises:
+        ValueError: It does not hold a run that could be resumed, but weights alone.
+    """
+    step = content.get("global_step")
+    parts = ("optimizer_states", "lr_schedulers", "loops", "callbacks")
+    if not isinstance(step, int) or step < 1 or not all(name in content for name in parts):
+        raise ValueError(f"{path} holds no run to resume; set run.initial_weights to it to start from its weights")
+    return step
 
 
 def read_torch(path: Path) -> dict[str, Any]:
