@@ -14,8 +14,9 @@ from bevdistill_ros.interface.topics import TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
 from training.replay import messages
+from training.replay.bag_rig import rig_of
 from training.replay.config import ReplayConfig
-from training.replay.read_bag import Bag, poses_of, read_bag, rig_of, samples_of
+from training.replay.read_bag import Bag, poses_of, read_bag, samples_of
 from training.replay.run import run_replay
 from training.replay.score import read_recording
 from training.replay.write_bag import write_bag

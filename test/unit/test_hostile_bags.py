@@ -17,7 +17,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bevdistill_ros.interface.topics import TopicMap
 from training.replay import bag_storage, messages
-from training.replay.read_bag import Bag, BagError, _intrinsics_of, poses_of, read_bag, samples_of
+from training.replay.bag_rig import _intrinsics_of
+from training.replay.read_bag import Bag, BagError, poses_of, read_bag, samples_of
 
 STRING = "std_msgs/msg/String"
 SAMPLE = "/nuscenes/sample"

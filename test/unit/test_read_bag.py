@@ -11,7 +11,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.interface.topics import LAYOUTS, TopicMap, layout_named
 from training.replay import messages
-from training.replay.read_bag import BagError, poses_of, read_bag, rig_of, samples_of
+from training.replay.bag_rig import rig_of
+from training.replay.read_bag import BagError, poses_of, read_bag, samples_of
 from training.replay.scene import KeyFrame, Mounting, Scene, SensorFrame
 from training.replay.write_bag import Storage, write_scene
 

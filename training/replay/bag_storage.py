@@ -21,6 +21,7 @@ from rosbags.rosbag2 import Reader, ReaderError, storage_mcap
 from bevdistill_ros.core.files import read_text
 from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.interface.topics import absolute
+from training.replay.bag_remedy import STORAGES, remedy_for
 
 METADATA_FILE = "metadata.yaml"
 NEWEST_VERSION = 9  # of the metadata
@@ -109,29 +110,46 @@ def open_storages(path: Path) -> Iterator[Storages]:
         BagError: It is missing, damaged, not a bag, or would take too much memory; also while it is read.
     """
     with _reported(path), ExitStack() as stack:
-        metadata = read_metadata(path) if path.is_dir() else None
-        files = metadata.files if metadata else (path,)
+        metadata = read_metadata(path) if (path / METADATA_FILE).exists() else None
+        files = metadata.files if metadata else storages_in(path)
         compression = metadata.compression if metadata else ""
         for file in files:
-            _check_ordinary(file)
+            _check_ordinary(file, path)
         if compression == "file":
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="bevdistill-bag-")))
             files = tuple(_unpacked(file, folder) for file in files)
         readers = [stack.enter_context(Reader(file)) for file in files]
         for reader in readers:
             _limit(reader)
+        if metadata is None:
+            readers.sort(key=lambda reader: reader.start_time)
         yield Storages(readers, metadata.counts if metadata else None, is_packed=compression == "message")
+
+
+def storages_in(path: Path) -> tuple[Path, ...]:
+    """The file itself, or the storage files of a directory without metadata, as copies and crashes leave it.
+
+    Raises:
+        BagError: There is none.
+    """
+    if not path.is_dir():
+        return (path,)
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    found = tuple(entry for entry in entries if entry.suffix in STORAGES)
+    if not found:
+        other = next(filter(None, (remedy_for(entry) for entry in entries if entry.is_file())), "")
+        inside = ", ".join(one_line(entry.name) for entry in entries[:5]) or "nothing"
+        raise BagError(f"{path} is not a bag: it has no {METADATA_FILE} and no .mcap or .db3 file, but {inside}{other}")
+    return found
 
 
 def read_metadata(folder: Path) -> Metadata:
     """Read the metadata of a bag directory.
 
     Raises:
-        BagError: It is missing, damaged, or of a kind of bag that is not supported.
+        BagError: It is damaged, or of a kind of bag that is not supported.
     """
     path = folder / METADATA_FILE
-    if not path.exists():
-        raise BagError(f"{folder} is not a bag, or one whose recording was cut off: it has no {METADATA_FILE}")
     content = _plain_yaml(path, read_text(path, what="metadata", max_bytes=MAX_METADATA_BYTES))
     try:
         information = content["rosbag2_bagfile_information"]
@@ -173,10 +191,12 @@ def _plain_yaml(path: Path, text: str) -> Any:
         raise BagError(f"{path} is not YAML: {one_line(error)}") from error
 
 
-def _check_ordinary(file: Path) -> None:
+def _check_ordinary(file: Path, bag: Path) -> None:
     """Refuse what would be waited for, and a database whose last messages still lie in its log."""
     if not file.exists():
-        raise BagError(f"storage file {file} is missing")
+        there = [entry.name for entry in sorted(bag.iterdir()) if entry.suffix in STORAGES] if bag.is_dir() else []
+        hint = f"; give {bag / there[0]} itself, or write the metadata again: ros2 bag reindex {bag}" if there else ""
+        raise BagError(f"storage file {file} is missing{hint}")
     if not file.is_file():
         raise BagError(f"{file} is not an ordinary file")
     log = file.with_name(f"{file.name}-wal")
@@ -269,4 +289,4 @@ def _reported(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # rosbags lets through whatever its parsers raise on damaged input
         reason = f"{type(error).__name__}: " if not isinstance(error, (ReaderError, OSError, ValueError)) else ""
-        raise BagError(f"bag {path} cannot be read: {reason}{one_line(error)}") from error
+        raise BagError(f"bag {path} cannot be read: {reason}{one_line(error)}{remedy_for(path)}") from error

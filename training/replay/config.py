@@ -1,14 +1,17 @@
 """Settings and result of a replay, which need no ROS, so that the command line can describe them without it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from bevdistill_ros.interface.topics import TopicMap, has_tf
-from training.replay.read_bag import Bag
+from training.replay.read_bag import Bag, BagSample
 from training.replay.scene import Frames
 from training.replay.score import Recording
-from training.replay.write_bag import Storage
+from training.replay.write_bag import BASE_FRAME, Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +30,14 @@ class ReplayConfig:
     split: str = ""  # split to score; empty: nothing is scored
     scenes: tuple[str, ...] = ()  # scenes to write bags of; empty: those of the split
     storage: Storage = "mcap"  # of the bags written
-    layout: str = "bevdistill"  # topic map of the bags: a layout's name, a template with {camera}, or a YAML file
+    layout: str = "auto"  # topic map of the bags: auto, a layout's name, a template with {camera}, or a YAML file
     image_topic: str = ""  # image topics in the bags, with {camera} for the camera's name; empty: those of layout
     camera_info_topic: str = ""  # calibration topics, with {camera} for the camera's name; empty: those of layout
     odometry_topic: str = ""  # nav_msgs/Odometry; empty: that of layout
     frames: Frames = "key"  # images to play: those of key frames, as offline evaluation has them, or all
     pace: Literal["realtime", "step"] = "realtime"  # step: time stands still until the node has answered the last set
     rate: float = 1.0  # speed; 0.5 takes twice the time
-    reference_camera: str = "CAM_FRONT"  # its image anchors a set and gives its stamp
+    reference_camera: str = ""  # its image anchors a set and gives its stamp; empty: CAM_FRONT, or the first camera
     max_spread_ms: float = 100.0  # [ms] largest difference of two image stamps in a set
     device: str = "auto"  # of the node
     precision: str = "fp32"  # of the node
@@ -62,14 +65,46 @@ class Setup:
     cameras: tuple[str, ...]  # of the bundle
 
     @property
+    def reference_camera(self) -> str:
+        """The camera whose image anchors a set."""
+        usual = "CAM_FRONT" if "CAM_FRONT" in self.cameras else self.cameras[0]
+        return self.config.reference_camera or usual
+
+    @property
     def needs_rig_file(self) -> bool:
         """Whether the node can be told where the cameras sit only by a rig file that we write."""
         return not has_tf() and "rig_file" not in self.config.parameters
 
     @property
+    def base_frame(self) -> str:
+        """Frame of the detections."""
+        return str(self.config.parameters.get("base_frame") or self.layout.base_frame or BASE_FRAME)
+
+    @property
+    def has_intrinsics(self) -> bool:
+        """Whether camera matrices come from a rig file of the user, so that the bags need no camera_info."""
+        return self.config.parameters.get("intrinsics") == "rig_file"
+
+    @property
     def reference_topic(self) -> str:
         """Topic of the bags whose images anchor the sets."""
-        return self.layout.image_topic(self.config.reference_camera)
+        return self.layout.image_topic(self.reference_camera)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyFrames:
+    """Key frames of a bag that have ground truth."""
+
+    samples: tuple[BagSample, ...] = ()
+    poses: Mapping[int, np.ndarray] = field(default_factory=dict)  # map_from_base (4, 4) [m] by stamp [ns]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """A bag, and which of its images are key frames."""
+
+    bag: Bag
+    key_frames: KeyFrames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +112,7 @@ class Replayed:
     """One bag that was played, and what came back."""
 
     bag: Bag
+    key_frames: KeyFrames
     sets_sent: int  # images of the reference camera
     recording: Recording
     round_trips_ms: tuple[float, ...]  # reference image sent to detections received [ms], by arrival

@@ -3,10 +3,17 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
+import numpy as np
+
+from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE, TopicMap
+from training.replay import messages
 from training.replay.read_bag import Bag, BagMessage, BagSample
+from training.replay.write_bag import BASE_FRAME
 
+ODOMETRY_FROM_TF = "/tf as odometry"  # stands for a topic that the bag does not have
 _RANKS = {COMPRESSED_IMAGE: 2, RAW_IMAGE: 2, "sensor_msgs/msg/CameraInfo": 1}  # everything else goes first
 
 
@@ -16,6 +23,8 @@ def stream(
     layout: TopicMap,
     cameras: Sequence[str],
     samples: Sequence[BagSample] | None = None,
+    *,
+    base_frame: str = BASE_FRAME,
 ) -> Iterator[BagMessage]:
     """Messages in the order to play: as received, and of one time poses, then calibrations, then images.
 
@@ -28,6 +37,7 @@ def stream(
         layout: Where the bag keeps its topics.
         cameras: Names of the cameras.
         samples: Keep of the cameras only these key frames; None keeps all.
+        base_frame: Frame of the vehicle, whose pose `ODOMETRY_FROM_TF` takes from /tf.
     """
     wanted: dict[str, set[int]] = {}
     once = {layout.camera_info_topic(camera) for camera in cameras if _is_sent_once(bag, layout, camera)}
@@ -35,13 +45,36 @@ def stream(
         for camera in cameras:
             stamps = {sample.channel_stamps_ns[camera] for sample in samples if camera in sample.channel_stamps_ns}
             wanted[layout.image_topic(camera)] = wanted[layout.camera_info_topic(camera)] = stamps
+    derives = ODOMETRY_FROM_TF in topics
     first = {layout.tf_static, *once} & set(topics)
     if first & set(bag.topics):
         yield from (replace(message, received_ns=bag.start_ns) for message in bag.messages(first))
-    for _, group in groupby(bag.messages(set(topics) - first), key=lambda message: message.received_ns):
+    rest = (set(topics) - first) | ({layout.tf} if derives else set())
+    for _, group in groupby(bag.messages(rest), key=lambda message: message.received_ns):
         for message in sorted(group, key=lambda message: _RANKS.get(message.message_type, 0)):
-            if message.topic not in wanted or message.stamp_ns in wanted[message.topic]:
+            if derives and message.topic == layout.tf:
+                yield from odometry_from(message, base_frame)
+            if message.topic in topics and (message.topic not in wanted or message.stamp_ns in wanted[message.topic]):
                 yield message
+
+
+def odometry_from(message: BagMessage, base_frame: str) -> Iterator[BagMessage]:
+    """The pose of the vehicle out of a TFMessage, as an odometry at the same time; none where the message has none."""
+    content: Any = messages.standard_types().deserialize_cdr(message.data, message.message_type)
+    for entry in content.transforms:
+        if entry.child_frame_id.lstrip("/") != base_frame:
+            continue
+        stamp_ns = messages.stamp_of(entry)
+        odometry = messages.odometry(
+            stamp_ns,
+            parent=entry.header.frame_id.lstrip("/"),
+            child=base_frame,
+            pose=messages.matrix_of(entry.transform.translation, entry.transform.rotation),
+            linear=np.zeros(3),
+            angular=np.zeros(3),
+        )
+        data = messages.serialize(odometry, ODOMETRY)
+        yield replace(message, topic=ODOMETRY_FROM_TF, message_type=ODOMETRY, stamp_ns=stamp_ns, data=data)
 
 
 def _is_sent_once(bag: Bag, layout: TopicMap, camera: str) -> bool:

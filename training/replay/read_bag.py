@@ -7,21 +7,19 @@ import json
 import logging
 import struct
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bevdistill_ros.core.geometry import transform_from
-from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.interface.topics import TopicMap
 from training.replay import messages
 from training.replay.bag_storage import BagError, Storages, Stored, open_storages
-from training.replay.write_bag import BASE_FRAME, SAMPLE_TOPIC, STATIC_TRANSFORM_TOPIC
+from training.replay.write_bag import SAMPLE_TOPIC
 
 __all__ = [
     "Bag",
@@ -29,10 +27,8 @@ __all__ = [
     "BagMessage",
     "BagSample",
     "Losses",
-    "check_calibrated",
     "poses_of",
     "read_bag",
-    "rig_of",
     "samples_of",
 ]
 
@@ -228,43 +224,6 @@ def _check_complete(path: Path, storages: Storages) -> None:
             )
 
 
-def rig_of(bag: Bag, layout: TopicMap, cameras: Sequence[str], *, base_frame: str = BASE_FRAME) -> VehicleRig:
-    """The cameras of a bag: intrinsics from `camera_info`, mountings from /tf_static.
-
-    Raises:
-        BagError: A camera's calibration is missing.
-    """
-    check_calibrated(bag, layout, cameras)
-    edges = _static_edges(bag)
-    intrinsics, mountings, sizes = [], [], {}
-    for camera in cameras:
-        topic = layout.camera_info_topic(camera)
-        first = next(bag.decoded(topic, "sensor_msgs/msg/CameraInfo", _intrinsics_of), None)
-        if first is None:
-            raise BagError(f"{bag.path} has no usable calibration of {camera}: all of {topic} is damaged")
-        _, (frame, matrix, sizes[camera]) = first
-        intrinsics.append(matrix)
-        mountings.append(_base_from(frame, edges, base_frame, bag.path))
-    return VehicleRig(
-        names=tuple(cameras),
-        intrinsics=torch.from_numpy(np.stack(intrinsics)),
-        ego_from_camera=torch.from_numpy(np.stack(mountings)),
-        image_sizes=tuple(sizes[camera] for camera in cameras),
-    )
-
-
-def check_calibrated(bag: Bag, layout: TopicMap, cameras: Sequence[str]) -> None:
-    """Raise BagError unless the bag holds intrinsics of these cameras, and mountings."""
-    for camera in cameras:
-        topic = layout.camera_info_topic(camera)
-        if not bag.counts.get(topic):
-            raise BagError(f"{bag.path} has no calibration of {camera}: {topic} is missing or empty")
-    if not bag.counts.get(STATIC_TRANSFORM_TOPIC):
-        raise BagError(
-            f"{bag.path} has no {STATIC_TRANSFORM_TOPIC}, so where the cameras sit is not known; give a rig file"
-        )
-
-
 def samples_of(bag: Bag) -> tuple[BagSample, ...]:
     """Key frames with ground truth, by stamp.
 
@@ -288,14 +247,6 @@ def poses_of(bag: Bag, layout: TopicMap) -> dict[int, np.ndarray]:
         BagError: The bag has no odometry.
     """
     return dict(pose for _, pose in bag.decoded(layout.odometry, "nav_msgs/msg/Odometry", _pose_of))
-
-
-def _intrinsics_of(info: Any) -> tuple[str, np.ndarray, tuple[int, int]]:
-    """Frame, matrix (3, 3) [px], height and width [px] of a CameraInfo."""
-    matrix = np.asarray(info.k, dtype=np.float64).reshape(3, 3)
-    if not np.isfinite(matrix).all() or matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
-        raise ValueError(f"the camera is not calibrated: k is {matrix.ravel().tolist()}")
-    return str(info.header.frame_id), matrix, (int(info.height), int(info.width))
 
 
 def _sample_of(content: Any) -> BagSample:
@@ -326,37 +277,6 @@ def _pose_of(content: Any) -> tuple[int, np.ndarray]:
     if not np.isfinite(pose).all():
         raise ValueError(f"the pose is not finite: position {pose[:3, 3].tolist()}")
     return messages.stamp_of(content), pose
-
-
-def _static_edges(bag: Bag) -> dict[str, tuple[str, np.ndarray]]:
-    """child frame: (parent frame, parent_from_child)."""
-    edges: dict[str, tuple[str, np.ndarray]] = {}
-    for _, found in bag.decoded(STATIC_TRANSFORM_TOPIC, "tf2_msgs/msg/TFMessage", _edges_of):
-        edges |= found
-    return edges
-
-
-def _edges_of(content: Any) -> dict[str, tuple[str, np.ndarray]]:
-    edges = {}
-    for entry in content.transforms:
-        matrix = messages.matrix_of(entry.transform.translation, entry.transform.rotation)
-        if not np.isfinite(matrix).all():
-            raise ValueError(f"the transform of {quote(entry.child_frame_id)} is not finite")
-        edges[entry.child_frame_id.lstrip("/")] = (entry.header.frame_id.lstrip("/"), matrix)
-    return edges
-
-
-def _base_from(frame: str, edges: dict[str, tuple[str, np.ndarray]], base_frame: str, path: Path) -> np.ndarray:
-    """base_from_frame (4, 4), along the chain of parents."""
-    base_from_frame, current = np.eye(4), frame.lstrip("/")
-    for _ in range(len(edges) + 1):
-        if current == base_frame:
-            return base_from_frame
-        if current not in edges:
-            break
-        current, parent_from_child = edges[current]
-        base_from_frame = parent_from_child @ base_from_frame
-    raise BagError(f"{path}: {STATIC_TRANSFORM_TOPIC} does not connect {quote(frame)} to '{base_frame}'")
 
 
 def _listed(topics: Collection[str]) -> str:

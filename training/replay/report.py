@@ -41,6 +41,7 @@ class ReplayReport:
     samples_unanswered: int  # those without detections; they count as frames in which nothing was found
     latency_ms: Mapping[str, Latency]  # by stage
     metrics: Metrics | None  # None where no split was scored
+    notes: tuple[str, ...] = ()  # what was decided about the bags, such as their topics
 
     @property
     def sets_lost(self) -> int:
@@ -60,6 +61,7 @@ class ReplayReport:
             ("sets sent", self.sets_sent),
             ("sets processed", self.sets_processed),
             ("sets lost", self.sets_lost),
+            *(("note", note.replace("|", "/")) for note in self.notes),
             *((f"dropped: {reason}", count) for reason, count in self.drops.items()),
             ("our messages late, p99 [ms]", f"{self.messages_late_ms:.1f}"),
             ("key frames", self.samples),

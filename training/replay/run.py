@@ -15,15 +15,20 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.inference.bundle import load_bundle
-from bevdistill_ros.interface.topic_file import topic_map, with_topics
+from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE
 from training.data.index.arrays import scenes_of
 from training.data.tables import open_tables, splits_of
 from training.evaluate.metrics import Metrics
-from training.replay.config import ReplayConfig, Replayed, Setup
-from training.replay.read_bag import Bag, BagError, check_calibrated, read_bag, rig_of
+from training.replay.bag_rig import check_calibrated, rig_of
+from training.replay.by_stamp import check_covered, samples_by_stamp
+from training.replay.choose_topics import choose_topics
+from training.replay.config import KeyFrames, Played, ReplayConfig, Replayed, Setup
+from training.replay.read_bag import Bag, BagError, poses_of, read_bag, samples_of
 from training.replay.report import ReplayReport, drops_by_reason, latencies, write_report
-from training.replay.score import Scored, evaluate, merge, score_bag
+from training.replay.score import Scored, evaluate, match_samples, merge
 from training.replay.write_bag import SAMPLE_TOPIC, write_bag
+
+_SUGGEST = "`bevdistill doctor --bag PATH --suggest topics.yaml` writes a topic map for --layout"
 
 
 def run_replay(config: ReplayConfig) -> ReplayReport:
@@ -40,38 +45,40 @@ def run_replay(config: ReplayConfig) -> ReplayReport:
     check_ros()
     if config.output.exists() and any(config.output.iterdir()):
         raise ValueError(f"{config.output} is not empty; choose a new output folder")
-    topics = with_topics(
-        topic_map(config.layout),
-        image=config.image_topic,
-        camera_info=config.camera_info_topic,
-        odometry=config.odometry_topic,
-    )
-    setup = Setup(config=config, layout=topics, cameras=load_bundle(config.bundle).manifest.student.cameras)
-    if missing := topics.missing(setup.cameras):
-        listed = ", ".join(topics.cameras)
-        raise ValueError(f"the bundle's cameras {', '.join(missing)} are not in the topic map, which has {listed}")
-    if config.reference_camera not in setup.cameras:
-        listed = ", ".join(setup.cameras)
-        raise ValueError(f"reference_camera is '{config.reference_camera}', but the bundle's cameras are {listed}")
+    manifest = load_bundle(config.bundle).manifest
     nusc = open_tables(config.root, config.version) if config.root is not None else None
     bags = [read_bag(path) for path in config.bags]
+    chosen = choose_topics(config, bags[0] if bags else None, manifest.student.cameras, manifest.rig)
+    setup = Setup(config=config, layout=chosen.topics, cameras=manifest.student.cameras)
+    if setup.reference_camera not in setup.cameras:
+        listed = ", ".join(setup.cameras)
+        raise ValueError(f"reference_camera is '{setup.reference_camera}', but the bundle's cameras are {listed}")
+    if chosen.topics.missing(setup.cameras):
+        raise BagError(f"{bags[0].path}: {'; '.join(chosen.doubts)}; {_SUGGEST}")
     for bag in bags:
         _check_playable(setup, bag)
+    parts = [Played(bag=bag, key_frames=_key_frames(setup, bag, nusc)) for bag in bags]
+    if bags and config.split and nusc is not None:
+        tokens = {sample.token for part in parts for sample in part.key_frames.samples}
+        check_covered(nusc, config.split, tokens, config.bags)
     scenes = _scenes(config, nusc) if nusc is not None and not bags else ()
     config.output.mkdir(parents=True, exist_ok=True)
     if nusc is not None and not bags:
-        bags = [read_bag(path) for path in _write_bags(setup, nusc, scenes)]
-    replayed = _replay_all(setup, bags)
+        written = [read_bag(path) for path in _write_bags(setup, nusc, scenes)]
+        parts = [Played(bag=bag, key_frames=_key_frames(setup, bag, nusc)) for bag in written]
+    replayed = _replay_all(setup, parts)
     scored = merge(
-        score_bag(entry.bag, entry.recording, layout=setup.layout, reference_camera=config.reference_camera)
+        match_samples(
+            entry.recording.detections, entry.key_frames.samples, entry.key_frames.poses, setup.reference_camera
+        )
         for entry in replayed
-        if SAMPLE_TOPIC in entry.bag.topics
+        if entry.key_frames.samples
     )
     metrics = None
     if config.split:
         assert nusc is not None
         metrics = evaluate(nusc, scored, config.split, config.output / "evaluation")
-    report = _report(config, replayed, scored, metrics)
+    report = _report(config, replayed, scored, metrics, chosen.notes)
     write_report(report, config.output)
     return report
 
@@ -86,13 +93,45 @@ def _check_playable(setup: Setup, bag: Bag) -> None:
     """Raise BagError for what the node would wait for in vain."""
     if not bag.counts.get(setup.reference_topic):
         raise BagError(
-            f"{bag.path} has no images of {setup.config.reference_camera}, the reference camera: "
-            f"{setup.reference_topic} is missing or empty; it has {', '.join(bag.topics)}"
+            f"{bag.path} has no images of {setup.reference_camera}, the reference camera: "
+            f"{setup.reference_topic} is missing or empty; it has {', '.join(bag.topics)}; {_SUGGEST}"
         )
-    if "rig_file" not in setup.config.parameters:
-        check_calibrated(bag, setup.layout, setup.cameras)
-    if setup.config.frames == "key" and not bag.counts.get(SAMPLE_TOPIC):
+    for camera in setup.cameras:
+        topic = setup.layout.image_topic(camera)
+        if bag.topics.get(topic) in (COMPRESSED_IMAGE, RAW_IMAGE) and bag.topics[topic] != setup.layout.image_type:
+            raise BagError(
+                f"{bag.path}: {topic} holds {bag.topics[topic]}, but the topic map says {setup.layout.image_type}; "
+                "correct its image_type"
+            )
+    if not setup.has_intrinsics:
+        cameras_info = "rig_file" in setup.config.parameters
+        check_calibrated(bag, setup.layout, setup.cameras, has_mountings=cameras_info)
+    first = bag.first(setup.reference_topic)
+    if first is not None and first.stamp_ns == 0:
+        raise BagError(
+            f"{bag.path}: the stamps in the headers of {setup.reference_topic} are 0, so nothing tells which images "
+            "belong together; let the driver fill header.stamp, and record again"
+        )
+    if setup.config.frames == "key" and not bag.counts.get(SAMPLE_TOPIC) and not setup.config.split:
         raise BagError(f"{bag.path} has no {SAMPLE_TOPIC}, so its key frames are not known; set frames to all")
+
+
+def _key_frames(setup: Setup, bag: Bag, nusc: NuScenes | None) -> KeyFrames:
+    """Key frames that the bag names, or else those of the data set whose stamps its images have."""
+    if bag.counts.get(SAMPLE_TOPIC):
+        poses = poses_of(bag, setup.layout) if setup.layout.odometry else {}
+        return KeyFrames(samples=samples_of(bag), poses=poses)
+    if nusc is None or not setup.config.split:
+        return KeyFrames()
+    samples, global_from_ego = samples_by_stamp(
+        bag,
+        nusc,
+        setup.config.split,
+        layout=setup.layout,
+        cameras=setup.cameras,
+        reference_camera=setup.reference_camera,
+    )
+    return KeyFrames(samples=samples, poses=global_from_ego)
 
 
 def _scenes(config: ReplayConfig, nusc: NuScenes) -> tuple[str, ...]:
@@ -134,7 +173,7 @@ def check_ros() -> None:
         )
 
 
-def _replay_all(setup: Setup, bags: Sequence[Bag]) -> list[Replayed]:
+def _replay_all(setup: Setup, bags: Sequence[Played]) -> list[Replayed]:
     from training.replay.session import replay_group
 
     replayed: list[Replayed] = []
@@ -144,24 +183,34 @@ def _replay_all(setup: Setup, bags: Sequence[Bag]) -> list[Replayed]:
     return replayed
 
 
-def _by_rig(setup: Setup, bags: Sequence[Bag]) -> list[list[Bag]]:
+def _by_rig(setup: Setup, bags: Sequence[Played]) -> list[list[Played]]:
     """Bags that one node can be given: those of one rig, by time, so that its clock goes forward."""
-    bags = sorted(bags, key=lambda bag: bag.start_ns)
+    bags = sorted(bags, key=lambda part: _first_stamp(setup, part.bag))
     if not setup.needs_rig_file:
         return [list(bags)]
-    groups: list[tuple[VehicleRig, list[Bag]]] = []
-    for bag in bags:
-        rig = rig_of(bag, setup.layout, setup.cameras)
+    groups: list[tuple[VehicleRig, list[Played]]] = []
+    for part in bags:
+        rig = rig_of(part.bag, setup.layout, setup.cameras, base_frame=setup.base_frame)
         same = [group for other, group in groups if torch.equal(rig.ego_from_camera, other.ego_from_camera)]
         if same:
-            same[0].append(bag)
+            same[0].append(part)
         else:
-            groups.append((rig, [bag]))
+            groups.append((rig, [part]))
     return [group for _, group in groups]
 
 
+def _first_stamp(setup: Setup, bag: Bag) -> int:
+    """Stamp of the first reference image [ns]; the recorder's clock may be another."""
+    first = bag.first(setup.reference_topic)
+    return first.stamp_ns if first is not None else bag.start_ns
+
+
 def _report(
-    config: ReplayConfig, replayed: Sequence[Replayed], scored: Scored, metrics: Metrics | None
+    config: ReplayConfig,
+    replayed: Sequence[Replayed],
+    scored: Scored,
+    metrics: Metrics | None,
+    notes: tuple[str, ...],
 ) -> ReplayReport:
     statuses = [status for entry in replayed for status in entry.recording.statuses]
     late_s = [late for entry in replayed for late in entry.late_s]
@@ -178,4 +227,5 @@ def _report(
         samples_unanswered=len(scored.unanswered),
         latency_ms=latencies(statuses, [trip for entry in replayed for trip in entry.round_trips_ms]),
         metrics=metrics,
+        notes=notes,
     )

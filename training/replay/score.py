@@ -20,10 +20,10 @@ from bevdistill_ros.core.geometry import yaw_of
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.core.text import one_line, quote
-from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC, TopicMap
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC
 from training.evaluate.metrics import Metrics, evaluate_detections
 from training.replay import messages
-from training.replay.read_bag import Bag, BagError, BagSample, poses_of, read_bag, samples_of
+from training.replay.read_bag import BagError, BagSample, read_bag
 from training.replay.write_bag import BASE_FRAME
 
 
@@ -57,8 +57,12 @@ class Scored:
     unanswered: tuple[str, ...]  # tokens of the samples without an answer
 
 
-def read_recording(path: Path) -> Recording:
+def read_recording(path: Path, *, base_frame: str = BASE_FRAME) -> Recording:
     """Read a recording that `write_recording` wrote, or that ROS wrote of the same topics.
+
+    Args:
+        path: The bag.
+        base_frame: Frame of the boxes.
 
     Raises:
         BagError: It is damaged, or holds no detections.
@@ -67,7 +71,7 @@ def read_recording(path: Path) -> Recording:
     arrays = (content for _, content in bag.decoded(DETECTIONS_TOPIC, messages.DETECTIONS_TYPE))
     has_status = STATUS_TOPIC in bag.topics
     statuses = [status for _, status in bag.decoded(STATUS_TOPIC, messages.STATUS_TYPE, _status)] if has_status else []
-    found = {record.stamp_ns: record for record in map(detections_of, arrays)}
+    found = {record.stamp_ns: record for record in (detections_of(array, base_frame=base_frame) for array in arrays)}
     # Each status counts one set more, used or dropped; stamps would put sets dropped in a rush before the one at work.
     statuses.sort(key=lambda status: status.sets_processed + status.sets_dropped)
     return Recording(detections=found, statuses=tuple(statuses))
@@ -148,11 +152,6 @@ def match_samples(
         detections[sample.token] = recorded.get(stamp_ns) or _nothing(stamp_ns)
         global_from_ego[sample.token] = torch.from_numpy(sample.global_from_map @ poses[stamp_ns])
     return Scored(detections=detections, global_from_ego=global_from_ego, unanswered=tuple(unanswered))
-
-
-def score_bag(bag: Bag, recording: Recording, *, layout: TopicMap, reference_camera: str) -> Scored:
-    """Match a recording to the samples of the bag that was played."""
-    return match_samples(recording.detections, samples_of(bag), poses_of(bag, layout), reference_camera)
 
 
 def merge(parts: Iterable[Scored]) -> Scored:

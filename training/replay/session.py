@@ -9,20 +9,22 @@ from typing import Any
 import yaml
 
 from bevdistill_ros.interface.fast_dds import transport_environment
-from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, has_tf
+from bevdistill_ros.interface.topic_guess import ODOMETRY
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE, has_tf
+from training.replay.bag_rig import frames_of, rig_of
 from training.replay.clock import HeaderClock
-from training.replay.config import Replayed, Setup
+from training.replay.config import KeyFrames, Played, Replayed, Setup
 from training.replay.node_process import NodeProcess
-from training.replay.order import stream
+from training.replay.order import ODOMETRY_FROM_TF, stream
 from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node
-from training.replay.read_bag import Bag, BagMessage, rig_of, samples_of
+from training.replay.read_bag import Bag, BagMessage
 from training.replay.record import Answer, Recorder, write_recording
 from training.replay.score import read_recording
 
 _PICTURE_TIMEOUT_S = 5.0
 
 
-def replay_group(setup: Setup, bags: Sequence[Bag], folder: Path, on_done: Callable[[], object]) -> list[Replayed]:
+def replay_group(setup: Setup, bags: Sequence[Played], folder: Path, on_done: Callable[[], object]) -> list[Replayed]:
     """Start a node and play bags of one rig to it.
 
     Args:
@@ -37,12 +39,15 @@ def replay_group(setup: Setup, bags: Sequence[Bag], folder: Path, on_done: Calla
     # The middleware reads it when the first node of the process is made.
     os.environ.update(transport_environment())
     folder.mkdir(parents=True, exist_ok=True)
-    types = {topic: kind for bag in bags for topic, kind in bag.topics.items()}
+    types = {topic: kind for part in bags for topic, kind in part.bag.topics.items()}
     routes = setup.layout.routes(setup.cameras)
+    if not setup.layout.odometry and moves_on_tf(bags[0].bag, setup):
+        routes[ODOMETRY_FROM_TF] = f"{NODE}/input/odometry"
+        types[ODOMETRY_FROM_TF] = ODOMETRY
     transforms = setup.layout.transform_routes() if has_tf() else {}
     timeout_s = setup.config.start_timeout_s
     replayed: list[Replayed] = []
-    parameters = _node_parameters(setup, bags[0], folder)
+    parameters = _node_parameters(setup, bags[0].bag, folder)
     with NodeProcess(parameters, folder) as process, ros_node("bevdistill_replay") as (node, wait):
         process.wait_until_active(node, wait, timeout_s)
         player = Player(node, types, {**routes, **transforms})
@@ -50,10 +55,10 @@ def replay_group(setup: Setup, bags: Sequence[Bag], folder: Path, on_done: Calla
         recorder = Recorder(node, overlay=setup.config.overlay)
         recorder.connect(wait, timeout_s)
         session = Session(setup, player, recorder, wait, process)
-        for bag in bags:
+        for part in bags:
             if replayed:
                 process.reset_memory(node, wait)
-            replayed.append(session.replay(bag))
+            replayed.append(session.replay(part.bag, part.key_frames))
             on_done()
     return replayed
 
@@ -72,15 +77,26 @@ def _node_parameters(setup: Setup, bag: Bag, folder: Path) -> dict[str, Any]:
         "precision": config.precision,
         "cameras": list(setup.cameras),
         **setup.layout.node_parameters(),
-        "sync.reference_camera": config.reference_camera,
+        "sync.reference_camera": setup.reference_camera,
         "sync.max_spread_ms": float(config.max_spread_ms),
         "score_threshold": 0.0,
     }
+    if not setup.layout.odometry and not moves_on_tf(bag, setup):
+        parameters["ego_motion.source"] = "none"
     if setup.needs_rig_file:
         path = folder / "rig.yaml"
-        path.write_text(yaml.safe_dump(rig_of(bag, setup.layout, setup.cameras).to_dict(), sort_keys=False))
+        path.write_text(
+            yaml.safe_dump(
+                rig_of(bag, setup.layout, setup.cameras, base_frame=setup.base_frame).to_dict(), sort_keys=False
+            )
+        )
         parameters["rig_file"] = str(path.absolute())
     return parameters | config.parameters
+
+
+def moves_on_tf(bag: Bag, setup: Setup) -> bool:
+    """Whether the bag tells the motion of the vehicle on /tf."""
+    return setup.base_frame in frames_of(bag, setup.layout).moving
 
 
 class Session:
@@ -102,15 +118,16 @@ class Session:
         self._wait = wait
         self._process = process
 
-    def replay(self, bag: Bag) -> Replayed:
+    def replay(self, bag: Bag, key_frames: KeyFrames) -> Replayed:
         """Play one bag to the end, wait for the last answers, and write the recording.
 
         Raises:
             ReplayError: The node ended, or answered nothing.
         """
-        samples = samples_of(bag) if self._config.frames == "key" else None
-        topics = [topic for topic in self._player.routes if topic in bag.topics]
-        messages = stream(bag, topics, self._setup.layout, self._setup.cameras, samples)
+        samples = key_frames.samples if self._config.frames == "key" else None
+        topics = [topic for topic in self._player.routes if topic in (*bag.topics, ODOMETRY_FROM_TF)]
+        layout, base_frame = self._setup.layout, self._setup.base_frame
+        messages = stream(bag, topics, layout, self._setup.cameras, samples, base_frame=base_frame)
         self._recorder.take()
         gate = self._gate() if self._config.pace == "step" else None
         clock = HeaderClock(bag.first(self._setup.reference_topic), self._setup.reference_topic)
@@ -129,8 +146,9 @@ class Session:
         recording = write_recording(answers, self._config.output / "detections" / bag.path.name)
         return Replayed(
             bag=bag,
+            key_frames=key_frames,
             sets_sent=len(sent),
-            recording=read_recording(recording),
+            recording=read_recording(recording, base_frame=self._setup.base_frame),
             round_trips_ms=round_trips_ms,
             late_s=tuple(log.late_s),
         )
