@@ -73,7 +73,7 @@ def base_is(frame: str) -> Callable[[str, Any], Any]:
 def test_cameras_of_other_names_are_known_by_their_direction(ours: Path, tmp_path: Path) -> None:
     names = dict(zip(CAMERAS, ("cam3", "cam1", "cam0", "cam2"), strict=True))
     path = rewritten(ours, tmp_path / "bag", rename=foreign(names), change=base_is("base_footprint"))
-    chosen = choose_topics(config_of(path), read_bag(path), CAMERAS, training_rig())
+    chosen = choose_topics(config_of(path).wish, read_bag(path), CAMERAS, training_rig())
     assert {camera: topics.image for camera, topics in chosen.topics.cameras.items()} == {
         camera: f"/car/{name}/image_rect/compressed" for camera, name in names.items()
     }
@@ -106,7 +106,7 @@ def test_the_images_type_is_that_of_the_bag(ours: Path, tmp_path: Path) -> None:
     topics = dict.fromkeys((f"/{camera}/image_rect_compressed" for camera in CAMERAS), RAW_IMAGE)
     other = replace(bag, topics={**bag.topics, **topics})
     config = config_of(bag.path, layout="bevdistill")
-    chosen = choose_topics(config, other, CAMERAS, None)
+    chosen = choose_topics(config.wish, other, CAMERAS, None)
     assert chosen.topics.transport == "raw"
     assert "the images in the bag are sensor_msgs/msg/Image" in chosen.notes[0]
     with pytest.raises(BagError, match=r"holds sensor_msgs/msg/Image, but the topic map says .*CompressedImage"):
@@ -140,7 +140,7 @@ def test_mountings_on_tf(ours: Path, tmp_path: Path) -> None:
 def test_motion_on_tf_is_played_as_odometry(ours: Path, tmp_path: Path) -> None:
     path = rewritten(ours, tmp_path / "bag", change=mountings_on_tf, drop=("/odom", "/nuscenes/sample"))
     bag = read_bag(path)
-    chosen = choose_topics(config_of(path), bag, CAMERAS, None)
+    chosen = choose_topics(config_of(path).wish, bag, CAMERAS, None)
     assert chosen.topics.odometry == ""
     setup = Setup(config=config_of(path), layout=chosen.topics, cameras=CAMERAS)
     assert "ego_motion.source" not in _node_parameters(setup, bag, tmp_path)
@@ -155,14 +155,14 @@ def test_motion_on_tf_is_played_as_odometry(ours: Path, tmp_path: Path) -> None:
 
 def test_nothing_tells_the_motion(ours: Path, tmp_path: Path) -> None:
     path = rewritten(ours, tmp_path / "bag", drop=("/odom", "/tf"))
-    chosen = choose_topics(config_of(path), read_bag(path), CAMERAS, None)
+    chosen = choose_topics(config_of(path).wish, read_bag(path), CAMERAS, None)
     setup = Setup(config=config_of(path), layout=chosen.topics, cameras=CAMERAS)
     assert _node_parameters(setup, read_bag(path), tmp_path)["ego_motion.source"] == "none"
 
 
 def test_an_odometry_that_was_asked_for_must_be_there(ours: Path) -> None:
     with pytest.raises(BagError, match="has no /my/odom; it has /"):
-        choose_topics(config_of(ours, odometry_topic="/my/odom"), read_bag(ours), CAMERAS, None)
+        choose_topics(config_of(ours, odometry_topic="/my/odom").wish, read_bag(ours), CAMERAS, None)
 
 
 def test_a_missing_camera_info_names_both_parameters(ours: Path, tmp_path: Path) -> None:

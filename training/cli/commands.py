@@ -115,10 +115,10 @@ COMMANDS: dict[str, Command] = {
         function="run_step",
     ),
     "doctor": Command(
-        summary="check everything that the node needs: packages, ROS, GPU, bundle, topics, calibration",
-        module="bevdistill_ros.doctor.command",
-        config="DoctorConfig",
-        function="run_doctor",
+        summary="check everything that the node needs, on this machine or in a recording (--bag)",
+        module="training.replay.doctor",
+        config="BagDoctorConfig",
+        function="run_doctor_command",
     ),
     "bench distillation": Command(
         summary="train all distillation methods from the same start and compare them in a table",

@@ -217,6 +217,9 @@ def _shown(value: object) -> str:
 
 def _comments_of(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Comments that stand behind the fields, by key."""
+    for base in kind.__bases__:
+        if dataclasses.is_dataclass(base):
+            yield from _comments_of(base, prefix)
     source = textwrap.dedent(inspect.getsource(kind))
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}

@@ -11,12 +11,22 @@ from bevdistill_ros.interface.topic_file import topic_map, with_topics
 from bevdistill_ros.interface.topic_guess import Guess, camera_streams, guess_topics, match_names, topics_of_streams
 from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, LAYOUTS, RAW_IMAGE, TopicMap
 from training.replay.bag_rig import Frames, camera_frame, frames_of
-from training.replay.config import ReplayConfig
 from training.replay.read_bag import Bag, BagError
 from training.replay.write_bag import BASE_FRAME
 
 MAX_ANGLE_DEG = 35.0  # between a camera of the bag and the camera of training whose place it takes
 CLEAR_DEG = 15.0  # the next best must be so much worse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the user said about the topics of a bag."""
+
+    layout: str = "auto"  # auto, a layout's name, a template with {camera}, or a YAML file
+    image_topic: str = ""  # with {camera}; empty: that of layout
+    camera_info_topic: str = ""  # with {camera}; empty: that of layout
+    odometry_topic: str = ""  # empty: that of layout
+    base_frame: str = ""  # empty: that of layout, or what the cameras are mounted on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +38,11 @@ class Chosen:
     doubts: tuple[str, ...] = ()  # what remains open; empty where all cameras are found
 
 
-def choose_topics(config: ReplayConfig, bag: Bag | None, cameras: Sequence[str], rig: CameraRig | None) -> Chosen:
+def choose_topics(wish: Wish, bag: Bag | None, cameras: Sequence[str], rig: CameraRig | None) -> Chosen:
     """The topic map for a bag.
 
     Args:
-        config: What the user said.
+        wish: What the user said.
         bag: The bag; None where it is still to be written by us.
         cameras: Cameras of the model.
         rig: Cameras of its training, by which cameras of other names are recognised.
@@ -41,24 +51,24 @@ def choose_topics(config: ReplayConfig, bag: Bag | None, cameras: Sequence[str],
         ValueError: The user's topic map is not usable.
         BagError: The bag lacks a topic that the user named.
     """
-    own = {"image": config.image_topic, "camera_info": config.camera_info_topic, "odometry": config.odometry_topic}
-    if config.layout != "auto":
-        chosen = Chosen(topics=with_topics(topic_map(config.layout), **own))
-    elif config.image_topic or bag is None:
+    own = {"image": wish.image_topic, "camera_info": wish.camera_info_topic, "odometry": wish.odometry_topic}
+    if wish.layout != "auto":
+        chosen = Chosen(topics=with_topics(topic_map(wish.layout), **own))
+    elif wish.image_topic or bag is None:
         chosen = Chosen(topics=with_topics(LAYOUTS["bevdistill"], **own))
     else:
         chosen = guess_for_bag(bag, cameras, rig)
         if not chosen.topics.image and not camera_streams(bag.topics):
             chosen = Chosen(topics=LAYOUTS["bevdistill"])  # whoever checks it names what is missing
-        chosen = replace(chosen, topics=with_topics(chosen.topics, camera_info="", odometry=config.odometry_topic))
+        chosen = replace(chosen, topics=with_topics(chosen.topics, camera_info="", odometry=wish.odometry_topic))
     if bag is None:
         return chosen
     chosen = _named(chosen, bag, cameras, rig)
     if chosen.topics.missing(cameras):
         return chosen
     chosen = _typed(chosen, bag, cameras)
-    chosen = _with_odometry(chosen, bag, config.odometry_topic)
-    return chosen if config.parameters.get("base_frame") else _with_base_frame(chosen, bag, cameras)
+    chosen = _with_odometry(chosen, bag, wish.odometry_topic)
+    return chosen if wish.base_frame else _with_base_frame(chosen, bag, cameras)
 
 
 def guess_for_bag(bag: Bag, cameras: Sequence[str], rig: CameraRig | None) -> Chosen:
@@ -162,7 +172,7 @@ def _with_odometry(chosen: Chosen, bag: Bag, wanted: str) -> Chosen:
 
 def _with_base_frame(chosen: Chosen, bag: Bag, cameras: Sequence[str]) -> Chosen:
     """With the frame that the cameras are mounted on, where the map names none and base_link is not it."""
-    if chosen.topics.base_frame:
+    if chosen.topics.base_frame or not cameras:
         return chosen
     frames: Frames = frames_of(bag, chosen.topics)
     own = [camera_frame(bag, chosen.topics, camera) for camera in cameras]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bevdistill_ros.interface.topics import TopicMap, has_tf
+from training.replay.choose_topics import Wish
 from training.replay.read_bag import Bag, BagSample
 from training.replay.scene import Frames
 from training.replay.score import Recording
@@ -46,6 +47,17 @@ class ReplayConfig:
     answer_timeout_s: float = 10.0  # [s] without any answer after which a set is given up
     overlay: bool = False  # keep the node's pictures too; parameters {score_threshold: 0.3} draws the sure boxes only
     progress: bool = True  # show a progress bar
+
+    @property
+    def wish(self) -> Wish:
+        """What is said about the topics of the bags."""
+        return Wish(
+            layout=self.layout,
+            image_topic=self.image_topic,
+            camera_info_topic=self.camera_info_topic,
+            odometry_topic=self.odometry_topic,
+            base_frame=str(self.parameters.get("base_frame", "")),
+        )
 
     def __post_init__(self) -> None:
         if not self.rate > 0:

@@ -15,20 +15,19 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.inference.bundle import load_bundle
-from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE
 from training.data.index.arrays import scenes_of
 from training.data.tables import open_tables, splits_of
 from training.evaluate.metrics import Metrics
-from training.replay.bag_rig import check_calibrated, rig_of
+from training.replay.bag_rig import rig_of
 from training.replay.by_stamp import check_covered, samples_by_stamp
 from training.replay.choose_topics import choose_topics
 from training.replay.config import KeyFrames, Played, ReplayConfig, Replayed, Setup
+from training.replay.playable import SUGGEST
+from training.replay.playable import check_playable as _check_playable
 from training.replay.read_bag import Bag, BagError, poses_of, read_bag, samples_of
 from training.replay.report import ReplayReport, drops_by_reason, latencies, write_report
 from training.replay.score import Scored, evaluate, match_samples, merge
 from training.replay.write_bag import SAMPLE_TOPIC, write_bag
-
-_SUGGEST = "`bevdistill doctor --bag PATH --suggest topics.yaml` writes a topic map for --layout"
 
 
 def run_replay(config: ReplayConfig) -> ReplayReport:
@@ -48,13 +47,13 @@ def run_replay(config: ReplayConfig) -> ReplayReport:
     manifest = load_bundle(config.bundle).manifest
     nusc = open_tables(config.root, config.version) if config.root is not None else None
     bags = [read_bag(path) for path in config.bags]
-    chosen = choose_topics(config, bags[0] if bags else None, manifest.student.cameras, manifest.rig)
+    chosen = choose_topics(config.wish, bags[0] if bags else None, manifest.student.cameras, manifest.rig)
     setup = Setup(config=config, layout=chosen.topics, cameras=manifest.student.cameras)
     if setup.reference_camera not in setup.cameras:
         listed = ", ".join(setup.cameras)
         raise ValueError(f"reference_camera is '{setup.reference_camera}', but the bundle's cameras are {listed}")
     if chosen.topics.missing(setup.cameras):
-        raise BagError(f"{bags[0].path}: {'; '.join(chosen.doubts)}; {_SUGGEST}")
+        raise BagError(f"{bags[0].path}: {'; '.join(chosen.doubts)}; {SUGGEST}")
     for bag in bags:
         _check_playable(setup, bag)
     parts = [Played(bag=bag, key_frames=_key_frames(setup, bag, nusc)) for bag in bags]
@@ -87,33 +86,6 @@ def run_replay_command(config: ReplayConfig) -> str:
     """Replay and describe; returns the closing text."""
     report = run_replay(config)
     return f"{report.markdown()}\nresults: {config.output}"
-
-
-def _check_playable(setup: Setup, bag: Bag) -> None:
-    """Raise BagError for what the node would wait for in vain."""
-    if not bag.counts.get(setup.reference_topic):
-        raise BagError(
-            f"{bag.path} has no images of {setup.reference_camera}, the reference camera: "
-            f"{setup.reference_topic} is missing or empty; it has {', '.join(bag.topics)}; {_SUGGEST}"
-        )
-    for camera in setup.cameras:
-        topic = setup.layout.image_topic(camera)
-        if bag.topics.get(topic) in (COMPRESSED_IMAGE, RAW_IMAGE) and bag.topics[topic] != setup.layout.image_type:
-            raise BagError(
-                f"{bag.path}: {topic} holds {bag.topics[topic]}, but the topic map says {setup.layout.image_type}; "
-                "correct its image_type"
-            )
-    if not setup.has_intrinsics:
-        cameras_info = "rig_file" in setup.config.parameters
-        check_calibrated(bag, setup.layout, setup.cameras, has_mountings=cameras_info)
-    first = bag.first(setup.reference_topic)
-    if first is not None and first.stamp_ns == 0:
-        raise BagError(
-            f"{bag.path}: the stamps in the headers of {setup.reference_topic} are 0, so nothing tells which images "
-            "belong together; let the driver fill header.stamp, and record again"
-        )
-    if setup.config.frames == "key" and not bag.counts.get(SAMPLE_TOPIC) and not setup.config.split:
-        raise BagError(f"{bag.path} has no {SAMPLE_TOPIC}, so its key frames are not known; set frames to all")
 
 
 def _key_frames(setup: Setup, bag: Bag, nusc: NuScenes | None) -> KeyFrames:

@@ -1,0 +1,173 @@
+"""A recording of a vehicle that we know nothing of: the doctor reads it, suggests its topics, and replay plays it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from foreign_bags import mounting_of, rewritten, scene_of
+
+from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.bundle import save_bundle
+from bevdistill_ros.interface.topic_file import read_topic_map
+from bevdistill_ros.model.bevformer import BevFormer
+from bevdistill_ros.model.config import StudentConfig
+from training.cli.commands import main
+from training.replay.config import ReplayConfig
+from training.replay.read_bag import read_bag
+from training.replay.run import run_replay
+from training.replay.write_bag import write_scene
+
+pytestmark = pytest.mark.ros
+
+YAWS = {"FRONT": 0.0, "FRONT_LEFT": 60.0, "FRONT_RIGHT": -60.0, "REAR_LEFT": 140.0, "REAR_RIGHT": -140.0}
+CAMERAS = tuple(YAWS)
+THEIRS = dict(zip(CAMERAS, ("wide", "p1", "p2", "s1", "s2"), strict=True))  # names that say nothing about directions
+SIZES = {"FRONT": (96, 160), "FRONT_LEFT": (120, 160), "FRONT_RIGHT": (120, 160)}
+NUM_SETS = 6
+
+
+def five_camera_bundle(path: Path) -> Path:
+    torch.manual_seed(0)
+    config = StudentConfig(
+        cameras=CAMERAS,
+        grid=BevGrid(rows=16, cols=16),
+        image_height=48,
+        image_width=80,
+        backbone="resnet18",
+        backbone_width=8,
+        num_levels=2,
+        embed_dim=16,
+        num_heads=2,
+        feedforward_dim=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        num_queries=20,
+        temporal=True,
+    )
+    mountings = [mounting_of(yaw + 4.0, size=(48, 80)) for yaw in YAWS.values()]
+    rig = CameraRig(
+        names=CAMERAS,
+        intrinsics=torch.from_numpy(np.stack([entry.intrinsics for entry in mountings])),  # type: ignore[misc]
+        ego_from_camera=torch.from_numpy(np.stack([entry.ego_from_sensor for entry in mountings])),
+        image_size=(48, 80),
+    )
+    save_bundle(path, BevFormer(config), name="five", version="1", rig=rig, provenance={})
+    return path
+
+
+def in_base_footprint(topic: str, content: Any) -> Any:
+    for entry in getattr(content, "transforms", []):
+        entry.header.frame_id = entry.header.frame_id.replace("base_link", "base_footprint")
+        entry.child_frame_id = entry.child_frame_id.replace("base_link", "base_footprint")
+    if hasattr(content, "child_frame_id"):
+        content.child_frame_id = "base_footprint"
+    return content
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return five_camera_bundle(tmp_path_factory.mktemp("bundle") / "five")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Received 5 to 40 ms late, topics in any order, packed messages, two sizes, poses at 10 Hz, and no key frames."""
+    folder = tmp_path_factory.mktemp("recording")
+    scene = scene_of(folder, YAWS, num_frames=NUM_SETS, sizes=SIZES, period_ns=400_000_000, pose_period_ns=100_000_000)
+    names = {
+        f"/{camera}/image_rect_compressed": f"/sensors/{name}/image_rect/compressed" for camera, name in THEIRS.items()
+    }
+    names |= {f"/{camera}/camera_info": f"/sensors/{name}/camera_info" for camera, name in THEIRS.items()}
+    return rewritten(
+        write_scene(scene, folder / "ours", progress=False),
+        folder / "theirs",
+        late_ms=(5.0, 40.0),
+        rename={**names, "/odom": "/vehicle/odometry"},
+        change=in_base_footprint,
+        compressed=True,
+    )
+
+
+def test_what_the_doctor_suggests_replays_whole(
+    bundle: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suggested = tmp_path / "topics.yaml"
+    doctor = ["doctor", f"--bag={recording}", f"--bundle={bundle}", f"--suggest={suggested}"]
+    assert main(doctor) == 0, capsys.readouterr()
+    text = capsys.readouterr().out
+    assert "cameras by their direction: FRONT is /sensors/wide/image_rect/compressed" in text
+    assert "base_frame is base_footprint" in text
+    assert "/sensors/p1/image_rect/compressed, 2.5 Hz, 160x120 jpeg" in text
+    assert "odometry: /vehicle/odometry, 10 Hz, map <- base_footprint" in text
+    assert "no /nuscenes/sample: play it with frames: all" in text
+    topics = read_topic_map(suggested)
+    assert topics.image_topic("REAR_RIGHT") == "/sensors/s2/image_rect/compressed"
+    assert (topics.base_frame, topics.images_rectified) == ("base_footprint", True)
+    config = ReplayConfig(
+        bundle=bundle,
+        output=tmp_path / "out",
+        bags=(recording,),
+        layout=str(suggested),
+        frames="all",
+        pace="step",
+        device="cpu",
+        parameters={"num_threads": 1, "decode_threads": 2},
+        progress=False,
+    )
+    report = run_replay(config)
+    assert (report.sets_sent, report.sets_processed, report.sets_lost) == (NUM_SETS, NUM_SETS, 0)
+
+
+def test_a_suggestion_does_not_replace_a_file(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("x")
+    assert main(["doctor", f"--bag={recording}", f"--suggest={tmp_path / 'mine.yaml'}"]) == 1
+    assert "mine.yaml exists already" in capsys.readouterr().err
+    assert (tmp_path / "mine.yaml").read_text() == "x"
+    assert main(["doctor", f"--suggest={tmp_path / 'new.yaml'}"]) == 2
+    assert "suggest writes the topic map of a recording; give bag" in capsys.readouterr().err
+
+
+def test_without_a_model_cameras_keep_their_names(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", f"--bag={recording}", f"--suggest={tmp_path / 'topics.yaml'}", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["topic_map"] == str(tmp_path / "topics.yaml")
+    assert "no bundle is given" in report["sections"]["replay"][1]["message"]
+    assert set(read_topic_map(tmp_path / "topics.yaml").cameras) == set(THEIRS.values())
+
+
+def test_what_a_recording_lacks_is_named(
+    bundle: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lossy(topic: str, content: Any) -> Any:
+        content.header.stamp.sec += 37 if topic == "/sensors/p2/image_rect/compressed" else 0  # TAI
+        return content
+
+    def lacking(topic: str, content: Any) -> Any:
+        return lossy(topic, content) if hasattr(content, "header") else content
+
+    path = rewritten(
+        recording, tmp_path / "bag", change=lacking, drop=("/sensors/s1/camera_info", "/vehicle/odometry", "/tf")
+    )
+    assert read_bag(path).counts["/sensors/s1/image_rect/compressed"] == NUM_SETS
+    topics = tmp_path / "topics.yaml"
+    cameras = "".join(
+        f"  {camera}: {{image: /sensors/{name}/image_rect/compressed, camera_info: /sensors/{name}/camera_info}}\n"
+        for camera, name in THEIRS.items()
+    )
+    topics.write_text(f"odometry: null\nbase_frame: base_footprint\ncameras:\n{cameras}")
+    assert main(["doctor", f"--bag={path}", f"--bundle={bundle}", f"--topics={topics}"]) == 1
+    text = capsys.readouterr().out
+    assert "the recording lacks /sensors/s1/camera_info" in text
+    assert (
+        "no calibration of REAR_LEFT: /sensors/s1/camera_info is missing or empty; give the parameters rig_file" in text
+    )
+    assert "the cameras have no images of the same time" in text
+    assert "none, and nothing moves on tf" in text
