@@ -28,6 +28,7 @@ from training.replay.write_bag import SAMPLE_TOPIC
 
 if TYPE_CHECKING:
     from bevdistill_ros.doctor.records import Recording
+    from bevdistill_ros.doctor.streams import Stream
     from bevdistill_ros.node.rig.calibration import Calibration
 
 LOOP_S = 1.0  # a recording that begins again sooner is no drive
@@ -167,10 +168,17 @@ class BagExamination:
         self._views = views_of_cameras(calibrations, poses)
         findings += infos + mountings
         if self.topics.odometry:
-            findings.append(check_odometry(recording.odometry, max_gap_s=parameters.ego_motion.max_gap_s))
+            findings.append(
+                check_odometry(recording.odometry, self._reference_images(recording), parameters.ego_motion)
+            )
         else:
             findings.append(self._check_motion())
         return [_of_a_recording(finding) for finding in findings]
+
+    def _reference_images(self, recording: "Recording") -> "Stream":
+        """Images of the camera that anchors the sets, or else of the first."""
+        wanted = self._parameters.sync.reference_camera
+        return recording.images[wanted if wanted in recording.images else self._cameras[0]].stream
 
     def _check_rig(self) -> list[Finding]:
         from bevdistill_ros.doctor.checks.training_rig import check_against_training
