@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
-from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.doctor.checks.rig import CameraView, check_views
 from bevdistill_ros.doctor.config import DoctorConfig
 from bevdistill_ros.doctor.finding import Finding, fail, ok, warn
@@ -87,7 +86,6 @@ class BagExamination:
         )
         self._chosen: Chosen = choose_topics(wish, bag, wanted, rig)
         self.topics: TopicMap = self._chosen.topics
-        self._rig: CameraRig | None = rig
         names = wanted or tuple(self.topics.cameras) or NUSCENES_CAMERAS
         self._cameras = tuple(name for name in names if not self.topics.missing([name]))
         if not wanted:
@@ -186,9 +184,11 @@ class BagExamination:
         if not self._views:
             return [warn("rig", "no camera has both a calibration and a mounting", "record camera_info and /tf_static")]
         findings = check_views(self._views)
-        if self._rig is not None:
-            tolerance = self._parameters.diagnostics.focal_tolerance
-            findings += check_against_training(self._views, self._rig, focal_tolerance=tolerance)
+        if self._bundle is not None:
+            manifest, tolerance = self._bundle.manifest, self._parameters.diagnostics.focal_tolerance
+            findings += check_against_training(
+                self._views, manifest.rig, manifest.student.images, focal_tolerance=tolerance
+            )
         return findings
 
     def _check_replay(self) -> list[Finding]:
