@@ -17,6 +17,11 @@ def latched_quality() -> QoSProfile:
     )
 
 
+def is_latched(publisher: Any) -> bool:
+    """Whether a publisher (TopicEndpointInfo) sends its last message to those who come later."""
+    return bool(publisher.qos_profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL)
+
+
 def mismatch(publisher: QoSProfile, subscription: QoSProfile) -> str:
     """Why a subscription gets nothing from a publisher; empty where it does."""
     compatibility, reason = qos_check_compatible(publisher, subscription)

@@ -1,5 +1,7 @@
 """Topics that are asked for news: camera_info and odometry. They may come while the node takes no images."""
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +13,11 @@ from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.interface.topics import own_image_topic
 from bevdistill_ros.node import convert
 from bevdistill_ros.node.polled import PolledSubscription
-from bevdistill_ros.node.quality import input_quality, latched_quality
+from bevdistill_ros.node.quality import input_quality, is_latched, latched_quality
 from bevdistill_ros.node.rig.calibration import Calibration
 from bevdistill_ros.node.rig.odometry import StampedPose
 
+LOOK_PERIOD_S = 0.5  # between two looks for latched publishers
 INFO_DEPTH = 1  # of a camera's calibrations only the newest counts
 ODOMETRY_DEPTH = 200  # a queue that is full loses the pose that an image waits for
 
@@ -34,24 +37,47 @@ class CameraInfoTopics:
             camera: node.resolve_topic_name(own_image_topic(camera, parameters.transport))
             for camera in parameters.cameras
         }
-        # No single durability matches both: transient local hears no volatile publisher, volatile no latched message.
-        self._topics = [
-            (camera, PolledSubscription(node, CameraInfo, topic, qos_profile=quality, entity_id=entity_id))
+        self._topics = {
+            camera: [
+                PolledSubscription(
+                    node, CameraInfo, f"~/input/{camera}/camera_info", qos_profile=input_quality(INFO_DEPTH)
+                )
+            ]
             for camera in parameters.cameras
-            for topic in [f"~/input/{camera}/camera_info"]
-            for quality, entity_id in ((latched_quality(), "latched"), (input_quality(INFO_DEPTH), None))
-        ]
+        }
+        self._looked_s = -math.inf
 
     def take(self) -> Iterator[tuple[str, Calibration | str]]:
         """Cameras of which a camera_info came, each with its calibration or why it cannot be used."""
-        for camera, topic in self._topics:
-            for message in topic.take():
+        self._look_for_latched()
+        for camera, topics in self._topics.items():
+            for message in [message for topic in topics for message in topic.take()]:
                 yield camera, self._calibration_of(camera, message)
 
     def close(self) -> None:
         """Stop listening."""
-        for _, topic in self._topics:
-            self._node.destroy_subscription(topic.sub)
+        for topics in self._topics.values():
+            for topic in topics:
+                self._node.destroy_subscription(topic.sub)
+
+    def _look_for_latched(self) -> None:
+        """Listen in addition to what latched topics sent before.
+
+        No single durability matches both: volatile hears no latched message, transient local no volatile publisher, in
+        whose log it would also leave a warning.
+        """
+        now = time.monotonic()
+        if now - self._looked_s < LOOK_PERIOD_S:
+            return
+        self._looked_s = now
+        for camera, topics in self._topics.items():
+            name = topics[0].sub.topic_name
+            if len(topics) == 1 and any(is_latched(info) for info in self._node.get_publishers_info_by_topic(name)):
+                quality, topic = latched_quality(), f"~/input/{camera}/camera_info"
+                # First, so that of two messages the repeated one is the newer.
+                topics.insert(
+                    0, PolledSubscription(self._node, CameraInfo, topic, qos_profile=quality, entity_id="latched")
+                )
 
     def _calibration_of(self, camera: str, message: Any) -> Calibration | str:
         try:

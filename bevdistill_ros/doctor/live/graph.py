@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile
 
-from bevdistill_ros.node.quality import input_quality, latched_quality
+from bevdistill_ros.node.quality import input_quality, is_latched, latched_quality
 
 NAME = "bevdistill_doctor"
 STATUS_TYPE = "bevdistill_ros/msg/PipelineStatus"  # whoever publishes it is the detector
@@ -123,5 +123,5 @@ class Graph:
     def subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None], *, latched: bool = False) -> None:
         """Listen to a topic as the node does; also to what was sent before, where it is latched."""
         self.node.create_subscription(kind, topic, callback, input_quality(DEPTH))
-        if latched:
+        if latched and any(is_latched(info) for info in self.publishers(topic)):
             self.node.create_subscription(kind, topic, callback, latched_quality())

@@ -34,9 +34,7 @@ class Track:
     last: Any = None
 
     def add(self, message: Any, arrival_ns: int) -> None:
-        """A message came; a latched one comes twice."""
-        if message == self.last:
-            return
+        """A message came."""
         self.stamps_ns.append(convert.stamp_of(message))
         self.arrivals_ns.append(arrival_ns)
         self.num_bytes += len(getattr(message, "data", b""))
