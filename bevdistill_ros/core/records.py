@@ -71,6 +71,16 @@ class Detections:
             span = f"{self.labels.min()}...{self.labels.max()}"
             raise ValueError(f"labels must be in 0...{NUM_CLASSES - 1}, but span {span}")
 
+    @classmethod
+    def empty(cls, stamp_ns: int) -> "Detections":
+        """No detections at a stamp [ns]."""
+        labels = torch.zeros(0, dtype=torch.int64)
+        return cls(stamp_ns=stamp_ns, boxes=torch.zeros(0, BOX_SIZE), scores=torch.zeros(0), labels=labels)
+
+    def cpu(self) -> "Detections":
+        """The same in the memory of the CPU."""
+        return replace(self, boxes=self.boxes.cpu(), scores=self.scores.cpu(), labels=self.labels.cpu())
+
     def above(self, threshold: float, at_most: int | None = None) -> "Detections":
         """Detections with a score of at least `threshold`, by descending score, at most `at_most` of them."""
         order = self.scores.argsort(descending=True, stable=True)

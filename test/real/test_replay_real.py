@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from nuscenes import NuScenes
+from tiny_student import tiny_config
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
@@ -12,7 +13,6 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.interface.topics import TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
 from training.replay import messages
 from training.replay.bag_rig import rig_of
 from training.replay.config import ReplayConfig
@@ -41,18 +41,12 @@ def bag(street: NuScenes, tmp_path_factory: pytest.TempPathFactory) -> Bag:
 @pytest.fixture(scope="module")
 def bundle(bag: Bag, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config = StudentConfig(
+    config = tiny_config(
         grid=BevGrid(rows=16, cols=16),
         image_height=SIZE[0],
         image_width=SIZE[1],
-        backbone="resnet18",
-        backbone_width=8,
-        num_levels=2,
+        first_stride=16,
         embed_dim=16,
-        num_heads=2,
-        feedforward_dim=16,
-        encoder_layers=1,
-        decoder_layers=1,
         num_queries=20,
     )
     rig = rig_of(bag, TopicMap(), NUSCENES_CAMERAS)

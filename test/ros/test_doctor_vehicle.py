@@ -22,8 +22,8 @@ pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from tiny_student import tiny_config
 
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.doctor.checks.rig import BODY_FROM_OPTICAL
 from bevdistill_ros.doctor.config import DoctorConfig
@@ -32,7 +32,6 @@ from bevdistill_ros.doctor.finding import Finding, Verdict
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.interface.fast_dds import VARIABLES, our_profile, variable
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.node.detector_node import DetectorNode
 from bevdistill_ros.node.quality import input_quality, mismatch
 
@@ -186,11 +185,7 @@ def test_bursts_need_the_profile(drivers: Start, monkeypatch: pytest.MonkeyPatch
 
 def write_bundle(folder: Path) -> Path:
     small = rig()
-    config = StudentConfig(
-        grid=BevGrid(rows=4, cols=4), cameras=CAMERAS, image_height=32, image_width=64, backbone="resnet18",
-        backbone_width=4, frozen_stages=0, first_stride=32, num_levels=1, embed_dim=8, num_heads=2, feedforward_dim=8,
-        encoder_layers=1, decoder_layers=1, num_queries=4,
-    )  # fmt: skip
+    config = tiny_config(cameras=CAMERAS)
     scaled = CameraRig(
         names=CAMERAS,
         intrinsics=small.intrinsics * torch.tensor([0.4, 0.4, 1.0], dtype=torch.float64)[:, None],

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from foreign_bags import rewritten
+from tiny_student import tiny_config
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
@@ -22,7 +23,6 @@ from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.inference.frame import frame_from_images
 from bevdistill_ros.interface.topics import TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
 from training.replay.config import ReplayConfig
 from training.replay.read_bag import read_bag
 from training.replay.run import run_replay
@@ -115,18 +115,12 @@ def scene_of(folder: Path, *, num_sets: int, start_ns: int = START_NS, name: str
 
 def tiny_bundle(path: Path) -> Path:
     torch.manual_seed(0)
-    config = StudentConfig(
+    config = tiny_config(
         grid=BevGrid(rows=16, cols=16),
         image_height=48,
         image_width=80,
-        backbone="resnet18",
-        backbone_width=8,
-        num_levels=2,
+        first_stride=16,
         embed_dim=16,
-        num_heads=2,
-        feedforward_dim=16,
-        encoder_layers=1,
-        decoder_layers=1,
         num_queries=20,
         temporal=True,
     )

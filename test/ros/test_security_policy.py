@@ -16,13 +16,12 @@ rclpy = pytest.importorskip("rclpy", reason="needs rclpy: make setup, then sourc
 pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make setup")
 
 from rclpy.parameter import Parameter
+from tiny_student import tiny_config
 
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
 from bevdistill_ros.node.detector_node import DetectorNode
 from bevdistill_ros.node.tf import HAS_TF2
 
@@ -65,11 +64,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rig = CameraRig(
         names=NUSCENES_CAMERAS, intrinsics=matrix.repeat(6, 1, 1), ego_from_camera=poses, image_size=(32, 64)
     )
-    config = StudentConfig(
-        grid=BevGrid(rows=4, cols=4), image_height=32, image_width=64, backbone="resnet18", backbone_width=4,
-        frozen_stages=0, first_stride=32, num_levels=1, embed_dim=8, num_heads=2, feedforward_dim=8, encoder_layers=1,
-        decoder_layers=1, num_queries=4,
-    )  # fmt: skip
+    config = tiny_config()
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     return save_bundle(folder, BevFormer(config), name="tiny", version="1", rig=rig, provenance={})
 

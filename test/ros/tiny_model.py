@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_student import tiny_config
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
@@ -18,7 +19,6 @@ from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.inference.frame import frame_from_images
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
 
 CAMERAS = ("LEFT", "FRONT", "RIGHT")
 DIRECTIONS = {"LEFT": 60.0, "FRONT": 0.0, "RIGHT": -60.0}  # [degrees]
@@ -51,21 +51,16 @@ def tiny_rig(size: tuple[int, int], cameras: Sequence[str] = CAMERAS) -> CameraR
 def write_bundle(path: Path, cameras: Sequence[str] = CAMERAS) -> Path:
     """A bundle of random weights."""
     torch.manual_seed(0)
-    config = StudentConfig(
+    config = tiny_config(
         grid=BevGrid(rows=8, cols=8),
         cameras=tuple(cameras),
         image_height=INPUT[0],
         image_width=INPUT[1],
-        backbone="resnet18",
         backbone_width=8,
         backbone_norm="batch",
         first_stride=16,
-        num_levels=1,
         embed_dim=16,
-        num_heads=2,
         feedforward_dim=16,
-        encoder_layers=1,
-        decoder_layers=1,
         num_queries=8,
         temporal=True,
     )

@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 import yaml
+from tiny_student import tiny_config
 
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.doctor.checks import dds
 from bevdistill_ros.doctor.checks.bundle import check_bundle
@@ -27,7 +27,6 @@ from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.interface import fast_dds
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
 from training.cli.commands import main as bevdistill
 
 ROOT = Path(__file__).parents[2]
@@ -49,11 +48,7 @@ def rig() -> CameraRig:
 
 @pytest.fixture(scope="module")
 def bundle(rig: CameraRig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = StudentConfig(
-        grid=BevGrid(rows=4, cols=4), cameras=("FRONT",), image_height=32, image_width=64, backbone="resnet18",
-        backbone_width=4, frozen_stages=0, first_stride=32, num_levels=1, embed_dim=8, num_heads=2, feedforward_dim=8,
-        encoder_layers=1, decoder_layers=1, num_queries=4,
-    )  # fmt: skip
+    config = tiny_config(cameras=("FRONT",))
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
     return save_bundle(folder, BevFormer(config), name="tiny", version="1", rig=rig, provenance={})
 

@@ -13,16 +13,15 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from tiny_student import tiny_config
 
 from bevdistill_ros.core.files import read_text
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference import bundle as bundle_module
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle
 from bevdistill_ros.inference.manifest import LIMITS
 from bevdistill_ros.inference.rig_file import load_rig
 from bevdistill_ros.model.bevformer import BevFormer
-from bevdistill_ros.model.config import StudentConfig
 
 LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -39,11 +38,7 @@ def rig() -> CameraRig:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A good bundle."""
-    config = StudentConfig(
-        grid=BevGrid(rows=4, cols=4), cameras=("FRONT",), image_height=32, image_width=64, backbone="resnet18",
-        backbone_width=4, frozen_stages=0, first_stride=32, num_levels=1, embed_dim=8, num_heads=2, feedforward_dim=8,
-        encoder_layers=1, decoder_layers=1, num_queries=4,
-    )  # fmt: skip
+    config = tiny_config(cameras=("FRONT",))
     return save_bundle(tmp_path / "bundle", BevFormer(config), name="tiny", version="1", rig=rig(), provenance={})
 
 

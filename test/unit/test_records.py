@@ -123,3 +123,10 @@ def test_detections_refuse_labels_that_are_no_class() -> None:
     detections = make_detections([0.5])
     with pytest.raises(ValueError, match=r"labels must be in 0...9, but span 10...10"):
         replace(detections, labels=torch.tensor([10]))
+
+
+def test_no_detections_and_detections_on_the_cpu() -> None:
+    assert len(Detections.empty(7).boxes) == 0
+    assert Detections.empty(7).stamp_ns == 7
+    found = make_detections([0.5, 0.25])
+    assert found.cpu().scores.tolist() == found.scores.tolist()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from nuscenes.eval.common.loaders import load_prediction
 from nuscenes.eval.detection.data_classes import DetectionBox
 from nuscenes.nuscenes import NuScenes
@@ -74,10 +73,7 @@ def test_scoring_without_annotations_is_refused(unannotated: Any, tiny_student: 
 def test_a_sample_without_detections_is_refused(unannotated: Any, tmp_path: Path) -> None:
     index = load_index(DataConfig(root=unannotated.root, version="v1.0-test"))
     poses = index.poses_of("test")
-    nothing = Detections(
-        stamp_ns=0, boxes=torch.zeros(0, 9), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.int64)
-    )
-    found = dict.fromkeys(poses, nothing)
+    found = dict.fromkeys(poses, Detections.empty(0))
     assert json.loads(write_submission(found, poses, tmp_path).read_text())["results"] == {token: [] for token in poses}
     found.popitem()
     with pytest.raises(ValueError, match="1 of 4 samples have no detections"):

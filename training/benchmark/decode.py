@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bevdistill_ros.core.text import aligned
 from bevdistill_ros.inference.decode import decode_image
 from training.data.images import read_image
 from training.data.index.load import DataConfig
@@ -103,8 +104,7 @@ def _score(config: DecodeConfig, detector: Detector, data: DataConfig, name: str
 
 def _table(config: DecodeConfig, scores: dict[str, Metrics]) -> str:
     title = f"{config.image_width}x{config.image_height}, {config.scenes * config.frames} frames"
-    lines = [f"{title:<30}{'NDS':>9}{'mAP':>9}"]
-    lines += [f"{name:<30}{score.nds:>9.4f}{score.mean_ap:>9.4f}" for name, score in scores.items()]
+    rows = [(name, f"{score.nds:.4f}", f"{score.mean_ap:.4f}") for name, score in scores.items()]
     _, whole, reduced = scores.values()
     change = f"change of NDS by decoding at a reduced size: {reduced.nds - whole.nds:+.4f}"
-    return "\n".join([*lines, change, f"results: {config.output}"])
+    return "\n".join([aligned([(title, "NDS", "mAP"), *rows]), change, f"results: {config.output}"])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bevdistill_ros.core.text import aligned
 from bevdistill_ros.inference.device import device_from
 from bevdistill_ros.model.deformable import deformable_sample
 from training.run.cost import MEBIBYTE, kept_by_autograd, peak_memory
@@ -79,11 +80,9 @@ def run_deformable(config: DeformableConfig) -> str:
         f"deformable sampling, ours / mmcv's in plain torch ({device}, {torch.get_num_threads()} threads, "
         f"median of {config.repeats})"
     )
-    columns = ("forward [ms]", "forward and backward [ms]", "kept [MiB]", "peak [MiB]", "largest difference")
-    lines = [head, f"{'':<38}" + "".join(f"{column:>27}" for column in columns)]
-    for problem in PROBLEMS:
-        lines.append(f"{problem.name:<38}" + "".join(f"{cell:>27}" for cell in _cells(problem, theirs, config, device)))
-    return "\n".join(lines)
+    columns = ("", "forward [ms]", "forward and backward [ms]", "kept [MiB]", "peak [MiB]", "largest difference")
+    rows = [[problem.name, *_cells(problem, theirs, config, device)] for problem in PROBLEMS]
+    return f"{head}\n{aligned([columns, *rows])}"
 
 
 def mmcv_sampler() -> Sampler:

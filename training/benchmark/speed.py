@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bevdistill_ros.core.text import aligned
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.inference.device import device_from
 from bevdistill_ros.inference.engine import Engine
@@ -83,8 +84,7 @@ def measure(config: SpeedConfig, trainings: Sequence[tuple[str, TrainConfig]] = 
     if engine is not None:
         rows += _inference_rows(config, engine, index)
     title = f"speed on this machine ({device}, {torch.get_num_threads()} threads)"
-    width = max(len(text) for text in (title, *(row[0] for row in rows)))
-    return "\n".join([title, *(f"{what:<{width}}  {value:>14}  {unit}" for what, value, unit in rows)])
+    return f"{title}\n{aligned(rows, left=(0, 2))}"
 
 
 def _engine(config: SpeedConfig) -> Engine:

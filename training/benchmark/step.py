@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bevdistill_ros.core.text import aligned
 from bevdistill_ros.inference.device import device_from
 from training.cli.settings import settings_from
 from training.data.index.load import DataConfig
@@ -88,8 +89,7 @@ def run_step(config: StepConfig) -> str:
         ),
         *((f"loss {name}", f"{float(value):.4f}") for name, value in losses.items()),
     ]
-    width = max(len(what) for what, _ in rows) + 2
-    return "\n".join(f"{what:<{width}}{value}" for what, value in rows)
+    return aligned(rows, left=(0, 1))
 
 
 def _timed(

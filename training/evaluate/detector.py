@@ -81,7 +81,7 @@ class TeacherDetector:
         predictions = self._teacher(frames.points, frames.ego_from_lidar).predictions
         assert predictions is not None
         found = detections_from(predictions, batch.stamps_ns, grid=self.grid)
-        return [_on_cpu(detections.above(self._least_score)) for detections in found]
+        return [detections.above(self._least_score).cpu() for detections in found]
 
 
 class StudentDetector:
@@ -123,7 +123,7 @@ class StudentDetector:
             present = torch.ones(1, dtype=torch.bool, device=self._device)
             self._previous = BevMemory(bev=output.bev, global_from_ego=cameras.global_from_ego, present=present)
         found = detections_from(output.predictions, batch.stamps_ns, grid=self._model.config.region)
-        return [_on_cpu(detections) for detections in found]
+        return [detections.cpu() for detections in found]
 
 
 def load_detector(source: str, device: str = "auto", mmdet3d: Mmdet3dConfig | None = None) -> Detector:
@@ -142,12 +142,3 @@ def load_detector(source: str, device: str = "auto", mmdet3d: Mmdet3dConfig | No
     if read_config(read_checkpoint(source))["role"] == "teacher":
         return TeacherDetector(source, place)
     return StudentDetector(load_student(source)[1], place)
-
-
-def _on_cpu(detections: Detections) -> Detections:
-    return Detections(
-        stamp_ns=detections.stamp_ns,
-        boxes=detections.boxes.cpu(),
-        scores=detections.scores.cpu(),
-        labels=detections.labels.cpu(),
-    )

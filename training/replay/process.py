@@ -1,6 +1,5 @@
-"""Child processes of a benchmark, and what the kernel says they use."""
+"""Child processes of a benchmark, and what they use."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,12 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import psutil
+
 _STOP_TIMEOUT_S = 10.0
 _LOG_LINES = 12
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
-# Places in /proc/<pid>/stat behind the name of the program, which may hold blanks.
-_STATE, _USER_TICKS, _SYSTEM_TICKS, _THREADS, _RESIDENT_PAGES = 0, 11, 12, 17, 21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +33,14 @@ def usage_of(pid: int) -> Usage:
         ProcessLookupError: It has ended.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError as error:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            raise psutil.ZombieProcess(pid)
+        times = process.cpu_times()
+        memory, threads = process.memory_info().rss, process.num_threads()
+    except psutil.NoSuchProcess as error:
         raise ProcessLookupError(f"process {pid} has ended") from error
-    if fields[_STATE] == "Z":
-        raise ProcessLookupError(f"process {pid} has ended")
-    return Usage(
-        cpu_s=(int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / _TICKS_PER_S,
-        memory_mb=int(fields[_RESIDENT_PAGES]) * _PAGE_MB,
-        threads=int(fields[_THREADS]),
-    )
+    return Usage(cpu_s=times.user + times.system, memory_mb=memory / 1e6, threads=threads)
 
 
 class Child:

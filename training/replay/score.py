@@ -149,7 +149,7 @@ def match_samples(
             raise BagError(f"sample {sample.token} has no odometry at {stamp_ns} ns, the stamp of {reference_camera}")
         if stamp_ns not in recorded:
             unanswered.append(sample.token)
-        detections[sample.token] = recorded.get(stamp_ns) or _nothing(stamp_ns)
+        detections[sample.token] = recorded.get(stamp_ns) or Detections.empty(stamp_ns)
         global_from_ego[sample.token] = torch.from_numpy(sample.global_from_map @ poses[stamp_ns])
     return Scored(detections=detections, global_from_ego=global_from_ego, unanswered=tuple(unanswered))
 
@@ -175,12 +175,3 @@ def evaluate(nusc: NuScenes, scored: Scored, split: str, output: Path) -> Metric
         ValueError: The bags do not cover the split.
     """
     return evaluate_detections(nusc, scored.detections, scored.global_from_ego, split, output)
-
-
-def _nothing(stamp_ns: int) -> Detections:
-    return Detections(
-        stamp_ns=stamp_ns,
-        boxes=torch.zeros(0, BOX_SIZE),
-        scores=torch.zeros(0),
-        labels=torch.zeros(0, dtype=torch.int64),
-    )

@@ -9,6 +9,7 @@ from statistics import mean, median, stdev
 from typing import Any, Self
 
 from bevdistill_ros.core.files import write_whole
+from bevdistill_ros.core.text import aligned
 from training.evaluate.metrics import Metrics
 
 
@@ -176,21 +177,13 @@ def table_text(table: Table) -> str:
     """The table, and that of each question, as text."""
     ratio = table.latency_ratio
     note = "" if ratio is None else f"\nlatency of the last row's student over that of the baseline: {ratio:.2f}"
-    asked = [f"\n\n{question}\n{_aligned(rows_of(table, rows))}" for question, rows in table.questions.items()]
+    asked = [f"\n\n{question}\n{_aligned(table, rows)}" for question, rows in table.questions.items()]
     title = f"{table.teacher.split}, {table.teacher.num_samples} frames"
-    return f"{title}\n{_aligned(rows_of(table))}{note}" + "".join(asked)
+    return f"{title}\n{_aligned(table)}{note}" + "".join(asked)
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    rows = [HEADER, *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if not column else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+def _aligned(table: Table, methods: Sequence[str] | None = None) -> str:
+    return aligned([HEADER, *rows_of(table, methods)])
 
 
 def paired_gains(runs: Sequence[Outcome], base: Sequence[Outcome], name: str) -> list[float]:

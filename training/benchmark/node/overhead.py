@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.text import aligned
 from bevdistill_ros.interface import fast_dds
 from training.benchmark.node.drive_plan import DriveLog, DrivePlan, Transport
 from training.benchmark.node.pictures import PICTURE_SIZE, write_pictures
@@ -33,6 +34,7 @@ DDS_NAMES: dict[Dds, str] = {"profile": "with our profile", "default": "as it co
 REFERENCE_CAMERA = "CAM_FRONT"
 _START_TIMEOUT_S = 60.0
 _SPARE_S = 30.0  # what a drive may take beyond its plan
+_PERCENTILES = ("p50", "p95", "max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,27 +211,24 @@ def table(config: NodeBenchConfig, measured: Mapping[str, Measured]) -> str:
         f"{config.rounds} x {config.seconds:g} s each, {os.cpu_count()} cores",
     ]
     if "ours" in measured:
-        lines += ["", f"{'our node, stages [ms]':<40}{'p50':>8}{'p95':>8}{'max':>8}"]
-        lines += [_row(name, values) for name, values in measured["ours"].stages_ms.items()]
-    lines += [
-        "",
-        f"{'last image sent to answer received [ms]':<40}{'p50':>8}{'p95':>8}{'max':>8}{'p95 in periods':>16}",
-    ]
+        stages = [_row(name, values) for name, values in measured["ours"].stages_ms.items()]
+        lines += ["", aligned([("our node, stages [ms]", *_PERCENTILES), *stages])]
+    trips = [("last image sent to answer received [ms]", *_PERCENTILES, "p95 in periods")]
+    sets = [("", "sets sent", "lost", "CPU per set [ms]", "drops that the node reports")]
     for name, result in measured.items():
         share = _percentile(result.round_trips_ms, 95) * config.rate_hz / 1e3
-        lines.append(f"{_row(name, result.round_trips_ms)}{share:>16.2f}")
-    lines += ["", f"{'':<32}{'sets sent':>12}{'lost':>8}{'CPU per set [ms]':>18}  drops that the node reports"]
-    for name, result in measured.items():
+        trips.append((*_row(name, result.round_trips_ms), f"{share:.2f}"))
         drops = ", ".join(f"{reason} ({count})" for reason, count in result.drops.items())
-        lines.append(f"{name:<32}{result.sets_sent:>12}{result.sets_lost:>8}{result.cpu_ms:>18.1f}  {drops}".rstrip())
+        sets.append((name, f"{result.sets_sent}", f"{result.sets_lost}", f"{result.cpu_ms:.1f}", drops))
+    lines += ["", aligned(trips), "", aligned(sets, left=(0, 4))]
     if "ours" in measured and "naive" in measured:
         lines += ["", f"cpu ratio (ours / naive): {measured['ours'].cpu_ms / measured['naive'].cpu_ms:.2f}"]
     return "\n".join(lines)
 
 
-def _row(name: str, values: Sequence[float]) -> str:
-    columns = [_percentile(values, 50), _percentile(values, 95), max(values, default=float("nan"))]
-    return f"  {name:<38}" + "".join(f"{value:>8.1f}" for value in columns)
+def _row(name: str, values: Sequence[float]) -> tuple[str, str, str, str]:
+    high = max(values, default=float("nan"))
+    return f"  {name}", f"{_percentile(values, 50):.1f}", f"{_percentile(values, 95):.1f}", f"{high:.1f}"
 
 
 def _percentile(values: Sequence[float], share: float) -> float:

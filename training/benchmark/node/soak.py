@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.core.text import aligned
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
@@ -186,20 +187,17 @@ def write_light_bundle(path: Path) -> Path:
 
 def summary(config: SoakConfig, health: Health, outcome: Account, faults: Sequence[Fault]) -> str:
     """Results in words, for people."""
-    lines = [
-        f"{config.minutes:g} min, {outcome.sets} sets of six cameras, {len(faults)} faults (seed {config.seed})",
-        "",
-        f"{'sets sent while':<30}{'sets':>8}{'detected':>10}{'dropped':>9}{'unreported':>8}  reasons the node gives",
+    title = f"{config.minutes:g} min, {outcome.sets} sets of six cameras, {len(faults)} faults (seed {config.seed})"
+    rows: list[tuple[object, ...]] = [
+        ("sets sent while", "sets", "detected", "dropped", "unreported", "reasons the node gives")
     ]
     for condition, fate in outcome.fates.items():
         reasons = ", ".join(f"{reason} ({count})" for reason, count in list(fate.dropped.items())[:3])
-        more = len(fate.dropped) - 3
-        dropped = sum(fate.dropped.values())
-        lines.append(
-            f"{condition:<30}{fate.sets:>8}{fate.detected:>10}{dropped:>9}{fate.unreported:>8}  {reasons}"
-            + (f" and {more} more" if more > 0 else "")
+        more = f" and {len(fate.dropped) - 3} more" if len(fate.dropped) > 3 else ""
+        rows.append(
+            (condition, fate.sets, fate.detected, sum(fate.dropped.values()), fate.unreported, f"{reasons}{more}")
         )
-    lines += ["", *(f"NOT EXPLAINED: {line}" for line in outcome.unexplained)]
+    lines = [title, "", aligned(rows, left=(0, 5)), "", *(f"NOT EXPLAINED: {line}" for line in outcome.unexplained)]
     if not outcome.unexplained:
         lines.append("every set was detected, or dropped for a reason that the node gives and a fault explains")
     lines.append(
