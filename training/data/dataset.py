@@ -100,6 +100,26 @@ class NuScenesDataset(Dataset[Sample]):
             history.insert(0, number)
         return history
 
+    def rig_of(self, number: int) -> tuple[CameraRig, Tensor]:
+        """Cameras of a sample of the index, for images of the target's size, and which of them (N,) have an image."""
+        columns = self._columns
+        _, intrinsics, _ = preprocess(
+            [None] * len(columns),
+            torch.from_numpy(self.index.intrinsics[number, columns]),
+            torch.from_numpy(self.index.mountings_of(number, columns)),
+            self.index.sizes_of(number, columns),
+            target=self.target,
+        )
+        return self._rig(number, intrinsics), torch.from_numpy(self.index.camera_files[number, columns] != b"")
+
+    def _rig(self, number: int, intrinsics: Tensor) -> CameraRig:
+        return CameraRig(
+            names=self.cameras,
+            intrinsics=intrinsics,
+            ego_from_camera=torch.from_numpy(self.index.ego_from_camera[number, self._columns]),
+            image_size=self.target.size,
+        )
+
     def _camera_input(self, number: int) -> CameraInput:
         sizes = self.index.sizes_of(number, self._columns)
         images, intrinsics, valid = preprocess(
@@ -109,12 +129,7 @@ class NuScenesDataset(Dataset[Sample]):
             sizes,
             target=self.target,
         )
-        rig = CameraRig(
-            names=self.cameras,
-            intrinsics=intrinsics,
-            ego_from_camera=torch.from_numpy(self.index.ego_from_camera[number, self._columns]),
-            image_size=self.target.size,
-        )
+        rig = self._rig(number, intrinsics)
         return CameraInput(
             images=(images if self.with_images else images[..., :0, :0])[None],
             image_from_ego=rig.image_from_ego().float()[None],

@@ -4,13 +4,14 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import compress
 from pathlib import Path
 from typing import Any, Self
 
 from nuscenes.eval.common.config import config_factory
-from nuscenes.eval.detection.data_classes import DetectionMetrics
+from nuscenes.eval.detection.data_classes import DetectionBox, DetectionMetrics
 from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
@@ -22,6 +23,8 @@ from bevdistill_ros.core.records import Detections
 from training.data.index.arrays import scenes_of
 from training.data.tables import splits_of
 from training.evaluate.results import Results, results_from
+
+BoxFilter = Callable[[str, Sequence[DetectionBox]], Sequence[bool]]  # sample token, boxes in the global frame
 
 PROTOCOL = "detection_cvpr_2019"
 ERROR_NAMES: dict[str, str] = {  # the devkit's name: what papers write, with an m before it for the mean over classes
@@ -81,6 +84,7 @@ def evaluate_detections(
     output_dir: Path,
     *,
     uses_lidar: bool = False,
+    keep: BoxFilter | None = None,
 ) -> Metrics:
     """Score detections of a whole split.
 
@@ -91,16 +95,19 @@ def evaluate_detections(
         split: Name of the split.
         output_dir: Where results.json, metrics.json and the devkit's metrics_summary.json are written.
         uses_lidar: Whether LiDAR, not cameras, was the detector's input.
+        keep: Which boxes count, of ground truth and detections alike; None: all, as the official score has it.
 
     Raises:
         ValueError: The split does not exist or has no annotations, or a sample of it has no entry in `detections`.
     """
     tokens = [token for token in split_tokens(nusc, split) if token in detections]
     results = results_from({token: detections[token] for token in tokens}, global_from_ego, uses_lidar=uses_lidar)
-    return evaluate_results(nusc, results, split, output_dir)
+    return evaluate_results(nusc, results, split, output_dir, keep=keep)
 
 
-def evaluate_results(nusc: NuScenes, results: Results, split: str, output_dir: Path) -> Metrics:
+def evaluate_results(
+    nusc: NuScenes, results: Results, split: str, output_dir: Path, *, keep: BoxFilter | None = None
+) -> Metrics:
     """Score what a results file holds; see `evaluate_detections`. Samples off the split are left out."""
     tokens = split_tokens(nusc, split)
     _check_covered(results, tokens, split)
@@ -114,7 +121,7 @@ def evaluate_results(nusc: NuScenes, results: Results, split: str, output_dir: P
         chosen["results"][tokens[0]] = [_far_box(tokens[0])]
         path = output_dir / "results_with_placeholder.json"
         path.write_text(json.dumps(chosen))
-    measured = _run_devkit(nusc, path, split, output_dir)
+    measured = _run_devkit(nusc, path, split, output_dir, keep)
     metrics = _metrics_from(measured, split, len(tokens))
     (output_dir / "metrics_summary.json").write_text(json.dumps(measured.serialize(), indent=2))
     write_whole(output_dir / "metrics.json", metrics.to_json())
@@ -167,10 +174,14 @@ def _far_box(token: str) -> dict[str, Any]:
     }
 
 
-def _run_devkit(nusc: NuScenes, path: Path, split: str, output_dir: Path) -> DetectionMetrics:
+def _run_devkit(nusc: NuScenes, path: Path, split: str, output_dir: Path, keep: BoxFilter | None) -> DetectionMetrics:
     # The devkit draws progress bars even when it is told to be quiet.
     with contextlib.redirect_stderr(io.StringIO()):
         evaluation = DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
+        if keep is not None:
+            for boxes in (evaluation.gt_boxes.boxes, evaluation.pred_boxes.boxes):
+                for token, own in boxes.items():
+                    boxes[token] = list(compress(own, keep(token, own)))
         measured, _ = evaluation.evaluate()
     with contextlib.suppress(OSError):
         (output_dir / "plots").rmdir()

@@ -12,6 +12,7 @@ from training.data.loader import SteadyLoader
 from training.data.sample import collate
 from training.data.tables import open_tables
 from training.evaluate.detector import Detector, load_detector
+from training.evaluate.in_view import CameraView
 from training.evaluate.metrics import Metrics, check_scorable, evaluate_detections
 from training.evaluate.submission import write_submission
 from training.teacher.mmdet3d_config import Mmdet3dConfig
@@ -29,6 +30,7 @@ class EvaluateConfig:
     device: str = "auto"  # auto, cpu, cuda or cuda:<index>; auto is the GPU where there is one
     batch_size: int = 4  # frames at once; a temporal student takes one
     num_workers: int = 2  # processes that load data
+    in_view: bool = False  # also score what some camera shows alone, of ground truth and detections; for partial rings
     submission: bool = False  # write results.json without a score, whatever annotations there are
     progress: bool = True  # show a bar
 
@@ -67,6 +69,9 @@ def evaluate(config: EvaluateConfig) -> Metrics:
     return _score(config, *_prepare(config))
 
 
+IN_VIEW = "in_view"  # folder, in that of the official score, of the score of what cameras show
+
+
 def run_evaluate(config: EvaluateConfig) -> str:
     """Score and describe, or write a submission where there are no annotations; returns the closing text.
 
@@ -82,7 +87,7 @@ def run_evaluate(config: EvaluateConfig) -> str:
             f"{names}: rename them as in nuScenes, or set submission to true to write results without a score"
         )
     if len(dataset.index.labels) and not config.submission:
-        return f"{_score(config, detector, dataset).table()}\nresults: {config.output}"
+        return "\n".join([*_tables(config, detector, dataset), f"results: {config.output}"])
     detections = _detect(config, detector, dataset)
     poses = dataset.index.poses_of(config.split or config.data.val_split)
     path = write_submission(detections, poses, Path(config.output), uses_lidar=detector.uses_lidar)
@@ -94,6 +99,8 @@ def run_evaluate(config: EvaluateConfig) -> str:
 
 def _prepare(config: EvaluateConfig) -> tuple[Detector, NuScenesDataset]:
     detector = load_detector(config.source, config.device, config.mmdet3d)
+    if config.in_view and detector.uses_lidar:
+        raise ValueError(f"{config.source} sees by LiDAR, so in_view has no cameras to go by; leave it off")
     return detector, detector.dataset(config.data, config.split or config.data.val_split)
 
 
@@ -101,14 +108,22 @@ def _score(config: EvaluateConfig, detector: Detector, dataset: NuScenesDataset)
     split = config.split or config.data.val_split
     tables = open_tables(Path(config.data.root), config.data.version, lidar=config.data.lidar)
     check_scorable(tables, split)  # before hours of detection
-    return evaluate_detections(
-        tables,
-        _detect(config, detector, dataset),
-        dataset.index.poses_of(split),
-        split,
-        Path(config.output),
-        uses_lidar=detector.uses_lidar,
-    )
+    detections, poses = _detect(config, detector, dataset), dataset.index.poses_of(split)
+    output, uses_lidar = Path(config.output), detector.uses_lidar
+    if config.in_view:
+        evaluate_detections(
+            tables, detections, poses, split, output / IN_VIEW, uses_lidar=uses_lidar, keep=CameraView(dataset)
+        )
+    return evaluate_detections(tables, detections, poses, split, output, uses_lidar=uses_lidar)
+
+
+def _tables(config: EvaluateConfig, detector: Detector, dataset: NuScenesDataset) -> list[str]:
+    """The official score in words, and that of what cameras show where it is wanted."""
+    official = _score(config, detector, dataset).table()
+    if not config.in_view:
+        return [official]
+    shown = Metrics.from_json((Path(config.output) / IN_VIEW / "metrics.json").read_text())
+    return [official, "", "only boxes that a camera shows, not the official score:", shown.table(), ""]
 
 
 def _detect(config: EvaluateConfig, detector: Detector, dataset: NuScenesDataset) -> dict[str, Detections]:
