@@ -108,6 +108,15 @@ def test_commands_targets_and_files_that_a_page_names_are_there(page: Path) -> N
         assert at.exists() or link == "contributing.md" or link == "changes.md", link
 
 
+def test_files_of_the_walk_of_an_image_are_there() -> None:
+    walk = (ROOT / "docs" / "architecture.md").read_text().partition("## The walk of an image")[2]
+    package = ROOT / "bevdistill_ros"
+    named = re.findall(r"`([a-z_/]+\.py)`", walk)
+    assert len(named) > 20
+    for path in named:
+        assert (package / "node" / path).is_file() or (package / path).is_file(), path
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built documentation."""
