@@ -18,6 +18,7 @@ Shape legend: B batch, N boxes of a frame, Q queries, C channels.
 """
 
 import importlib.util
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -237,12 +238,36 @@ def _build(model: Any, source: str) -> Any:
         with DefaultScope.overwrite_default_scope("mmdet3d"):
             detector = MODELS.build(model)
     except Exception as error:  # registries raise what the constructors of the parts do
-        raise ValueError(f"mmdet3d can't build the detector of {source} ({type(error).__name__}: {error})") from error
+        raise ValueError(build_failure(error, source)) from error
     head = _head_of(detector)
     for settings in (head.test_cfg, vars(head.bbox_coder)):
         for name in {"score_threshold", "score_thr"} & settings.keys():
             settings[name] = min(settings[name] or 0.0, LEAST_SCORE)
     return detector
+
+
+def build_failure(error: Exception, source: str) -> str:
+    """Why a detector can't be built: a module that mmdet3d does not have, or what its parts say."""
+    unknown = re.search(r"(\w+) is not in the \S+ registry", str(error))
+    if unknown is None:
+        return f"mmdet3d can't build the detector of {source} ({type(error).__name__}: {error})"
+    return (
+        f"{source} needs the module {unknown[1]}, which mmdet3d does not have; register it for mmdet3d 1.x with "
+        "custom_imports in that configuration, or choose another teacher. (BEVDistill's Object-DGCNN is made of modules of "
+        "its own, written for mmdet3d 0.17.)"
+    )
+
+
+def build_failure(error: Exception, source: str) -> str:
+    """Why a detector can't be built: a module that mmdet3d does not have, or what its parts say."""
+    unknown = re.search(r"(\w+) is not in the \S+ registry", str(error))
+    if unknown is None:
+        return f"mmdet3d can't build the detector of {source} ({type(error).__name__}: {error})"
+    return (
+        f"{source} needs the module {unknown[1]}, which mmdet3d does not have; register it for mmdet3d 1.x with "
+        "custom_imports in that configuration, or choose another teacher. (BEVDistill's Object-DGCNN is made of modules of "
+        "its own, written for mmdet3d 0.17.)"
+    )
 
 
 def _fill(detector: nn.Module, weights: Mapping[str, Tensor], checkpoint: Path | str, source: str) -> None:
