@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from bevdistill_ros.core.files import read_text
 from bevdistill_ros.core.geometry import transform_from
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
+from bevdistill_ros.model.deformable import Sampling
 from bevdistill_ros.model.preprocess import preprocess
 from bevdistill_ros.model.public_config import LEVEL_LIDAR, PUBLIC_CAMERAS, MemoryMode, PublicStudentConfig
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
 from training.export import revision, training_rig
+from training.export_engines import add_network, engines_from, prove
 from training.weights.public import public_student, read_public
 from training.weights.public_kinds import PublicKind
 
@@ -45,6 +48,8 @@ class ImportConfig:
     # frame; empty: the LiDAR's mounting in the data set, or with a rig 0.94 m ahead of the ego origin and level
     ego_from_lidar: tuple[float, ...] = ()
     memory: MemoryMode = "warp"  # how the past is carried along: in metres, or rotate_shift as in the published figures
+    engines: str = "none"  # comma-separated: onnx, openvino (both read the same file, each must prove itself); or none
+    sampling: Sampling = "grid_sample"  # of the exported network; gather for TensorRT
     licence: str = "not stated"  # terms of the weights, for the bundle's provenance
     name: str = ""  # of the model; empty is the kind
     model_version: str = "1"  # of the weights
@@ -64,7 +69,7 @@ def run_import(config: ImportConfig) -> str:
     Raises:
         ValueError: The checkpoint can't be read, is of another kind or another network, or the cameras do not fit.
     """
-    path = Path(config.checkpoint)
+    path, engines = Path(config.checkpoint), engines_from(config.engines)
     state, classes = read_public(path)
     index = None if config.root is None else _index_of(config, config.root)
     settings = _settings_for(config, index)
@@ -86,8 +91,9 @@ def run_import(config: ImportConfig) -> str:
             "licence": config.licence,
             "revision": revision(),
         },
+        add_engines=partial(add_network, student=student, sampling=config.sampling) if engines else None,
     )
-    return f"bundle: {bundle}"
+    return "\n".join([f"bundle: {bundle}", *prove(bundle, engines)])
 
 
 def _index_of(config: ImportConfig, root: Path) -> NuScenesIndex:

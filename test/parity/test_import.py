@@ -338,3 +338,11 @@ def test_a_state_says_its_classes(tmp_path: Path, shrunk: None) -> None:
     torch.save({"state_dict": shrunk_state(TINY)}, tmp_path / "a.pth")
     assert read_public(tmp_path / "a.pth")[1] is None
     assert PUBLIC_CAMERAS[0] == "CAM_FRONT"
+
+
+@pytest.mark.parametrize("kind", ["bevformer_tiny", "bevformer_base"])
+def test_engines_reproduce_it(kind: str, command: Callable[..., str], shrunk: None, rig_file: Path) -> None:
+    """The exported network, deformable convolutions and a past among it, in ONNX Runtime."""
+    options = ("--rig", str(rig_file), "--engines", "onnx")
+    printed = command({"state_dict": shrunk_state(SHRUNK_OF[kind])}, kind=kind, ok=True, options=options)
+    assert "engine onnx: reproduces torch" in printed

@@ -12,6 +12,7 @@ import torch
 
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.cli.commands import main
+from training.teacher.mmdet3d import build_failure
 from training.teacher.mmdet3d_config import Mmdet3dConfig, facts_of
 from training.weights.foreign import read_foreign_checkpoint
 
@@ -225,3 +226,13 @@ class TestForeignCheckpoint:
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"no checkpoint at .*none\.pth"):
             read_foreign_checkpoint(tmp_path / "none.pth")
+
+
+def test_a_module_that_mmdet3d_lacks_is_named() -> None:
+    """As mmengine's registries report it; other failures are passed on."""
+    unknown = KeyError("'ObjDGCNN_DV is not in the mmdet3d::model registry. Please check whether the value of ...'")
+    message = build_failure(unknown, "teacher.py")
+    assert message.startswith("teacher.py needs the module ObjDGCNN_DV, which mmdet3d does not have; register it")
+    assert "custom_imports" in message
+    other = build_failure(TypeError("in_channels must be an int"), "teacher.py")
+    assert other == "mmdet3d can't build the detector of teacher.py (TypeError: in_channels must be an int)"

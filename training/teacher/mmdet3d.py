@@ -253,20 +253,8 @@ def build_failure(error: Exception, source: str) -> str:
         return f"mmdet3d can't build the detector of {source} ({type(error).__name__}: {error})"
     return (
         f"{source} needs the module {unknown[1]}, which mmdet3d does not have; register it for mmdet3d 1.x with "
-        "custom_imports in that configuration, or choose another teacher. (BEVDistill's Object-DGCNN is made of modules of "
-        "its own, written for mmdet3d 0.17.)"
-    )
-
-
-def build_failure(error: Exception, source: str) -> str:
-    """Why a detector can't be built: a module that mmdet3d does not have, or what its parts say."""
-    unknown = re.search(r"(\w+) is not in the \S+ registry", str(error))
-    if unknown is None:
-        return f"mmdet3d can't build the detector of {source} ({type(error).__name__}: {error})"
-    return (
-        f"{source} needs the module {unknown[1]}, which mmdet3d does not have; register it for mmdet3d 1.x with "
-        "custom_imports in that configuration, or choose another teacher. (BEVDistill's Object-DGCNN is made of modules of "
-        "its own, written for mmdet3d 0.17.)"
+        "custom_imports in that configuration, or choose another teacher (BEVDistill's Object-DGCNN has modules of its "
+        "own, written for mmdet3d 0.17)"
     )
 
 
