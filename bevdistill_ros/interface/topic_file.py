@@ -107,7 +107,7 @@ def read_topic_map(path: Path) -> TopicMap:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{where} is not YAML: {error.problem}{line}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, AttributeError, TypeError) as error:
         raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
     try:
         return _topic_map_of(content)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.geometry import invert_rigid, project_points
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.precision import full_precision
 from bevdistill_ros.model.records import BevMemory, CameraInput
 
 MIN_DEPTH = 0.1  # [m] nearer points are not seen
@@ -171,7 +172,7 @@ def visible_pillars(
         rule: When a point counts as seen.
     """
     height, width = image_size
-    with torch.autocast(points.device.type, enabled=False):
+    with full_precision(points.device.type):  # TF32 would move pixels by 0.1 to 1 px
         pixels, depth = project_points(image_from_ego.float(), points.flatten(0, 1))
     x, y = ((pixels[..., axis] + rule.pixel_offset) / size for axis, size in enumerate((width, height)))
     seen = (depth > rule.min_depth) & (x >= 0) & (y >= 0) & (x < 1) & (y < 1) & valid[..., None]

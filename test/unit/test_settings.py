@@ -5,6 +5,7 @@ from typing import Any, Literal
 import pytest
 
 from training.cli.settings import settings_from
+from training.run.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ def test_mistake_is_told_in_one_line(arguments: list[str], message: str) -> None
         ("extra: {hihg: 3}", "unknown setting 'extra.hihg'; did you mean 'extra.high'?"),
         ("part: 3", "part must map settings to values, but is 3"),
         ("just words", "the file must map settings to values, but is 'just words'"),
-        ("part: [1", " is no YAML: expected ',' or ']', but got '<stream end>' in line 1"),
+        ("part: [1", " is not YAML: expected ',' or ']', but got '<stream end>' in line 1"),
     ],
 )
 def test_mistake_in_a_file_names_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -159,3 +160,25 @@ def test_print_config_shows_all_and_can_be_read_again(capsys: pytest.CaptureFixt
     file = tmp_path / "settings.yaml"
     file.write_text(capsys.readouterr().out)
     assert settings_from(Whole, ["--config", str(file)]) == parsed("--part.low=3", "--extra={}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("role: student\x00\n", "is not YAML: .*special characters are not allowed"),
+        ("student: " + "[" * 5000, "nested deeper than 30 levels in line 1"),
+        ("optim: {steps: !!timestamp 99}", "has a value that can't be read"),
+        ("optim: {learning_rate: 1" + "0" * 400 + "}", "too large|must be a number"),
+        ("a: &a [lol, lol]\nstudent: [*a, *a]", r"has the alias '\*a' in line 2; write its value there"),
+        ("settings: &s {x: *s}", "has the alias"),
+        ("student: [" + "lol, " * 1000 + "]", "student must map settings to values"),
+        ("role: " + "x" * 1_000_001, "is larger than 1 MB"),
+    ],
+)
+def test_a_hostile_configuration_is_one_short_line(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        settings_from(TrainConfig, ["--config", str(path)])
+    assert len(str(caught.value)) < 800
+    assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Settings dataclasses on the command line and in YAML: options, help from the fields' comments, one line a mistake."""
+"""Settings dataclasses on the command line and in YAML: options, help from field comments, one line per mistake."""
 
 import ast
 import dataclasses
@@ -17,7 +17,12 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
+from bevdistill_ros.core.files import read_text
+
 T = TypeVar("T")
+MAX_CONFIG_BYTES = 1_000_000
+MAX_DEPTH = 30  # levels of mappings and lists
+_QUOTED = 200  # characters of what a message quotes
 _OWN_OPTIONS = ("help", "config", "print_config")
 
 
@@ -54,6 +59,8 @@ def settings_from(
     try:
         values = vars(parser.instantiate(parser.parse_args(list(arguments))))
         return kind(**{name: values[name] for name in _field_names(kind)})
+    except OverflowError as error:
+        raise ValueError(f"a number is too large: {error}") from error
     except (ArgumentError, ValueError, TypeError) as error:
         raise ValueError(_mistake(str(error), hints)) from error
 
@@ -120,7 +127,8 @@ def _check_mapping(content: object, hints: Mapping[str, Any], prefix: str, where
     if content is None and not prefix:  # an empty file
         return
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where}{prefix.rstrip('.') or 'the file'} must map settings to values, but is {content!r}")
+        name, given = prefix.rstrip(".") or "the file", repr(content)[:_QUOTED]
+        raise ValueError(f"{where}{name} must map settings to values, but is {given}")
     for name, value in content.items():
         key = f"{prefix}{name}"
         _check_key(key, hints, where)
@@ -136,17 +144,35 @@ def _check_key(key: str, hints: Mapping[str, Any], where: str) -> None:
 
 
 def _read_yaml(path: Path) -> object:
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"there is no configuration file {path}")
-    return _yaml_of(path.read_text(encoding="utf-8"), str(path))
+    return _yaml_of(read_text(path, what="configuration file", max_bytes=MAX_CONFIG_BYTES), str(path))
 
 
 def _yaml_of(text: str, name: str) -> object:
+    """Content of YAML text without aliases, which make gigabytes of a few lines, and not deeper than settings are.
+
+    Raises:
+        ValueError: It is not such YAML, or a value in it can't be read.
+    """
     try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            if isinstance(event, yaml.AliasEvent):
+                alias = str(event.anchor)[:40]
+                raise ValueError(f"{name} has the alias '*{alias}' in line {line}; write its value there")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError(f"{name} is nested deeper than {MAX_DEPTH} levels in line {line}")
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{name} is no YAML: {error.problem}{place}") from error
+        raise ValueError(f"{name} is not YAML: {error.problem}{place}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())[:_QUOTED]}") from error
+    except (AttributeError, TypeError, OverflowError) as error:  # of a value with a YAML tag, such as !!timestamp
+        raise ValueError(f"{name} has a value that can't be read: {str(error)[:_QUOTED]}") from error
 
 
 def _mistake(message: str, hints: Mapping[str, Any]) -> str:

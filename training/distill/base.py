@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.precision import full_precision
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.teacher.output import TeacherOutput
@@ -141,6 +141,6 @@ def identity_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 def exact_product(first: Tensor, second: Tensor) -> Tensor:
-    """Matrix product in the precision of its factors, also under autocast, where small differences would round away."""
-    with torch.autocast(first.device.type, enabled=False):
+    """Matrix product in the precision of its factors, where autocast and TF32 would round small differences away."""
+    with full_precision(first.device.type):
         return first @ second

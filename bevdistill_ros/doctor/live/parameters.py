@@ -22,7 +22,7 @@ def parameters_of_file(path: Path) -> DetectorParameters:
     """
     try:
         content = yaml.safe_load(read_text(path, what="parameter file", max_bytes=MAX_FILE_BYTES))
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, AttributeError, TypeError) as error:
         raise ValueError(f"parameter file '{path}' is no YAML: {error}") from error
     groups = [node.get("ros__parameters") for node in _values(content) if isinstance(node, Mapping)]
     if not any(isinstance(group, Mapping) for group in groups):

@@ -181,3 +181,22 @@ def test_heads_have_as_many_hidden_layers_as_asked_for(grid: BevGrid) -> None:
         assert sum(isinstance(part, nn.ReLU) for part in class_head.modules()) == count
         assert sum(isinstance(part, nn.ReLU) for part in box_head.modules()) == count
         assert decoder(maps()).codes.shape == (3, 2, 10, 10)
+
+
+def test_heads_compute_in_float32_under_autocast() -> None:
+    """Half precision would round centres of a 100 m grid by decimetres."""
+    torch.manual_seed(0)
+    decoder = SetDecoder(
+        embed_dim=16, num_heads=2, num_layers=1, num_queries=6, num_points=2, num_levels=1, grid=BevGrid(rows=8, cols=8)
+    ).eval()
+    for head in (decoder.box_heads[0], decoder.class_heads[0]):
+        torch.nn.init.normal_(head[-1].weight)
+    kept: list[torch.Tensor] = []
+    decoder.layers[0].register_forward_hook(lambda *given: kept.append(given[-1]))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        prediction = decoder([torch.randn(1, 16, 8, 8)])
+    with torch.no_grad():
+        content = kept[0].float()
+        torch.testing.assert_close(prediction.logits[0], decoder.class_heads[0](content), rtol=0, atol=1e-6)
+        raw = decoder.box_heads[0](content)
+    torch.testing.assert_close(prediction.codes[0][..., 3], raw[..., 3], rtol=0, atol=1e-6)
