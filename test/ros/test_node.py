@@ -203,6 +203,21 @@ def test_foreign_focal_length_is_told(skipping: "Vehicle", stamp: int) -> None:
     assert skipping.wait_until(lambda: "trained" not in skipping.said("calibration"))
 
 
+def test_cameras_that_show_no_road_are_reported(skipping: "Vehicle", stamp: int) -> None:
+    """By their principal point they look into the sky, so the network would see nothing where objects are."""
+    matrix = tiny_rig(SIZE).intrinsics[0].clone()
+    matrix[1, 2] = 1000.0
+    fields = {"k": matrix.flatten().tolist()}
+    skipping.calibrate(stamp, **fields)
+    skipping.detect(stamp, jpegs(), calibrations=dict.fromkeys(CAMERAS, fields))
+    assert skipping.wait_until(
+        lambda: "FRONT shows no objects 3 to 50 m away (96x64 scaled" in skipping.said("calibration")
+    )
+    skipping.calibrate(stamp)
+    skipping.detect(stamp + 500 * MS, jpegs())
+    assert skipping.wait_until(lambda: "shows no objects" not in skipping.said("calibration"))
+
+
 @pytest.mark.skipif(not HAS_MESSAGE_FILTERS, reason="message_filters comes with a ROS distribution")
 def test_stock_synchronizer(shared: "Shared", bundle: Path, stamp: int) -> None:
     vehicle = shared.use(sync__policy="approximate_time")

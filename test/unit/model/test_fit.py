@@ -1,6 +1,7 @@
 """Which part of a camera image the network sees, for cameras of any shape and mounting."""
 
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -244,3 +245,18 @@ def test_padding_of_a_student_is_the_mean_colour() -> None:
 def test_settings_from_before_the_choice_keep_the_top_crop() -> None:
     assert completed({"image_height": 128})["image_fit"] == "top"
     assert completed({"image_fit": "pad"})["image_fit"] == "pad"
+
+
+def test_table_of_the_documentation() -> None:
+    """The rows in docs/cameras.md."""
+    rows = []
+    for name, (height, width, focal) in {"16:9": (900, 1600, 1266.0), **SHAPES}.items():
+        matrix, pose, cells = matrix_of(height, width, focal), mounted(), []
+        for policy in ("top", "horizon"):
+            target = target_of((256, 704), policy)
+            fit = fit_of((height, width), target, matrix, pose)
+            row = horizon_row(fit.matrix((height, width)) @ matrix, pose, 352)
+            cells += [f"{row:.0f}", f"{shown_share(fit, (height, width), target, matrix, pose):.0%}"]
+        rows.append(f"| {name}, {width}x{height} | {focal:.0f} | {' | '.join(cells)} |".replace("%", " %"))
+    page = (Path(__file__).parents[3] / "docs" / "cameras.md").read_text()
+    assert "\n".join(rows) in page
