@@ -10,7 +10,7 @@ SECTIONS = ("packages", "ros", "gpu", "bundle", "dds", "topics", "node", "rig")
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
-    """What `bevdistill doctor` looks at; what is not told is taken from the running node, if there is one.
+    """What `bevdistill doctor` checks; what is not given is taken from the running node, if there is one.
 
     Raises:
         ValueError: A value is not allowed.

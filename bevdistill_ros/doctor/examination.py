@@ -31,7 +31,7 @@ NOMINAL_BYTES = {"compressed": 150e3, "raw": 1600 * 900 * 3.0}  # of an image, w
 
 
 class Examination:
-    """Looks at everything that the node needs.
+    """Checks everything that the node needs.
 
     Args:
         config: What to look at.
@@ -66,11 +66,11 @@ class Examination:
         try:
             found: list[Finding] = getattr(self, f"_check_{name}")()
         except ModuleNotFoundError as error:
-            return [fail(name, f"cannot be looked at: {error}", "see the sections packages and ros")]
+            return [fail(name, f"cannot be checked: {error}", "see the sections packages and ros")]
         except ValueError as error:
             return [fail(name, str(error))]
         except Exception as error:
-            return [fail(name, f"the check itself broke: {type(error).__name__}: {error}", "please report this")]
+            return [fail(name, f"the check itself failed: {type(error).__name__}: {error}", "please report this")]
         return found
 
     def _check_packages(self) -> list[Finding]:
@@ -96,17 +96,17 @@ class Examination:
 
         vehicle = self._listening
         if vehicle is None:
-            return [warn("profile", "without ROS there is no transport to look at")]
+            return [warn("profile", "without ROS there is no transport to check")]
         image_bytes = vehicle.image_bytes or NOMINAL_BYTES[vehicle.parameters.transport]
         return check_dds(vehicle.rmw, num_cameras=len(self._cameras), image_bytes=image_bytes, environment=os.environ)
 
     def _check_topics(self) -> list[Finding]:
         vehicle = self._listening
-        return vehicle.check_topics() if vehicle else [warn("topics", "without ROS there are no topics to look at")]
+        return vehicle.check_topics() if vehicle else [warn("topics", "without ROS there are no topics to check")]
 
     def _check_node(self) -> list[Finding]:
         vehicle = self._listening
-        return vehicle.check_node() if vehicle else [warn("node", "without ROS there is no node to look at")]
+        return vehicle.check_node() if vehicle else [warn("node", "without ROS there is no node to check")]
 
     def _check_rig(self) -> list[Finding]:
         from bevdistill_ros.doctor.checks.rig import check_views
@@ -119,7 +119,7 @@ class Examination:
             if faults:
                 return faults
             remedy = "give --rig FILE, or start the cameras with camera_info and tf"
-            return [warn("rig", "neither a rig file nor the running cameras tell a rig", remedy)]
+            return [warn("rig", "neither a rig file nor the running cameras give a rig", remedy)]
         findings = [*faults, *check_views(views)]
         bundle = self._bundle
         if bundle is not None:
@@ -153,7 +153,7 @@ class Examination:
 
     @cached_property
     def _listening(self) -> "Vehicle | None":
-        """The vehicle, told which cameras to listen to."""
+        """The vehicle, with the cameras to listen to."""
         if self._vehicle is not None:
             self._vehicle.expect(self._cameras, self._rig)
         return self._vehicle

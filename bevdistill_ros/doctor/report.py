@@ -22,14 +22,14 @@ class Section:
 def section_text(section: Section, *, colour: bool) -> str:
     """A section as lines: its name, and for each finding the verdict, what was found and, once, what to do."""
     lines = [f"{_BOLD}{section.name}{_PLAIN}" if colour else section.name]
-    told: set[str] = set()
+    shown: set[str] = set()
     for finding in section.findings:
         word = f"{finding.verdict:<4}"
         word = f"{_COLOURS[finding.verdict]}{word}{_PLAIN}" if colour else word
         lines.append(f"  {word}  {finding.subject}: {finding.message}")
         if finding.remedy:
-            lines.append(f"{_INDENT}-> {'as above' if finding.remedy in told else finding.remedy}")
-            told.add(finding.remedy)
+            lines.append(f"{_INDENT}-> {'as above' if finding.remedy in shown else finding.remedy}")
+            shown.add(finding.remedy)
     return "\n".join(lines) + "\n"
 
 

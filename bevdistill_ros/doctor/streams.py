@@ -1,4 +1,4 @@
-"""What the stamps of a stream of messages tell: its rate, its age, and what was lost of it."""
+"""Rate, age and losses of a stream of messages, from its stamps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import numpy as np
 
-MIN_MESSAGES = 5  # fewer tell neither a period nor losses
+MIN_MESSAGES = 5  # fewer show neither a period nor losses
 FAST_GAP = 10.0  # [percentile] gaps up to 1.5 times this one are taken for gaps without a loss
 MAX_JITTER = 0.2  # of the period; a stream that strays further is not periodic
 SHARED_STAMPS = 0.5  # from this part of common stamps on, camera_info is taken to have the image's own stamps
@@ -55,7 +55,7 @@ class Stream:
 
 
 class Evidence(StrEnum):
-    """What tells of a loss, from the strongest on."""
+    """Evidence of a loss, strongest first."""
 
     CAMERA_INFO = "camera_info came of images that did not"
     GAPS = "by the gaps between stamps"
@@ -89,23 +89,23 @@ def period_of(stamps_ns: Sequence[int]) -> float | None:
 
 
 def loss_of(images: Stream, infos: Stream) -> Loss | None:
-    """What was lost of a camera's images; None where nothing tells it.
+    """What was lost of a camera's images; None where there is no evidence.
 
     A camera_info is small and often comes through where its image does not, so one without an image proves a loss. Of
-    a periodic camera the gaps between the stamps tell as well.
+    a periodic camera the gaps between the stamps count as well.
 
     Args:
         images: The images.
         infos: camera_info of the same camera, perhaps none.
     """
     received = set(images.stamps_ns)
-    told = _stamps_without_image(received, set(infos.stamps_ns))
+    proven = _stamps_without_image(received, set(infos.stamps_ns))
     period = images.period_s
     due = 0 if period is None else int((_gaps(images.stamps_ns) / (period * 1e9)).round().sum()) + 1 - len(received)
-    if told is None and period is None:
+    if proven is None and period is None:
         return None
-    missing = max(told or 0, due)
-    evidence = Evidence.CAMERA_INFO if told else Evidence.GAPS if told is None else Evidence.GAPS_IN_BOTH
+    missing = max(proven or 0, due)
+    evidence = Evidence.CAMERA_INFO if proven else Evidence.GAPS if proven is None else Evidence.GAPS_IN_BOTH
     return Loss(missing=missing, expected=missing + len(received), evidence=evidence)
 
 

@@ -50,12 +50,12 @@ class Vehicle:
         self._node = self._graph.detector()
         self._parameter_trouble: Finding | None = None
         found = self._read_parameters()
-        self.has_parameters = found is not None  # told by a file or by the running node, not by defaults
+        self.has_parameters = found is not None  # from a file or the running node, not defaults
         parameters = found or DetectorParameters()
         if config.topics:
             parameters = replace(parameters, **topic_map(config.topics).node_parameters())  # type: ignore[arg-type]
-        told = config.transport
-        self.parameters = parameters if told == "node" else replace(parameters, transport=told)
+        transport = config.transport
+        self.parameters = parameters if transport == "node" else replace(parameters, transport=transport)
         self._cameras = self.parameters.cameras
         self._rig: VehicleRig | None = None
 
@@ -64,7 +64,7 @@ class Vehicle:
         self._graph.close()
 
     def expect(self, cameras: tuple[str, ...], rig: VehicleRig | None) -> None:
-        """Listen to these cameras, of which a rig file may tell the mountings; to be told before anything is asked."""
+        """Choose the cameras to listen to, and a rig file's mountings; to be called before anything else."""
         self._cameras, self._rig = cameras, rig
 
     @property
@@ -120,7 +120,7 @@ class Vehicle:
         findings.append(ok("detector", f"runs as {self._node}"))
         if not self._heard.diagnostics:
             remedy = "is it starting, or does it hang? ros2 lifecycle get " + self._node
-            return [*findings, warn("diagnostics", "it told nothing on /diagnostics", remedy)]
+            return [*findings, warn("diagnostics", "it published nothing on /diagnostics", remedy)]
         for name, status in self._heard.diagnostics.items():
             verdict = _VERDICTS.get(Level(status.level[0]), Verdict.FAIL)
             problems = [] if verdict is Verdict.OK else [Problem(verdict=verdict, message="")]
@@ -190,9 +190,9 @@ class Vehicle:
                 return None
             found = parameters_of_node(self._graph, self._node)
         except ValueError as error:
-            self._parameter_trouble = fail("parameters", str(error), "correct it; the defaults are looked at instead")
+            self._parameter_trouble = fail("parameters", str(error), "correct it; the defaults are checked instead")
             return None
         if found is None:
-            text = f"{self._node} does not answer; the defaults are looked at instead"
+            text = f"{self._node} does not answer; the defaults are checked instead"
             self._parameter_trouble = warn("parameters", text, "give its parameter file with --params")
         return found

@@ -106,10 +106,10 @@ def calibration_of(message: Any, *, rectified: bool, image_topic: str = "") -> C
 
 
 def odometry_of(message: Any, *, base_frame: str) -> StampedPose:
-    """Where an Odometry says that the vehicle was.
+    """Where the vehicle was, from an Odometry.
 
     Raises:
-        ValueError: It tells the pose of another frame, or no pose.
+        ValueError: It is the pose of another frame, or not a pose.
     """
     child = plain_frame(message.child_frame_id)
     if child and child != base_frame:

@@ -27,7 +27,7 @@ LOG_PERIOD_S = 10.0  # between two lines that repeat the diagnostics' errors
 class DetectorNode(LifecycleNode):
     """Detects objects around the vehicle in synchronised camera images.
 
-    While configured it holds a `Session`; all it does itself is to make one, run it, and tell how it is doing.
+    While configured it holds a `Session`; it creates one, runs it, and reports its state.
 
     Raises:
         ValueError: A parameter has a value that it may not have.
@@ -94,7 +94,7 @@ class DetectorNode(LifecycleNode):
         return self._attempt("deactivate", deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let go of the model, so that the node can be configured anew."""
+        """Release the model, so that the node can be configured again."""
         return self._attempt("clean up", self.close)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -178,7 +178,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        # A signal may end the context amid the executor's work, which then fails in its own way.
+        # A signal may end the context during the executor's work, which then fails in its own way.
         if rclpy.ok():
             raise
     finally:

@@ -166,8 +166,8 @@ class Monitor:
             if not times or now_ns - times[-1] > timeout:
                 silent.append(name)
         if silent:
-            told = ", ".join(f"{name} ({sources[name]})" if name in sources else name for name in silent)
-            message = f"no images from {told}; check that they are published, and how topics are remapped"
+            named = ", ".join(f"{name} ({sources[name]})" if name in sources else name for name in silent)
+            message = f"no images from {named}; check that they are published, and how topics are remapped"
             level = Level.WARN if self.is_new(now_ns) else Level.ERROR
             return Item(name="cameras", level=level, message=message, values=values)
         blanks = Counter(name for r in reports for name, there in zip(r.cameras, r.present, strict=True) if not there)

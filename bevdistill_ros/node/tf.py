@@ -16,7 +16,7 @@ except ModuleNotFoundError:
 
 
 class Transforms:
-    """What tf knows, filled by the node's executor.
+    """The tf buffer, filled by the node's executor.
 
     Args:
         node: The node that listens.

@@ -1,4 +1,4 @@
-"""One thread that works on the newest item; what it has no time for is replaced, and told."""
+"""One thread that works on the newest item; items superseded while waiting are passed to `on_replaced`."""
 
 import threading
 from collections.abc import Callable
@@ -12,7 +12,7 @@ class LatestWorker(Generic[Item]):
 
     Args:
         work: What to do with an item; it must not raise.
-        on_replaced: Called with an item that a newer one took the place of.
+        on_replaced: Called with an item that a newer one has superseded.
     """
 
     def __init__(self, work: Callable[[Item], None], on_replaced: Callable[[Item], None]) -> None:

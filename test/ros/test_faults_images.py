@@ -112,6 +112,25 @@ def test_bad_calibration_is_dropped_named_and_mended(
     assert skipping.wait_until(lambda: skipping.said("calibration") == "all 3 known")
 
 
+@pytest.mark.parametrize(
+    "fields", [{"height": 0, "width": 0}, {"header": header_from(0, "/LEFT")}, {"distortion_model": "radtan"}]
+)
+def test_calibration_that_is_meant_as_usual_changes_nothing(
+    blanking: "Vehicle", bundle: Path, stamp: int, fields: dict[str, Any]
+) -> None:
+    found = blanking.detect(stamp, raws(4), calibrations={"LEFT": fields})
+    assert list(blanking.status(stamp).present) == [True, True, True]
+    assert_same(found, offline(bundle, [(stamp, [picture(4 + place) for place in range(3)])])[0])
+    blanking.calibrate(stamp)
+
+
+def test_doubt_of_a_calibration_is_reported_and_used(skipping: "Vehicle", stamp: int) -> None:
+    projection = [50.0, 0.0, 47.5, 0.0, 0.0, 50.0, 31.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    skipping.detect(stamp, jpegs(4), calibrations={"LEFT": {"p": projection}})
+    assert skipping.wait_until(lambda: "P is another matrix than K" in skipping.said("inputs"))
+    skipping.calibrate(stamp)
+
+
 def test_absent_calibration_is_dropped_and_named(shared: "Shared", bundle: Path, stamp: int) -> None:
     shared.use(sync__max_age_ms=601.0)  # set up anew, so that no calibration is known
     vehicle = shared.use()

@@ -202,7 +202,7 @@ class TestDds:
             ('is_default_profile="true"', 'is_default_profile="false"', "no shared memory"),
             ("<type>SHM</type>", "<type>UDPv4</type>", "no shared memory"),
             ("134217728", "128MB", "segment_size must be a whole number, but is '128MB'"),
-            ("</dds>", "", "is no XML"),
+            ("</dds>", "", "is not XML"),
         ],
     )
     def test_useless(self, tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -388,7 +388,7 @@ class TestCommand:
             assert err == ""
             assert "  ok    FRONT: looks 0.0 deg left of forward" in out
             assert "fields of view, directions, heights and places are those of training" in out
-            assert out.endswith("7 ok, 0 warn, 0 FAIL\n")
+            assert out.endswith("8 ok, 0 warn, 0 FAIL\n")
             assert picture.is_file()
             assert "\033" not in out
 
@@ -425,7 +425,7 @@ class TestCommand:
         monkeypatch.setattr("bevdistill_ros.doctor.checks.packages.check_packages", broken)
         with Examination(DoctorConfig(only=("packages", "gpu"))) as examination:
             packages, gpu = map(examination.section, examination.wanted)
-        assert "the check itself broke: KeyError: 'x'" in packages.findings[0].message
+        assert "the check itself failed: KeyError: 'x'" in packages.findings[0].message
         assert gpu.findings[0].subject == "device"
 
     def test_without_ros_the_rest_is_checked(self, bundle: Path, rig_file: Path, tmp_path: Path) -> None:
@@ -470,7 +470,7 @@ class TestParameterFile:
         ("text", "message"),
         [
             ("a: 1", "has no ros__parameters"),
-            ("{", "is no YAML"),
+            ("{", "is not YAML"),
             ("/**: {ros__parameters: {transport: wifi}}", "parameter transport must be one of raw, compressed"),
             ("/**: {ros__parameters: {a: {a: {a: {a: {a: {a: {a: {a: 1}}}}}}}}}", "nested deeper than"),
         ],

@@ -37,7 +37,7 @@ def check_camera_infos(recording: Recording) -> tuple[list[Finding], dict[str, C
         elif calibration is not None:
             findings.append(fail(subject, calibration, _CALIBRATE))
         elif not record.topic.types:
-            remedy = "start it with the driver, or tell --camera_info_topic; or set intrinsics to rig_file"
+            remedy = "start it with the driver, or give --camera_info_topic; or set intrinsics to rig_file"
             findings.append(fail(subject, f"nobody publishes {record.topic.name}", remedy))
         else:
             remedy = "publish it with the images, or latched (transient local): else what was sent once is not heard"
@@ -97,7 +97,7 @@ def check_tf_mountings(
 
 def no_mountings() -> Finding:
     """What it means that there is neither tf nor a rig file."""
-    text = "neither tf2_ros nor a rig_file is there, so nothing tells where the cameras sit"
+    text = "neither tf2_ros nor a rig_file is there, so the mountings of the cameras are unknown"
     return fail("mountings", text, f"{install_command('tf2_ros')}, or write a rig file and set rig_file")
 
 
@@ -128,7 +128,7 @@ def check_odometry(record: OdometryRecord, images: Stream, parameters: EgoMotion
     remedy = "start it, remap ~/input/odometry, or set ego_motion.source to tf or none"
     topic, stream = record.topic.name, record.stream
     if not record.topic.types:
-        text = f"nobody publishes {topic}: each set waits for it in vain, and is detected without memory"
+        text = f"nobody publishes {topic}: sets are detected without memory"
         return warn("odometry", text, remedy)
     if not stream.stamps_ns:
         return warn("odometry", f"{topic} is published, but nothing came", f"ros2 topic hz {topic}")

@@ -36,13 +36,13 @@ def check_dds(rmw: str, *, num_cameras: int, image_bytes: float, environment: Ma
         environment: Environment variables.
     """
     if "fastrtps" not in rmw:
-        remedy = "see its documentation for large messages; the section topics tells whether images are lost"
+        remedy = "see its documentation for large messages; the section topics shows whether images are lost"
         return [warn("profile", f"{rmw} has no profile of ours", remedy)]
     path = environment.get(variable(), "")
     findings = [_check_profile(path, num_cameras, image_bytes, environment)]
     segment = DEFAULT_SEGMENT
     if path and Path(path).is_file():
-        with contextlib.suppress(ValueError):  # told already
+        with contextlib.suppress(ValueError):  # reported already
             segment = read_profile(Path(path)).segment_bytes
     findings.append(check_memory(SHARED_MEMORY, segment))
     return findings
@@ -81,13 +81,13 @@ def read_profile(path: Path) -> Transport:
     """What the default participant of a profile says about shared memory.
 
     Raises:
-        ValueError: The file cannot be read, or is no profile.
+        ValueError: The file cannot be read, or is not a profile.
     """
     text = read_text(path, what="Fast DDS profile", max_bytes=MAX_PROFILE_BYTES)
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise ValueError(f"'{path}' is no XML: {error}") from error
+        raise ValueError(f"'{path}' is not XML: {error}") from error
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]  # with and without the namespace of Fast DDS
     transports = {item.findtext("transport_id", "").strip(): item for item in root.iter("transport_descriptor")}

@@ -15,7 +15,7 @@ _BF16_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """What torch tells of a GPU."""
+    """What torch reports about a GPU."""
 
     name: str
     capability: tuple[int, int]

@@ -11,14 +11,16 @@ from bevdistill_ros.doctor.streams import Evidence, Stream, loss_of, spreads_ms
 from bevdistill_ros.interface.fast_dds import our_profile, variable
 from bevdistill_ros.interface.topics import image_type_of
 from bevdistill_ros.node.diagnostics import FOREIGN_CLOCK_S
+from bevdistill_ros.node.sync.clocks import ClockWatch
 
 FAIL_LOSS = 0.05  # of the images
 OLD_MS = 500.0
 EARLY_MS = -50.0  # clocks of two machines agree better than this
 UNEQUAL_RATES = 0.1  # of the fastest camera's rate
 
+_CLOCK = "until then no set has an image of it"
 _START = (
-    "start the camera driver, or tell --image_topic; `ros2 topic list -t` shows what there is; "
+    "start the camera driver, or give --image_topic; `ros2 topic list -t` shows what there is; "
     "ROS_DOMAIN_ID must be the same everywhere"
 )
 
@@ -133,10 +135,24 @@ def check_together(streams: Mapping[str, Stream], max_spread_ms: float) -> list[
         text = f"{', '.join(slow)}, the fastest {fastest:.1f} Hz: sets come at the rate of the reference camera"
         remedy = "if it is not meant so, every second image may be lost: see the section dds"
         findings.append(warn("rates", text, remedy))
+    findings += _check_clocks(streams)
     spreads = spreads_ms(streams, next(iter(streams)))
     if not len(spreads):
         return [*findings, warn("spread", "the cameras have no images of the same time", "are their clocks the same?")]
     return [*findings, _check_spread(spreads, max_spread_ms)]
+
+
+def _check_clocks(streams: Mapping[str, Stream]) -> list[Finding]:
+    """Cameras that are stamped by another clock than the others."""
+    watch, said = ClockWatch(), {}
+    arrivals = [
+        (arrival, camera, stamp)
+        for camera, stream in streams.items()
+        for stamp, arrival in zip(stream.stamps_ns, stream.arrivals_ns, strict=True)
+    ]
+    for arrival, camera, stamp in sorted(arrivals):
+        said[camera] = watch.check(camera, stamp, arrival / 1e9)
+    return [fail(f"{camera} clock", fault, _CLOCK) for camera, fault in said.items() if fault]
 
 
 def _check_spread(spreads: np.ndarray, max_spread_ms: float) -> Finding:

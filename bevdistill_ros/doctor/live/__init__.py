@@ -1,1 +1,1 @@
-"""What a running system tells: its graph, streams, topics and parameters."""
+"""What a running system shows: its graph, topics and parameters."""

@@ -18,12 +18,12 @@ def parameters_of_file(path: Path) -> DetectorParameters:
     """Parameters that a parameter file gives to the node; what it does not name has its default.
 
     Raises:
-        ValueError: The file cannot be read, is no parameter file, or holds a value that the node refuses.
+        ValueError: The file cannot be read, is not a parameter file, or holds a value that the node refuses.
     """
     try:
         content = yaml.safe_load(read_text(path, what="parameter file", max_bytes=MAX_FILE_BYTES))
     except (yaml.YAMLError, RecursionError, AttributeError, TypeError) as error:
-        raise ValueError(f"parameter file '{path}' is no YAML: {error}") from error
+        raise ValueError(f"parameter file '{path}' is not YAML: {error}") from error
     groups = [node.get("ros__parameters") for node in _values(content) if isinstance(node, Mapping)]
     if not any(isinstance(group, Mapping) for group in groups):
         raise ValueError(f"parameter file '{path}' has no ros__parameters")

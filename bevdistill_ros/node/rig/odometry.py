@@ -26,7 +26,7 @@ OdometrySource = Callable[[], Iterable[StampedPose]]
 """Gives the poses that are new."""
 
 
-MIN_BASELINE_NS = 50_000_000  # poses closer together tell a velocity badly
+MIN_BASELINE_NS = 50_000_000  # poses closer together give a poor velocity
 VAIN_WAITS = 3  # after so many, odometry is known to come later than it is waited for
 RETRY = 20  # sets until it is waited for again
 

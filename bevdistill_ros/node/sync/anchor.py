@@ -1,7 +1,7 @@
-"""Sets of the camera ring, anchored at one camera.
+"""Synchronised sets of images, anchored at one camera.
 
 An image of the reference camera anchors a set, and every other camera contributes the image nearest in time. The set
-is emitted as soon as no nearer image can come, so it costs no wait beyond the last camera of the ring. While the
+is emitted as soon as no nearer image can come, so it waits no longer than for the last camera. While the
 reference camera is silent, another one anchors the sets. The interface is that of `message_filters`.
 """
 
@@ -28,12 +28,12 @@ class _Anchor:
 
 
 class AnchorSynchronizer(SimpleFilter):
-    """Emits one message a camera, in the order of `names`; None stands for a camera that is missing.
+    """Emits one message per camera, in the order of `names`; None stands for a camera that is missing.
 
     Every set that is not emitted is reported through `on_drop`. Times are in nanoseconds.
 
     Args:
-        filters: One a camera, in the order of `names`.
+        filters: One per camera, in the order of `names`.
         names: Camera names.
         reference: The camera whose images anchor the sets.
         max_spread_ns: Largest difference of two stamps in a set.
@@ -45,10 +45,10 @@ class AnchorSynchronizer(SimpleFilter):
         on_drop: Called when a set is dropped.
         on_ignored: Called with a camera and the reason when an image is ignored.
         on_clock_jump: Called with the new stamp after stamps went back and everything stored was forgotten.
-        queue_size: Messages kept a camera, and anchors that wait.
+        queue_size: Messages kept per camera, and anchors that wait.
 
     Raises:
-        ValueError: The reference is no camera, or the number of filters is not that of the names.
+        ValueError: The reference is not one of the cameras, or the number of filters is not that of the names.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class AnchorSynchronizer(SimpleFilter):
         self.connectInput(filters)
 
     def connectInput(self, fs: Sequence[Any]) -> None:
-        """Listen to these filters, one a camera."""
+        """Listen to these filters, one per camera."""
         for name, source in zip(self._names, fs, strict=True):
             source.registerCallback(self._receive, name)
 
     def expire(self) -> None:
-        """Give up waiting where it has been too long; to be called now and then, as a dead ring calls nothing."""
+        """Give up waiting where it has been too long; to be called periodically, as dead cameras call nothing."""
         with self._lock:
             ready, dropped = self._resolve()
         self._emit(ready, dropped)
@@ -179,7 +179,7 @@ class AnchorSynchronizer(SimpleFilter):
         return stamp <= last.stamp + (self._streams[name].period() or FIRST_GAP_NS) / 2
 
     def _leader(self, now: int) -> str:
-        """The camera that anchors sets: the reference, or while it is silent one that fires amid the others."""
+        """The camera that anchors sets: the reference, or while it is silent one that fires mid-sweep."""
         alive = [name for name in self._names if now - self._heard.get(name, -math.inf) < self._camera_timeout]
         if self._reference in alive or not alive:
             return self._reference

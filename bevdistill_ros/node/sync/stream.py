@@ -6,8 +6,8 @@ from statistics import median
 from typing import Any
 
 FIRST_GAP_NS = 50_000_000  # taken for the gap of a stream that has shown none yet: no camera of a ring is much faster
-NUM_GAPS = 8  # recent gaps that tell the period of a stream
-MIN_GAPS = 3  # fewer tell no rhythm
+NUM_GAPS = 8  # recent gaps that the period of a stream is taken from
+MIN_GAPS = 3  # fewer show no rhythm
 GAP_MARGIN = 0.9  # part of the shortest recent gap that the next one is trusted to have
 
 
@@ -61,7 +61,7 @@ class Stream:
         return median(self._gaps) if len(self._gaps) >= MIN_GAPS else None
 
     def forget_before(self, stamp: int) -> None:
-        """Let go of messages older than a stamp."""
+        """Drop messages older than a stamp."""
         del self._entries[: bisect_left(self._entries, stamp, key=_stamp_of_entry)]
 
 
