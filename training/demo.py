@@ -32,6 +32,7 @@ _ORIGIN = (
 )
 _START = {"teacher": "teacher", "student": "student", "bevdistill": "student"}  # weights that each model starts from
 _CONFIG = Path(__file__).parent.parent / "config"
+_RESULTS = {"demo.txt", "world", "teacher", "student", "bevdistill", "bundle", "pictures", "replay"}
 _MARK = "demo.txt"  # in the output folder, so that only an earlier demo is ever replaced
 
 
@@ -94,8 +95,10 @@ def run_demo(config: DemoConfig) -> str:
 
 def _clear(output: Path) -> None:
     if output.exists():
-        if any(output.iterdir()) and not (output / _MARK).is_file():
-            raise ValueError(f"{output} holds something other than an earlier demo; choose another output folder")
+        foreign = sorted({path.name for path in output.iterdir()} - _RESULTS)
+        if foreign or (any(output.iterdir()) and not (output / _MARK).is_file()):
+            listed = ", ".join(foreign[:3]) or f"no {_MARK}"
+            raise ValueError(f"{output} holds something other than an earlier demo ({listed}); choose another folder")
         shutil.rmtree(output)
     output.mkdir(parents=True)
     (output / _MARK).write_text("Written by bevdistill demo; the next demo replaces this folder.\n")

@@ -110,7 +110,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             for inside in partial.rglob("*"):
                 if not inside.is_symlink():
                     inside.chmod(mode if inside.is_dir() else mode & 0o666)
-            _replace_folder(partial, path)
+            replace_folder(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -120,8 +120,8 @@ def _partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
-def _replace_folder(partial: Path, path: Path) -> None:
-    """Give a folder its final name; what had that name takes the other."""
+def replace_folder(partial: Path, path: Path) -> None:
+    """Give a folder its final name, in one step where the file system can; what had that name takes the other."""
     if not path.exists():
         os.rename(partial, path)
         return

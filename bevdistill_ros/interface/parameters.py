@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, cast
 
+from bevdistill_ros.core.image_size import MAX_PIXELS
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.core.text import quote
 from bevdistill_ros.inference.engine_choice import EngineChoice
 
 _FRAMES = ("base_frame", "odom_frame")
@@ -159,6 +161,9 @@ class DetectorParameters:
     )
     score_threshold: float = setting(0.2, "detections below this score are not published", low=0.0, high=1.0, live=True)
     max_detections: int = setting(300, "maximum detections per set", low=1, high=10000, live=True)
+    max_image_pixels: int = setting(
+        MAX_PIXELS, "pixels that an image may have; a larger one is refused undecoded", low=1, high=4_000_000_000
+    )
     decode_threads: int = setting(4, "threads that decode images", low=1, high=32)
     num_threads: int = setting(0, "threads of torch on the CPU; 0: torch's own choice", low=0, high=256)
     sync: SyncParameters = field(default_factory=SyncParameters)
@@ -254,7 +259,7 @@ def check(name: str, value: Any) -> None:
     elif limits["low"] is not None:
         fits = math.isfinite(value) and limits["low"] <= value <= limits["high"]
     if not fits:
-        raise ValueError(f"parameter {name} must be {allowed(entry)}, but is {value!r}")
+        raise ValueError(f"parameter {name} must be {allowed(entry)}, but is {quote(value)}")
 
 
 def allowed(entry: Any) -> str:

@@ -1,5 +1,6 @@
 """Camera images to network input: one function for training, evaluation, export and the node."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bevdistill_ros.core.image_size import check_image_size
 from bevdistill_ros.model.fit import Fit, ImageTarget, fit_of
 
 Map = Callable[..., Any]  # the built-in `map`, or that of a pool of threads
@@ -57,6 +59,8 @@ def preprocess(
         out = torch.empty(shape, dtype=torch.uint8)
     elif tuple(out.shape) != shape or out.dtype != torch.uint8:
         raise ValueError(f"out must be uint8 {shape}, but is {out.dtype} {tuple(out.shape)}")
+    for size in sizes:
+        check_image_size(*size, max_pixels=sys.maxsize)  # what may be decoded is the caller's choice
     matrices, poses = intrinsics.double(), mountings.double().numpy()
     fits = [fit_of(*entry) for entry in zip(sizes, [target] * count, matrices.numpy(), poses, strict=True)]
     list(run(_place, images, sizes, fits, [target] * count, range(count), out.numpy()))

@@ -16,8 +16,11 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from bevdistill_ros.core.geometry import quaternion_from_yaw, transform_from
+from bevdistill_ros.core.image_size import MAX_PIXELS, check_image_size
 from bevdistill_ros.core.nuscenes import CLASS_NAMES, attribute_of
 from bevdistill_ros.core.records import Detections
+from bevdistill_ros.core.text import MAX_QUOTED, quote
+from bevdistill_ros.inference.decode import image_size
 from bevdistill_ros.msg import Detection3D, Detection3DArray, PipelineStatus
 from bevdistill_ros.node.images import colours_lost, compressed_image, raw_image, with_cv_bridge
 from bevdistill_ros.node.markers import Shape
@@ -55,19 +58,38 @@ def header_from(stamp_ns: int, frame_id: str) -> Header:
     return Header(stamp=time_from(stamp_ns), frame_id=frame_id)
 
 
-def image_of(message: Any, *, nominal_width: int, width: int) -> np.ndarray:
+def image_size_of(message: Any) -> tuple[int, int]:
+    """Height and width [px] that an Image or CompressedImage states, before anything is decoded.
+
+    Raises:
+        ValueError: A compressed image does not state its size.
+    """
+    if isinstance(message, CompressedImage):
+        return image_size(bytes(message.data))
+    return int(message.height), int(message.width)
+
+
+def image_of(message: Any, *, nominal_width: int, width: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Pixels (h, w, 3) uint8 RGB of an Image or CompressedImage.
 
     Args:
         message: The message; rgb8 is not copied.
         nominal_width: Columns of the whole image [px].
         width: Columns that are needed in the end [px]; a much larger compressed image is decoded at a reduced size.
+        max_pixels: Pixels that the whole image may have.
 
     Raises:
-        ValueError: The image is damaged, or of a format or encoding that is not supported.
+        ValueError: The image is damaged, too large, or of a format or encoding that is not supported.
     """
     if isinstance(message, CompressedImage):
-        return compressed_image(bytes(message.data), form=message.format, nominal_width=nominal_width, width=width)
+        return compressed_image(
+            bytes(message.data),
+            form=message.format,
+            nominal_width=nominal_width,
+            width=width,
+            max_pixels=max_pixels,
+        )
+    check_image_size(int(message.height), int(message.width), max_pixels=max_pixels)
     pixels = raw_image(
         message.data, rows=message.height, cols=message.width, step=message.step, encoding=message.encoding
     )
@@ -78,21 +100,28 @@ def loses_colours(message: Any) -> str:
     """What to say of an image that came in colours and was compressed as grey; empty of any other."""
     if not isinstance(message, CompressedImage) or not colours_lost(message.format):
         return ""
-    return f"format '{message.format}': its colours were dropped before it was compressed; publish rgb8 or bgr8"
+    return f"format {quote(message.format)}: its colours were dropped before it was compressed; publish rgb8 or bgr8"
 
 
-def calibration_of(message: Any, *, rectified: bool, image_topic: str = "") -> Calibration:
+def calibration_of(
+    message: Any, *, rectified: bool, image_topic: str = "", max_pixels: int = MAX_PIXELS
+) -> Calibration:
     """Intrinsics from a CameraInfo.
 
     Args:
         message: The CameraInfo.
         rectified: Whether the images are rectified, so that P holds and no distortion is left.
         image_topic: Topic of its images, whose name may say that they are rectified.
+        max_pixels: Pixels that the images may have.
 
     Raises:
         ValueError: The camera is not calibrated, or its calibration is not usable.
     """
     size = (int(message.height), int(message.width))
+    if min(size) > 0:
+        check_image_size(*size, max_pixels=max_pixels)
+    if len(frame_of(message)) > MAX_QUOTED:
+        raise ValueError(f"the frame's name has {len(frame_of(message))} characters, so it cannot be right")
     roi = message.roi
     if (roi.height, roi.width) not in ((0, 0), size):
         raise ValueError(f"a region of interest ({roi.width}x{roi.height} of {size[1]}x{size[0]}) is not supported")
@@ -113,7 +142,7 @@ def odometry_of(message: Any, *, base_frame: str) -> StampedPose:
     """
     child = plain_frame(message.child_frame_id)
     if child and child != base_frame:
-        raise ValueError(f"odometry is that of frame '{child}', but base_frame is '{base_frame}'")
+        raise ValueError(f"odometry is that of frame {quote(child)}, but base_frame is '{base_frame}'")
     pose = message.pose.pose
     translation = np.array([pose.position.x, pose.position.y, pose.position.z])
     if not np.isfinite(translation).all():

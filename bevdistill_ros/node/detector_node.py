@@ -1,19 +1,23 @@
 """The detector node: camera topics in, 3D detections out."""
 
 import contextlib
+import sys
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from std_srvs.srv import Trigger
 
+from bevdistill_ros.core.files import read_text
+from bevdistill_ros.interface.shared_memory import remove_leftovers
 from bevdistill_ros.interface.topics import NODE_NAME
 from bevdistill_ros.node import convert
 from bevdistill_ros.node import parameters as parameter_rules
@@ -21,6 +25,7 @@ from bevdistill_ros.node.diagnostics import clock_item
 from bevdistill_ros.node.records import Item, Level
 from bevdistill_ros.node.session import Session
 
+MAX_PARAMETER_BYTES = 1_000_000
 LOG_PERIOD_S = 10.0  # between two lines that repeat the diagnostics' errors
 
 
@@ -154,6 +159,17 @@ class DetectorNode(LifecycleNode):
         )
 
 
+def _check_parameter_files(args: Sequence[str]) -> None:
+    """Refuse a parameter file that rcl would wait for or read without end.
+
+    Raises:
+        ValueError: It is not an ordinary text file.
+    """
+    for option, path in pairwise(args):
+        if option == "--params-file":
+            read_text(path, what="parameter file", max_bytes=MAX_PARAMETER_BYTES)
+
+
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
@@ -163,13 +179,18 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the node until it is interrupted.
 
     Raises:
-        SystemExit: A parameter has a value that it may not have.
+        SystemExit: A parameter has a value that it may not have, or a parameter file or an argument is not readable.
     """
-    rclpy.init(args=args)
+    log = get_logger(NODE_NAME)
+    leftovers = remove_leftovers()
+    if leftovers.count:
+        log.info(f"removed {leftovers}")
     try:
+        _check_parameter_files(sys.argv if args is None else args)
+        rclpy.init(args=args)
         node = DetectorNode()
-    except (ValueError, ParameterException) as error:
-        get_logger(NODE_NAME).fatal(_one_line(error))
+    except (ValueError, ParameterException, NameValidationException, RuntimeError) as error:  # rcl's are RuntimeErrors
+        log.fatal(_one_line(error))
         rclpy.try_shutdown()
         raise SystemExit(1) from None
     try:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from bevdistill_ros.core.image_size import MAX_PIXELS
+from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.inference.decode import decode_image
 
 
@@ -63,7 +65,7 @@ def raw_image(data: Any, *, rows: int, cols: int, step: int, encoding: str) -> n
     """
     if _DEEP.fullmatch(encoding):
         unknown = "has more than 8 bits, and nothing says how they become brightness"
-        raise ValueError(f"encoding '{encoding}' {unknown}; {_PUBLISH}, or mono8")
+        raise ValueError(f"encoding {quote(encoding)} {unknown}; {_PUBLISH}, or mono8")
     layout = _LAYOUTS.get(encoding)
     if layout is None:
         return None
@@ -84,17 +86,21 @@ def with_cv_bridge(message: Any, encoding: str) -> np.ndarray:
         from cv_bridge import CvBridge
     except Exception as error:  # built for another NumPy, it raises whatever it likes
         raise ValueError(
-            f"encoding '{encoding}' needs cv_bridge, which cannot be imported ({error}); install it, or {_PUBLISH}"
+            f"encoding {quote(encoding)} needs cv_bridge, which cannot be imported ({one_line(error)}); install it, or "
+            f"{_PUBLISH}"
         ) from error
     try:
         return np.asarray(CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8"))
     except Exception as error:  # of its own kind, KeyError and cv2.error, by version
         raise ValueError(
-            f"encoding '{encoding}' is not known to cv_bridge ({type(error).__name__}: {error}); {_PUBLISH}"
+            f"encoding {quote(encoding)} is not known to cv_bridge ({type(error).__name__}: {one_line(error)}); "
+            f"{_PUBLISH}"
         ) from error
 
 
-def compressed_image(content: bytes, *, form: str, nominal_width: int, width: int) -> np.ndarray:
+def compressed_image(
+    content: bytes, *, form: str, nominal_width: int, width: int, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """Pixels (h, w, 3) uint8 RGB of a compressed image.
 
     Args:
@@ -102,6 +108,7 @@ def compressed_image(content: bytes, *, form: str, nominal_width: int, width: in
         form: Its format, of image_transport such as `bayer_rggb8; jpeg compressed `, or of others such as `jpeg`.
         nominal_width: Columns of the whole image [px].
         width: Columns that are needed in the end [px]; see `decode_image`.
+        max_pixels: Pixels that the whole image may have.
 
     Raises:
         ValueError: The image is damaged, not a colour image, or of another format.
@@ -109,15 +116,15 @@ def compressed_image(content: bytes, *, form: str, nominal_width: int, width: in
     source, _, codec = (part.strip() for part in form.partition(";"))
     if "depth" in form.lower() or _DEEP.fullmatch(source) or _is_deep_grey(content):
         raise ValueError(
-            f"format '{form}' is not a colour image of 8 bits, and nothing says how its values become brightness; "
+            f"format {quote(form)} is not a colour image of 8 bits, and nothing says how its values become brightness; "
             f"compress rgb8, bgr8 or mono8"
         )
     target = codec.rpartition("compressed")[2].strip()
     if source.startswith(_BAYER) and target in ("", "mono8", source):
-        return _mosaic(content, source, form)
+        return _mosaic(content, source, form, max_pixels)
     if codec and _loses_colours(source) and target == "":
-        raise ValueError(f"format '{form}' does not say what became of the colours; {_PUBLISH} before compressing")
-    return decode_image(content, nominal_width=nominal_width, width=width)
+        raise ValueError(f"format {quote(form)} does not say what became of the colours; {_PUBLISH} before compressing")
+    return decode_image(content, nominal_width=nominal_width, width=width, max_pixels=max_pixels)
 
 
 def colours_lost(form: str) -> bool:
@@ -131,14 +138,16 @@ def _loses_colours(source: str) -> bool:
     return source.startswith("yuv") or source in ("uyvy", "yuyv", "nv21", "nv24")
 
 
-def _mosaic(content: bytes, source: str, form: str) -> np.ndarray:
+def _mosaic(content: bytes, source: str, form: str, max_pixels: int) -> np.ndarray:
     """Colours of a Bayer mosaic that was compressed as a grey image; at full size, as scaling would mix its colours."""
     if source not in _LAYOUTS:
-        raise ValueError(f"format '{form}' is a mosaic of an unknown pattern; {_PUBLISH} before compressing")
-    pixels = decode_image(content, nominal_width=FULL_WIDTH, width=FULL_WIDTH)
+        raise ValueError(f"format {quote(form)} is a mosaic of an unknown pattern; {_PUBLISH} before compressing")
+    pixels = decode_image(content, nominal_width=FULL_WIDTH, width=FULL_WIDTH, max_pixels=max_pixels)
     grey = pixels[..., :1]
     if (pixels != grey).any():
-        raise ValueError(f"format '{form}' says that it is a mosaic, but it has colours; {_PUBLISH} before compressing")
+        raise ValueError(
+            f"format {quote(form)} says that it is a mosaic, but it has colours; {_PUBLISH} before compressing"
+        )
     return _to_rgb(np.ascontiguousarray(grey), source)
 
 

@@ -20,7 +20,7 @@ from bevdistill_ros.inference.coverage import CameraCoverage, coverage_of
 from bevdistill_ros.inference.frame import ImageTarget, frame_from_images, motion_from_twist
 from bevdistill_ros.inference.temporal_memory import Memory
 from bevdistill_ros.interface import drops
-from bevdistill_ros.node.convert import image_of, loses_colours
+from bevdistill_ros.node.convert import image_of, image_size_of, loses_colours
 from bevdistill_ros.node.images import FULL_WIDTH
 from bevdistill_ros.node.records import ImageSet, Motion, Outcome
 from bevdistill_ros.node.rig.calibration import SIZE_OF_IMAGE
@@ -58,6 +58,7 @@ class Pipeline:
         motion: How the vehicle moves.
         missing_camera: What to do with a set that has an unusable image.
         max_wait_s: Longest wait for poses and calibrations of a set [s].
+        max_image_pixels: Pixels that an image may have.
         decode_threads: Maximum number of threads that decode images; never more than there are cores.
         on_fault: Called with a camera and what is wrong with its image.
     """
@@ -73,6 +74,7 @@ class Pipeline:
         motion: EgoMotion,
         missing_camera: Literal["skip", "blank"],
         max_wait_s: float,
+        max_image_pixels: int,
         decode_threads: int,
         on_fault: Callable[[str, str], None],
     ) -> None:
@@ -86,6 +88,7 @@ class Pipeline:
         self._max_wait_s = max_wait_s
         self._on_fault = on_fault
         self._rectifiers = [Rectifier() for _ in self._cameras]
+        self._max_image_pixels = max_image_pixels
         num_threads = min(decode_threads, os.cpu_count() or 1)  # more would only take turns
         self._pool = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="decode")
         cv2.setNumThreads(1)  # one image per thread; threads inside of them would only wait for each other
@@ -158,9 +161,11 @@ class Pipeline:
         nominal = calibration.size[1] if is_sized else FULL_WIDTH
         width = self._target.width if is_sized else FULL_WIDTH
         try:
-            pixels = image_of(message, nominal_width=nominal, width=width)
+            if is_sized:
+                calibration.check_aspect(image_size_of(message))  # before anything is decoded
+            pixels = image_of(message, nominal_width=nominal, width=width, max_pixels=self._max_image_pixels)
             calibration = calibration.of_image(pixels)
-            calibration.check_aspect(pixels)
+            calibration.check_aspect((pixels.shape[0], pixels.shape[1]))
         except ValueError as error:
             self._on_fault(name, str(error))
             return None, camera if is_sized else None

@@ -9,6 +9,7 @@ import torch
 from rclpy.lifecycle import LifecycleNode
 
 from bevdistill_ros.core.rig import CameraRig, VehicleRig
+from bevdistill_ros.core.text import one_line
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.inference.coverage import CameraCoverage
 from bevdistill_ros.inference.engine import Engine
@@ -34,6 +35,7 @@ from bevdistill_ros.node.sync.filters import require_message_filters
 from bevdistill_ros.node.tf import Transforms
 from bevdistill_ros.node.worker import LatestWorker
 
+MAX_FAULT = 600  # characters of a fault in the log and in /diagnostics
 THROTTLE_S = 5.0  # between two log lines of one kind
 
 
@@ -196,6 +198,7 @@ class Session:
             motion=self._motion,
             missing_camera=parameters.missing_camera,
             max_wait_s=parameters.ego_motion.max_wait_ms / 1e3,
+            max_image_pixels=parameters.max_image_pixels,
             decode_threads=parameters.decode_threads,
             on_fault=self._fault,
         )
@@ -243,6 +246,7 @@ class Session:
             self._log.warning(f"set dropped: {lost.reason}", throttle_duration_sec=THROTTLE_S)
 
     def _fault(self, subject: str, message: str) -> None:
+        message = one_line(message, MAX_FAULT)
         self._monitor.fault(subject, message, self._now_ns())
         self._log.warning(f"{subject}: {message}", throttle_duration_sec=THROTTLE_S)
 

@@ -33,6 +33,7 @@ class CameraInfoTopics:
     def __init__(self, node: Node, parameters: DetectorParameters) -> None:
         self._node = node
         self._rectified = parameters.images_rectified
+        self._max_pixels = parameters.max_image_pixels
         self._image_topics = {
             camera: node.resolve_topic_name(own_image_topic(camera, parameters.transport))
             for camera in parameters.cameras
@@ -81,7 +82,12 @@ class CameraInfoTopics:
 
     def _calibration_of(self, camera: str, message: Any) -> Calibration | str:
         try:
-            return convert.calibration_of(message, rectified=self._rectified, image_topic=self._image_topics[camera])
+            return convert.calibration_of(
+                message,
+                rectified=self._rectified,
+                image_topic=self._image_topics[camera],
+                max_pixels=self._max_pixels,
+            )
         except ValueError as error:
             return str(error)
 

@@ -16,6 +16,7 @@ pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
 from bevdistill_ros.core.records import Detections
@@ -89,7 +90,7 @@ def test_rgb_is_not_copied() -> None:
         ({"encoding": "16UC1"}, "encoding '16UC1' has more than 8 bits"),
         ({"step": 5}, "does not fit"),
         ({"height": 5}, "does not fit its 72 bytes"),
-        ({"height": 0}, "does not fit"),
+        ({"height": 0}, "has no pixels"),
         ({"encoding": "rgba8"}, "does not fit"),
     ],
 )
@@ -281,3 +282,45 @@ def test_diagnostics() -> None:
         "tiny 1",
     )
     assert (status.values[0].key, status.values[0].value) == ("rate", "1")
+
+
+def test_sizes_are_compared_before_anything_is_decoded() -> None:
+    done, png = cv2.imencode(".png", np.zeros((40, 50), np.uint8))
+    assert done
+    message = CompressedImage(format="png", data=png.tobytes())
+    assert convert.image_size_of(message) == (40, 50)
+    with pytest.raises(ValueError, match="image of 50x40 has"):
+        convert.image_of(message, nominal_width=50, width=50, max_pixels=1999)
+    raw = Image(height=40, width=50, step=50, encoding="mono8", data=bytes(2000))
+    assert convert.image_size_of(raw) == (40, 50)
+    with pytest.raises(ValueError, match="image of 50x40 has"):
+        convert.image_of(raw, nominal_width=50, width=50, max_pixels=1999)
+    thin = Image(height=3000, width=1, step=1, encoding="mono8", data=bytes(3000))
+    with pytest.raises(ValueError, match="is too thin"):
+        convert.image_of(thin, nominal_width=1, width=1)
+
+
+@pytest.mark.parametrize("size", [(65_500, 65_500), (60_000, 1), (1, 60_000)])
+def test_calibrations_of_no_camera(size: tuple[int, int]) -> None:
+    info = CameraInfo(height=size[0], width=size[1], k=[50.0, 0.0, 1.0, 0.0, 50.0, 1.0, 0.0, 0.0, 1.0])
+    with pytest.raises(ValueError, match=f"image of {size[1]}x{size[0]} "):
+        convert.calibration_of(info, rectified=False)
+
+
+def test_a_fault_quotes_little_of_what_was_sent() -> None:
+    """Each of these is as long as whoever sends it likes."""
+    long = "x" * 100_000
+    camera = {"height": 40, "width": 50, "k": [50.0, 0.0, 1.0, 0.0, 50.0, 1.0, 0.0, 0.0, 1.0]}
+    odometry = Odometry(child_frame_id=long)
+    attempts = [
+        lambda: convert.image_of(Image(height=1, width=1, encoding=long), nominal_width=1, width=1),
+        lambda: convert.image_of(CompressedImage(format=long + "depth", data=b"x"), nominal_width=1, width=1),
+        lambda: convert.calibration_of(CameraInfo(**camera, distortion_model=long, d=[0.1]), rectified=False),
+        lambda: convert.calibration_of(CameraInfo(**camera, d=[float("nan")] * 100_000), rectified=False),
+        lambda: convert.calibration_of(CameraInfo(**camera, header=Header(frame_id=long)), rectified=False),
+        lambda: convert.odometry_of(odometry, base_frame="base_link"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(ValueError, match=r".") as caught:
+            attempt()
+        assert len(str(caught.value)) < 700

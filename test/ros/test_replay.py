@@ -1,7 +1,9 @@
 import json
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from foreign_bags import rewritten
 from tiny_student import tiny_config
 
@@ -113,8 +116,8 @@ def scene_of(folder: Path, *, num_sets: int, start_ns: int = START_NS, name: str
     )
 
 
-def tiny_bundle(path: Path) -> Path:
-    torch.manual_seed(0)
+def tiny_bundle(path: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
     config = tiny_config(
         grid=BevGrid(rows=16, cols=16),
         image_height=48,
@@ -291,3 +294,64 @@ def test_an_output_folder_in_use_is_left_alone(bundle: Path, tmp_path: Path) -> 
     (tmp_path / "out" / "mine").write_text("x")
     with pytest.raises(ValueError, match="is not empty; choose a new output folder"):
         run_replay(replay_config(bundle, tmp_path / "out", tmp_path / "bag"))
+
+
+@pytest.fixture
+def other_node(tmp_path: Path) -> Iterator[None]:
+    """A detector of another bundle that runs under the plain name, as one that a killed replay left did."""
+    from training.replay.node_process import NodeProcess
+    from training.replay.play import ros_node
+
+    bundle, rig = tiny_bundle(tmp_path / "other", seed=1), tmp_path / "rig.yaml"
+    rig.write_text(yaml.safe_dump(load_bundle(bundle).manifest.rig.to_dict()))
+    parameters = {
+        "bundle": str(bundle),
+        "rig_file": str(rig),
+        "device": "cpu",
+        "cameras": list(NUSCENES_CAMERAS),
+        "use_sim_time": True,
+        "score_threshold": 0.0,
+        "num_threads": 1,
+    }
+    with ros_node("watcher") as (node, wait), NodeProcess(parameters, tmp_path / "other_node", "/") as process:
+        process.wait_until_active(node, wait, 120.0)
+        yield
+
+
+def test_another_node_neither_hears_nor_answers(bundle: Path, tmp_path: Path, other_node: None) -> None:
+    from training.replay.play import ReplayError
+
+    scene = scene_of(tmp_path, num_sets=3)
+    bag = write_scene(scene, tmp_path / "bag", progress=False)
+    config = replace(replay_config(bundle, tmp_path / "out", bag), pace="step")
+    report = run_replay(config)
+    assert (report.sets_processed, report.sets_lost) == (3, 0)
+    live = read_recording(tmp_path / "out" / "detections" / "bag").detections
+    for stamp_ns, expected in detect_offline(scene, bundle).items():
+        torch.testing.assert_close(live[stamp_ns].scores, expected.scores, rtol=0, atol=1e-6)
+    assert "sets_processed" not in (tmp_path / "other_node" / "node.log").read_text()
+    with pytest.raises(ReplayError, match=r"another node answers as /bevdistill_detector in ROS_DOMAIN_ID"):
+        run_replay(replace(config, namespace="/", output=tmp_path / "plain"))
+
+
+def test_an_output_that_another_replay_writes_is_left_alone(bundle: Path, tmp_path: Path) -> None:
+    from bevdistill_ros.core.lock import locked_folder
+
+    with locked_folder(tmp_path / "out"), pytest.raises(ValueError, match="out is in use by another process"):
+        run_replay(replay_config(bundle, tmp_path / "out", tmp_path / "bag"))
+
+
+def test_a_key_frame_without_a_pose_is_refused_before_the_replay(bundle: Path, tmp_path: Path) -> None:
+    scene = scene_of(tmp_path, num_sets=2)
+    poses = scene.global_from_ego.copy()
+    path = write_scene(scene, tmp_path / "bag", progress=False)
+    place = int(np.flatnonzero(scene.pose_stamps_ns == scene.key_frames[1].channel_stamps_ns["CAM_FRONT"])[0])
+    moved = poses[place][:3, 3] - poses[0][:3, 3]
+    file = next(path.glob("*.mcap"))
+    value = struct.pack("<d", np.linalg.inv(poses[0])[:3, :3] @ moved @ np.array([1.0, 0.0, 0.0]))
+    content = file.read_bytes()
+    assert value in content
+    file.write_bytes(content.replace(value, struct.pack("<d", np.nan)))
+    with pytest.raises(ValueError, match="sample drive-1 has no odometry at"):
+        run_replay(replay_config(bundle, tmp_path / "out", path))
+    assert not (tmp_path / "out").exists()

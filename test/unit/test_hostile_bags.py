@@ -14,14 +14,13 @@ import yaml
 from backports import zstd
 from lz4.frame import compress as lz4_compress
 from rosbags.rosbag2 import StoragePlugin, Writer
+from small_bags import SAMPLE, STRING, small_bag, storage_file
 
 from bevdistill_ros.interface.topics import TopicMap
 from training.replay import bag_storage, messages
 from training.replay.bag_rig import _intrinsics_of
 from training.replay.read_bag import Bag, BagError, poses_of, read_bag, samples_of
 
-STRING = "std_msgs/msg/String"
-SAMPLE = "/nuscenes/sample"
 MAGIC = b"\x89MCAP0\r\n"
 GOOD_SAMPLE = (
     '{"scene":"a","sample_token":"b","stamp_ns":%s,"channel_stamps_ns":%s,'
@@ -48,40 +47,6 @@ def chunk(compression: str, content: bytes, *, size: int) -> bytes:
     """A chunk that says that it unpacks to `size` bytes."""
     head = struct.pack("<QQQI", 1, 2, size, 0) + text(compression)
     return record(6, head + struct.pack("<Q", len(content)) + content)
-
-
-def small_bag(path: Path, storage: StoragePlugin = StoragePlugin.MCAP, *, num: int = 6) -> Path:
-    """Texts, odometry and calibrations of one camera, two seconds apart."""
-    store = messages.standard_types()
-    odometry, info = "nav_msgs/msg/Odometry", "sensor_msgs/msg/CameraInfo"
-    with Writer(path, version=8, storage_plugin=storage) as writer:
-        topics = {
-            name: writer.add_connection(name, kind, typestore=store, offered_qos_profiles=[messages.quality(depth=1)])
-            for name, kind in ((SAMPLE, STRING), ("/odom", odometry), ("/CAM_FRONT/camera_info", info))
-        }
-        for index in range(num):
-            stamp_ns = 1_000_000_000 * (1 + 2 * index)
-            pose = np.eye(4)
-            pose[0, 3] = index
-            sample = {
-                "scene": "s",
-                "sample_token": f"token{index}",
-                "stamp_ns": stamp_ns,
-                "channel_stamps_ns": {"CAM_FRONT": stamp_ns},
-                "global_from_map": {"rotation": [1.0, 0.0, 0.0, 0.0], "translation": [0.0, 0.0, 0.0]},
-            }
-            moved = messages.odometry(
-                stamp_ns, parent="map", child="base_link", pose=pose, linear=np.zeros(3), angular=np.zeros(3)
-            )
-            camera = messages.camera_info(stamp_ns, "CAM_FRONT", np.diag([50.0, 50.0, 1.0]), (10, 20))
-            writer.write(topics[SAMPLE], stamp_ns, messages.serialize(messages.json_string(sample), STRING))
-            writer.write(topics["/odom"], stamp_ns, messages.serialize(moved, odometry))
-            writer.write(topics["/CAM_FRONT/camera_info"], stamp_ns, messages.serialize(camera, info))
-    return path
-
-
-def storage_file(bag: Path) -> Path:
-    return next(path for path in bag.iterdir() if path.suffix in (".mcap", ".db3"))
 
 
 def change_metadata(bag: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -214,6 +214,7 @@ def test_report_is_json_and_markdown(tmp_path: Path) -> None:
         sets_processed=8,
         drops={"late": 1},
         messages_late_ms=1.0,
+        messages_lost=4,
         samples=2,
         samples_unanswered=1,
         latency_ms=latencies([status(START_NS)], []),

@@ -1,7 +1,16 @@
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+from bevdistill_ros.core.lock import locked_folder
+from training.synth.overwrite import MARK
+
 """The data set on disk, read back by the nuScenes devkit."""
 
 import filecmp
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +69,7 @@ def nusc(root: Path) -> NuScenes:
 
 def test_tables_and_files_are_complete(root: Path, nusc: NuScenes) -> None:
     folder = root / TINY.version
-    assert {path.stem for path in folder.glob("*.json")} == TABLES | {"splits"}
+    assert {path.stem for path in folder.glob("*.json")} == TABLES | {"splits", "synth"}
     files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.parts[-3] in ("samples", "sweeps")}
     assert files == {row["filename"] for row in nusc.sample_data}
     assert json.loads((folder / "splits.json").read_text()) == {
@@ -292,3 +301,79 @@ def test_splits_partition_the_scenes() -> None:
 def test_configuration_is_checked(change: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
+
+
+@pytest.fixture
+def copied(root: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(root, tmp_path / "world")
+
+
+def test_a_data_set_of_ours_is_replaced_whole(copied: Path) -> None:
+    (copied / ".bevdistill_cache").mkdir()
+    (copied / ".bevdistill_cache" / "index.npz").write_bytes(b"x")
+    write_world(replace(TINY, root=copied, seed=5, overwrite=True), progress=False)
+    assert json.loads((copied / TINY.version / MARK).read_text())["seed"] == 5
+    assert sorted(path.name for path in copied.parent.iterdir()) == ["world"]
+    assert not (copied / ".bevdistill_cache").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "samples/CAM_FRONT/mine.jpg", "samples/CAM_FRONT/n015__CAM_FRONT__1.jpg"]
+)
+def test_a_folder_with_other_files_is_not_replaced(copied: Path, name: str) -> None:
+    (copied / name).write_text("mine")
+    with pytest.raises(ValueError, match="holds files that no synthetic data set has"):
+        write_world(replace(TINY, root=copied, overwrite=True), progress=False)
+    assert (copied / name).read_text() == "mine"
+    assert (copied / TINY.version / "scene.json").exists()
+
+
+def test_another_data_set_is_not_replaced(tmp_path: Path) -> None:
+    """The tables of nuScenes alone, before the sensor files are unpacked."""
+    (tmp_path / "nuscenes" / "v1.0-trainval").mkdir(parents=True)
+    (tmp_path / "nuscenes" / "v1.0-trainval" / "scene.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"has no synth\.json beside its tables"):
+        write_world(replace(TINY, root=tmp_path / "nuscenes", overwrite=True), progress=False)
+    (tmp_path / "link").symlink_to(tmp_path / "nuscenes")
+    with pytest.raises(ValueError, match="link is not a folder"):
+        write_world(replace(TINY, root=tmp_path / "link", overwrite=True), progress=False)
+
+
+def test_a_data_set_has_one_writer(tmp_path: Path) -> None:
+    (tmp_path / ".world.partial" / "left").mkdir(parents=True)  # by a run that was killed
+    with (
+        locked_folder(tmp_path / ".world.partial"),
+        pytest.raises(ValueError, match=r"world\.partial is in use by another process"),
+    ):
+        write_world(replace(TINY, root=tmp_path / "world"), progress=False)
+    assert (tmp_path / ".world.partial" / "left").is_dir()
+    write_world(replace(TINY, root=tmp_path / "world"), progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_process(tmp_path: Path) -> None:
+    settings = ["--num_train_scenes=2", "--num_tune_scenes=0", "--num_val_scenes=0", "--frames_per_scene=40"]
+    command = [sys.executable, "-m", "training", "synth", f"--root={tmp_path / 'world'}", *settings]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len([path for path in (tmp_path / ".world.partial").rglob("*") if path.is_file()]) < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while living := [pid for pid in _session(process.pid) if pid != process.pid]:
+        assert time.monotonic() < deadline, living
+        time.sleep(0.1)
+
+
+def _session(number: int) -> list[int]:
+    """Processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == number and state != "Z":
+                found.append(int(path.parent.name))
+    return found

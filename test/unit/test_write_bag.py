@@ -305,7 +305,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten(street: NuScenes, bag: Path) -> None:
     before = sorted((path.name, path.stat().st_size) for path in bag.iterdir())
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         write_bag(street, "street", bag, cameras=CAMERAS, progress=False)
     assert sorted((path.name, path.stat().st_size) for path in bag.iterdir()) == before
 

@@ -154,7 +154,7 @@ def read_metadata(folder: Path) -> Metadata:
     try:
         information = content["rosbag2_bagfile_information"]
         version, mode = int(information["version"]), information.get("compression_mode", "").lower()
-        compression = "" if mode == "none" else mode
+        compression = "" if mode in ("none", "storage") else mode  # what MCAP packs itself, it names itself
         codec = information.get("compression_format", "") if compression else "zstd"
         names = [PurePath(name).name for name in information["relative_file_paths"]]
         entries = [

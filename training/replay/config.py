@@ -1,5 +1,6 @@
 """Settings and result of a replay, which need no ROS, so that the command line can describe them without it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class ReplayConfig:
     rate: float = 1.0  # speed; 0.5 takes twice the time
     reference_camera: str = ""  # its image anchors a set and gives its stamp; empty: CAM_FRONT, or the first camera
     max_spread_ms: float = 100.0  # [ms] largest difference of two image stamps in a set
+    namespace: str = ""  # of the node and of all that is played, such as /replay to watch it; empty: a unique one
     device: str = "auto"  # of the node
     precision: str = "fp32"  # of the node
     parameters: dict[str, Any] = field(default_factory=dict)  # further parameters of the node, by their full names
@@ -62,6 +64,8 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         if not self.rate > 0:
             raise ValueError(f"rate must be above 0, but is {self.rate}")
+        if self.namespace and not re.fullmatch(r"/|(/[A-Za-z_][A-Za-z0-9_]*)+", self.namespace):
+            raise ValueError(f"namespace must be like /replay, but is '{self.namespace}'")
         if self.split and self.root is None:
             raise ValueError(f"split '{self.split}' can only be scored with its data set; give root")
         if not self.bags and (self.root is None or not (self.split or self.scenes)):

@@ -1,9 +1,12 @@
-"""The detector node in a process of its own, as on the vehicle."""
+"""The detector node in a process of its own, as on the vehicle, but out of reach of all other nodes.
+
+Its namespace is unique, and the topics that every node shares (/clock, /tf) lie in it too. So another detector in the
+same domain, one that a killed replay left or one of a second replay, neither hears our bag nor answers for our bundle.
+"""
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +21,16 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from bevdistill_ros.interface.fast_dds import transport_environment
-from bevdistill_ros.interface.topics import NODE
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE
+from training.child import module_command
 from training.replay.play import ReplayError, Wait
 
+NODE_MODULE = "bevdistill_ros.node.detector_node"
+_SHARED_TOPICS = ("/clock", "/tf", "/tf_static", "/diagnostics")  # the same for every node, whatever its namespace
 _STOP_TIMEOUT_S = 10.0
 _CALL_TIMEOUT_S = 5.0
 _POLL_S = 0.05
+_DISCOVERY_S = 5.0  # nodes that run already are known by then
 _LOG_LINES = 12
 _REFUSALS = ("[ERROR]", "[FATAL]")  # severities in the node's log
 
@@ -34,31 +41,43 @@ class NodeProcess:
     Args:
         parameters: Parameters of the node, nested by the dots of their names.
         folder: Where `node.param.yaml` and `node.log` go.
+        namespace: Namespace of the node, such as /replay; that of a node which is there already is refused.
         environment: Variables to set besides those of this process.
     """
 
     def __init__(
-        self, parameters: Mapping[str, Any], folder: Path, environment: Mapping[str, str] | None = None
+        self,
+        parameters: Mapping[str, Any],
+        folder: Path,
+        namespace: str,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._parameters = dict(parameters)
+        self._namespace = namespace.rstrip("/")
         self._folder = folder
         self._environment = {**os.environ, **transport_environment(), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def name(self) -> str:
+        """Name of the node, with its namespace."""
+        return self._namespace + NODE
+
+    @property
     def log_path(self) -> Path:
-        """What the node printed."""
+        """The output of the node."""
         return self._folder / "node.log"
 
     def __enter__(self) -> "NodeProcess":
         self._folder.mkdir(parents=True, exist_ok=True)
         parameter_file = self._folder / "node.param.yaml"
-        content = {NODE: {"ros__parameters": self._parameters}}
+        content = {self.name: {"ros__parameters": self._parameters}}
         parameter_file.write_text(yaml.safe_dump(content, sort_keys=False))
-        command = [sys.executable, "-m", "bevdistill_ros.node.detector_node"]
+        rules = [f"__ns:={self._namespace or '/'}", *(f"{topic}:={self._namespace}{topic}" for topic in _SHARED_TOPICS)]
+        remaps = [part for rule in rules for part in ("--remap", rule)]
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [*command, "--ros-args", "--params-file", str(parameter_file)],
+                module_command(NODE_MODULE, "--ros-args", "--params-file", str(parameter_file), *remaps),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
@@ -89,9 +108,9 @@ class NodeProcess:
         """Wait until the node has loaded its bundle and runs.
 
         Raises:
-            ReplayError: It ends, refuses, or takes too long.
+            ReplayError: It ends, refuses, takes too long, or is not the only one of its name.
         """
-        client = node.create_client(GetState, f"{NODE}/get_state")
+        client = node.create_client(GetState, f"{self.name}/get_state")
         deadline = time.perf_counter() + timeout_s
         while self._state(client, wait) != State.PRIMARY_STATE_ACTIVE:
             self.check()
@@ -102,9 +121,29 @@ class NodeProcess:
                     f"the end of {self.log_path}:\n{self.log_tail()}"
                 )
         node.destroy_client(client)
+        self.check_alone(node)
+
+    def check_free(self, node: Node, wait: Wait) -> None:
+        """Raise ReplayError where the name of a node that is still to start is taken."""
+        wait(_DISCOVERY_S)
+        self._check_others(node, 0)
+
+    def check_alone(self, node: Node) -> None:
+        """Raise ReplayError where another process answers under the node's name too."""
+        self._check_others(node, 1)
+
+    def _check_others(self, node: Node, own: int) -> None:
+        names = [f"{space.rstrip('/')}/{name}" for name, space in node.get_node_names_and_namespaces()]
+        publishers = len(node.get_publishers_info_by_topic(self._namespace + DETECTIONS_TOPIC))
+        if names.count(self.name) > own or publishers > own:
+            raise ReplayError(
+                f"another node answers as {self.name} in ROS_DOMAIN_ID {os.environ.get('ROS_DOMAIN_ID', '0')}: "
+                f"{names.count(self.name) - own} nodes of that name, {publishers - own} publishers of detections "
+                "besides ours; end it, or give the replay another namespace"
+            )
 
     def _state(self, client: Client, wait: Wait) -> int:
-        """The node's lifecycle state, PRIMARY_STATE_UNKNOWN where it does not tell."""
+        """The node's lifecycle state, PRIMARY_STATE_UNKNOWN where it does not answer."""
         if not client.service_is_ready():
             wait(_POLL_S)
             return State.PRIMARY_STATE_UNKNOWN
@@ -117,7 +156,7 @@ class NodeProcess:
         Raises:
             ReplayError: It does not.
         """
-        client = node.create_client(Trigger, f"{NODE}/reset")
+        client = node.create_client(Trigger, f"{self.name}/reset")
         deadline = time.perf_counter() + _CALL_TIMEOUT_S
         while not client.service_is_ready() and time.perf_counter() < deadline:
             wait(_POLL_S)
@@ -128,7 +167,7 @@ class NodeProcess:
             raise ReplayError(f"the node did not reset its memory: {answer.message if answer else 'no answer'}")
 
     def log_tail(self) -> str:
-        """The last lines that the node printed."""
+        """The last lines of the output of the node."""
         lines = self.log_path.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LOG_LINES:])
 

@@ -113,13 +113,14 @@ class Player:
         node: Owns the publishers.
         types: Message types of the topics of the bags.
         routes: Topic of the bag -> topic to publish; those without a type are left out.
+        namespace: Goes before all that is published, /clock and transforms too.
     """
 
-    def __init__(self, node: Node, types: Mapping[str, str], routes: Mapping[str, str]) -> None:
-        self.routes = {source: target for source, target in routes.items() if source in types}
+    def __init__(self, node: Node, types: Mapping[str, str], routes: Mapping[str, str], namespace: str = "") -> None:
+        self.routes = {source: namespace + target for source, target in routes.items() if source in types}
         self._publishers: dict[str, Publisher] = {}
         for source, target in self.routes.items():
-            latched = target == STATIC_TRANSFORM_TOPIC
+            latched = routes[source] == STATIC_TRANSFORM_TOPIC
             quality = QoSProfile(
                 depth=100,
                 reliability=ReliabilityPolicy.RELIABLE,  # matches every subscriber
@@ -128,7 +129,7 @@ class Player:
             self._publishers[source] = node.create_publisher(message_class(types[source]), target, quality)
         clock = message_class("rosgraph_msgs/msg/Clock")
         self._clock_message = clock()
-        self._clock = node.create_publisher(clock, "/clock", 1)
+        self._clock = node.create_publisher(clock, f"{namespace}/clock", 1)
         self._now_ns: int | None = None
 
     def wait_for_subscribers(

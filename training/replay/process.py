@@ -2,16 +2,18 @@
 
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 import psutil
+
+from training.child import module_command
 
 _STOP_TIMEOUT_S = 10.0
 _LOG_LINES = 12
@@ -61,7 +63,7 @@ class Child:
     def __enter__(self) -> "Child":
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._module],
+                module_command(*self._module),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
@@ -117,11 +119,28 @@ class Child:
         return self._process
 
 
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Let a request to end (SIGTERM) and a closed terminal (SIGHUP) raise KeyboardInterrupt, so that contexts close.
+
+    Opened in the main thread; in any other it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Commands:
     """Commands that run to their end while the context is open, from any thread, and not longer than this process.
 
-    When the context ends early, or this process is told to end (SIGTERM, which then raises KeyboardInterrupt in the
-    main thread), those that run are told so too. Opened in the main thread.
+    When the context ends early, or this process is asked to end (which then raises KeyboardInterrupt in the main
+    thread), those that run are asked to end too. Opened in the main thread.
     """
 
     def __init__(self) -> None:
@@ -130,14 +149,15 @@ class Commands:
         self._lock = threading.Lock()
 
     def __enter__(self) -> "Commands":
-        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._order = ending_in_order()
+        self._order.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
-        signal.signal(signal.SIGTERM, self._before)
+        self._order.__exit__(kind, error, trace)
 
     def run(self, command: Sequence[str], *, stdout: IO[Any], stderr: IO[Any] | None) -> int:
         """Run a command to its end; returns its exit status, which is negative for a signal.
@@ -165,7 +185,7 @@ class Commands:
                 self._running.discard(process)
 
     def end(self) -> None:
-        """Tell all that run to end, and start no more; does not wait for them."""
+        """Ask all that run to end, and start no more; does not wait for them."""
         with self._lock:
             self._is_ending = True
             for process in self._running:
@@ -181,11 +201,11 @@ def run_to_end(
         child: To wait for.
         beside: Must run as long.
         timeout_s: How long [s].
-        poll_s: Time between two looks [s].
-        on_poll: Called at each look.
+        poll_s: Time between two polls [s].
+        on_poll: Called at each poll.
 
     Raises:
-        ChildProcessError: One of them failed, or it takes too long; where both failed, that of `beside` is told.
+        ChildProcessError: One of them failed, or it takes too long; where both failed, that of `beside` is raised.
     """
     deadline = time.monotonic() + timeout_s
     try:

@@ -3,22 +3,21 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import CompressedImage
 
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, OVERLAY_TOPIC, STATUS_TOPIC
 from training.replay import messages
+from training.replay.bag_writer import bag_writer
 from training.replay.message_classes import message_class
 from training.replay.play import ReplayError, Wait
 
 _TYPES = {DETECTIONS_TOPIC: messages.DETECTIONS_TYPE, STATUS_TOPIC: messages.STATUS_TYPE}
 
 _POLL_S = 0.05
-_BAG_VERSION: Literal[8] = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +36,12 @@ class Recorder:
 
     Args:
         node: Owns the subscriptions.
-        overlay: Whether to look at the node's overlay, which it draws for whoever looks.
+        namespace: Of the detector; what is recorded has the topics of a node without one.
+        overlay: Whether to record the node's overlay, which it draws only for subscribers.
     """
 
     node: Node
+    namespace: str = ""
     overlay: bool = False
     pictures: dict[int, bytes] = field(default_factory=dict)  # JPEGs of the overlay, by stamp
     answers: list[Answer] = field(default_factory=list)
@@ -54,23 +55,24 @@ class Recorder:
         """
         deadline = time.perf_counter() + timeout_s
         for topic, message_type in _TYPES.items():
-            while not (publishers := self.node.get_publishers_info_by_topic(topic)):
+            name = self.namespace + topic
+            while not (publishers := self.node.get_publishers_info_by_topic(name)):
                 if time.perf_counter() > deadline:
-                    raise ReplayError(f"the node does not publish {topic} within {timeout_s:g} s; is it active?")
+                    raise ReplayError(f"the node does not publish {name} within {timeout_s:g} s; is it active?")
                 wait(_POLL_S)
             quality = QoSProfile(depth=1000, reliability=publishers[0].qos_profile.reliability)
             if quality.reliability == ReliabilityPolicy.UNKNOWN:
                 quality.reliability = ReliabilityPolicy.BEST_EFFORT
             self.node.create_subscription(
                 message_class(message_type),
-                topic,
+                name,
                 lambda data, topic=topic: self._receive(topic, data),
                 quality,
                 raw=True,
             )
         if self.overlay:
             quality = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
-            self.node.create_subscription(CompressedImage, OVERLAY_TOPIC, self._keep_picture, quality)
+            self.node.create_subscription(CompressedImage, self.namespace + OVERLAY_TOPIC, self._keep_picture, quality)
 
     def _keep_picture(self, picture: CompressedImage) -> None:
         self.pictures[messages.stamp_of(picture)] = bytes(picture.data)
@@ -94,12 +96,11 @@ def write_recording(answers: list[Answer], path: Path, storage: StoragePlugin = 
 
     Raises:
         ValueError: `path` exists.
+        OSError: It cannot be written.
     """
-    if path.exists():
-        raise ValueError(f"{path} exists already; remove it or choose another output")
     store = messages.detector_types()
     quality = messages.quality(depth=10)
-    with Writer(path, version=_BAG_VERSION, storage_plugin=storage) as writer:
+    with bag_writer(path, storage) as writer:
         connections = {
             topic: writer.add_connection(topic, kind, typestore=store, offered_qos_profiles=[quality])
             for topic, kind in _TYPES.items()

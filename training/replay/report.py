@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bevdistill_ros.core.files import write_whole
 from training.evaluate.metrics import Metrics
 from training.replay.score import SetStatus
 
@@ -35,8 +36,9 @@ class ReplayReport:
     rate: float
     sets_sent: int  # images of the reference camera that went out
     sets_processed: int  # sets that detections came back for
-    drops: Mapping[str, int]  # by the reason that the node tells
+    drops: Mapping[str, int]  # by the reason that the node reports
     messages_late_ms: float  # the 99th percentile of how late our own messages went out
+    messages_lost: int  # that the bags count and that are missing or damaged, of the topics that were read
     samples: int  # key frames with ground truth
     samples_unanswered: int  # those without detections; they count as frames in which nothing was found
     latency_ms: Mapping[str, Latency]  # by stage
@@ -63,6 +65,7 @@ class ReplayReport:
             ("sets lost", self.sets_lost),
             *(("note", note.replace("|", "/")) for note in self.notes),
             *((f"dropped: {reason}", count) for reason, count in self.drops.items()),
+            ("messages lost in the bags", self.messages_lost),
             ("our messages late, p99 [ms]", f"{self.messages_late_ms:.1f}"),
             ("key frames", self.samples),
             ("key frames without an answer", self.samples_unanswered),
@@ -83,10 +86,9 @@ class ReplayReport:
 
 def write_report(report: ReplayReport, folder: Path) -> Path:
     """Write `report.json` and `report.md`; returns the latter."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report.to_dict(), indent=2, allow_nan=False))
+    write_whole(folder / "report.json", json.dumps(report.to_dict(), indent=2, allow_nan=False))
     path = folder / "report.md"
-    path.write_text(report.markdown())
+    write_whole(path, report.markdown())
     return path
 
 
@@ -96,7 +98,7 @@ def latencies(
     """Distribution of each stage that the node reports, of its total, and of our own measurement from outside.
 
     Args:
-        statuses: As the node told them.
+        statuses: As the node reported them.
         round_trips_ms: Reference image sent to detections received [ms], by stamp.
         warm_up: Sets at the beginning that do not count, where there are more than these.
     """
@@ -115,10 +117,10 @@ def _distribution(values: Sequence[float]) -> Latency:
 
 
 def drops_by_reason(statuses: Sequence[SetStatus], *, dropped_before: int = 0) -> dict[str, int]:
-    """Number of dropped sets by reason; what was dropped between two reports goes to the last reason told.
+    """Number of dropped sets by reason; what was dropped between two reports goes to the last reason reported.
 
     Args:
-        statuses: By time; a counter that falls is that of a node started anew.
+        statuses: By time; a counter that falls is that of a restarted node.
         dropped_before: What the node's counter stood at before the first of them.
     """
     reasons: Counter[str] = Counter()
@@ -126,6 +128,6 @@ def drops_by_reason(statuses: Sequence[SetStatus], *, dropped_before: int = 0) -
         if status.sets_dropped < dropped_before:
             dropped_before = 0
         if status.sets_dropped > dropped_before:
-            reasons[status.drop_reason or "no reason told"] += status.sets_dropped - dropped_before
+            reasons[status.drop_reason or "no reason reported"] += status.sets_dropped - dropped_before
         dropped_before = status.sets_dropped
     return dict(reasons)

@@ -5,7 +5,8 @@ ROS is imported only when the replay begins.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from nuscenes import NuScenes
 from tqdm import tqdm
 
+from bevdistill_ros.core.lock import locked_folder
 from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.inference.bundle import load_bundle
 from training.data.index.arrays import scenes_of
@@ -24,6 +26,7 @@ from training.replay.choose_topics import choose_topics
 from training.replay.config import KeyFrames, Played, ReplayConfig, Replayed, Setup
 from training.replay.playable import SUGGEST
 from training.replay.playable import check_playable as _check_playable
+from training.replay.process import ending_in_order
 from training.replay.read_bag import Bag, BagError, poses_of, read_bag, samples_of
 from training.replay.report import ReplayReport, drops_by_reason, latencies, write_report
 from training.replay.score import Scored, evaluate, match_samples, merge
@@ -38,12 +41,29 @@ def run_replay(config: ReplayConfig) -> ReplayReport:
 
     Raises:
         ModuleNotFoundError: There is no ROS 2.
-        ValueError: A setting, the bundle, a bag or the data set does not serve.
+        ValueError: A setting, the bundle, a bag or the data set is unusable.
+        OSError: The output cannot be written.
         ConnectionError: The node does not start or does not answer at all.
     """
     check_ros()
-    if config.output.exists() and any(config.output.iterdir()):
-        raise ValueError(f"{config.output} is not empty; choose a new output folder")
+    with ending_in_order(), _output_of(config):
+        return _run(config)
+
+
+@contextmanager
+def _output_of(config: ReplayConfig) -> Iterator[None]:
+    """Hold the output folder for this process; it is removed again where nothing comes of it."""
+    try:
+        with locked_folder(config.output):
+            if any(config.output.iterdir()):
+                raise ValueError(f"{config.output} is not empty; choose a new output folder")
+            yield
+    finally:
+        with suppress(OSError):
+            config.output.rmdir()  # leaves a folder that holds something
+
+
+def _run(config: ReplayConfig) -> ReplayReport:
     manifest = load_bundle(config.bundle).manifest
     nusc = open_tables(config.root, config.version) if config.root is not None else None
     bags = [read_bag(path) for path in config.bags]
@@ -61,10 +81,10 @@ def run_replay(config: ReplayConfig) -> ReplayReport:
         tokens = {sample.token for part in parts for sample in part.key_frames.samples}
         check_covered(nusc, config.split, tokens, config.bags)
     scenes = _scenes(config, nusc) if nusc is not None and not bags else ()
-    config.output.mkdir(parents=True, exist_ok=True)
     if nusc is not None and not bags:
         written = [read_bag(path) for path in _write_bags(setup, nusc, scenes)]
         parts = [Played(bag=bag, key_frames=_key_frames(setup, bag, nusc)) for bag in written]
+    _check_scorable(setup, parts)
     replayed = _replay_all(setup, parts)
     scored = merge(
         match_samples(
@@ -104,6 +124,15 @@ def _key_frames(setup: Setup, bag: Bag, nusc: NuScenes | None) -> KeyFrames:
         reference_camera=setup.reference_camera,
     )
     return KeyFrames(samples=samples, poses=global_from_ego)
+
+
+def _check_scorable(setup: Setup, parts: Sequence[Played]) -> None:
+    """Raise ValueError, before hours of playing, for what would keep the answers from being scored."""
+    merge(
+        match_samples({}, part.key_frames.samples, part.key_frames.poses, setup.reference_camera)
+        for part in parts
+        if part.key_frames.samples
+    )
 
 
 def _scenes(config: ReplayConfig, nusc: NuScenes) -> tuple[str, ...]:
@@ -186,6 +215,7 @@ def _report(
 ) -> ReplayReport:
     statuses = [status for entry in replayed for status in entry.recording.statuses]
     late_s = [late for entry in replayed for late in entry.late_s]
+    lost = sum(entry.bag.losses.of(entry.bag.topics) for entry in replayed)
     return ReplayReport(
         bags=tuple(entry.bag.path.name for entry in replayed),
         bundle=config.bundle.name,
@@ -195,6 +225,7 @@ def _report(
         sets_processed=sum(len(entry.recording.detections) for entry in replayed),
         drops=drops_by_reason(statuses),
         messages_late_ms=float(np.percentile(late_s, 99)) * 1e3,
+        messages_lost=lost,
         samples=len(scored.detections),
         samples_unanswered=len(scored.unanswered),
         latency_ms=latencies(statuses, [trip for entry in replayed for trip in entry.round_trips_ms]),

@@ -1,13 +1,16 @@
 """Bag after bag, played to one running node, and what it answers."""
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bevdistill_ros.core.files import atomic_file
 from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE, has_tf
@@ -48,17 +51,26 @@ def replay_group(setup: Setup, bags: Sequence[Played], folder: Path, on_done: Ca
     timeout_s = setup.config.start_timeout_s
     replayed: list[Replayed] = []
     parameters = _node_parameters(setup, bags[0].bag, folder)
-    with NodeProcess(parameters, folder) as process, ros_node("bevdistill_replay") as (node, wait):
+    namespace = (setup.config.namespace or f"/replay_{secrets.token_hex(8)}").rstrip("/")
+    process = NodeProcess(parameters, folder, namespace)
+    with ros_node("bevdistill_replay") as (node, wait), ExitStack() as stack:
+        if setup.config.namespace:  # any other is unique
+            process.check_free(node, wait)
+        stack.enter_context(process)
         process.wait_until_active(node, wait, timeout_s)
-        player = Player(node, types, {**routes, **transforms})
+        player = Player(node, types, {**routes, **transforms}, namespace)
         player.wait_for_subscribers(wait, timeout_s, required=routes)
-        recorder = Recorder(node, overlay=setup.config.overlay)
+        recorder = Recorder(node, namespace, overlay=setup.config.overlay)
         recorder.connect(wait, timeout_s)
+        process.check_alone(node)
         session = Session(setup, player, recorder, wait, process)
         for part in bags:
             if replayed:
                 process.reset_memory(node, wait)
-            replayed.append(session.replay(part.bag, part.key_frames))
+            try:
+                replayed.append(session.replay(part.bag, part.key_frames))
+            finally:  # of all that may have gone wrong it is the cause
+                process.check_alone(node)
             on_done()
     return replayed
 
@@ -202,5 +214,5 @@ class Session:
 
     def _write_pictures(self, folder: Path) -> None:
         for stamp_ns, picture in self._recorder.pictures.items():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{stamp_ns}.jpg").write_bytes(picture)
+            with atomic_file(folder / f"{stamp_ns}.jpg") as partial:
+                partial.write_bytes(picture)

@@ -14,8 +14,6 @@
 was subtracted is `global_from_map` in `/nuscenes/sample`.
 """
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +23,13 @@ import numpy as np
 import torch
 from nuscenes import NuScenes
 from rosbags.interfaces import Connection, Qos
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin
 from tqdm import tqdm
 
 from bevdistill_ros.core.geometry import invert_rigid, quaternion_from_matrix
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from training.replay import messages
+from training.replay.bag_writer import bag_writer
 from training.replay.scene import LIDAR, Frames, KeyFrame, Scene, SensorFrame, read_scene
 
 MAP_FRAME = "map"
@@ -44,7 +43,6 @@ SAMPLE_TOPIC = "/nuscenes/sample"
 Storage = Literal["mcap", "sqlite3"]
 
 # Humble, Iron, Jazzy and later read version 8; older ones refuse 9.
-_BAG_VERSION: Literal[8] = 8
 _POINT_VALUES = 5
 _COLORS = {  # by the beginning of the nuScenes category
     "vehicle": (1.0, 0.62, 0.0, 0.5),
@@ -112,26 +110,19 @@ def write_scene(
     """Write a scene that was read already; see `write_bag`."""
     output = Path(output)
     if output.exists():
-        raise ValueError(f"{output} exists already; remove it or choose another name")
+        raise ValueError(f"{output} already exists; remove it or choose another name")
     if storage not in ("mcap", "sqlite3"):
         raise ValueError(f"storage '{storage}' is not known; choose 'mcap' or 'sqlite3'")
     if with_lidar and LIDAR not in scene.mountings:
         raise ValueError(f"scene '{scene.name}' has no {LIDAR}; write it without LiDAR")
-    # A folder of its own, so that the bag has its final name inside: its storage file is named after it.
-    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
-    partial.mkdir(parents=True)
-    try:
-        _write(scene, partial / output.name, storage=storage, with_lidar=with_lidar, progress=progress)
-        (partial / output.name).rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    _write(scene, output, storage=storage, with_lidar=with_lidar, progress=progress)
     return output
 
 
 def _write(scene: Scene, path: Path, *, storage: Storage, with_lidar: bool, progress: bool) -> None:
     topics = _topics(scene, with_lidar=with_lidar)
     frames = [frame for frame in scene.frames if with_lidar or frame.channel != LIDAR]
-    with Writer(path, version=_BAG_VERSION, storage_plugin=StoragePlugin[storage.upper()]) as writer:
+    with bag_writer(path, StoragePlugin[storage.upper()]) as writer:
         connections: dict[str, Connection] = {
             topic: writer.add_connection(
                 topic, message_type, typestore=messages.standard_types(), offered_qos_profiles=[qos]

@@ -54,7 +54,7 @@ class Annotation:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneRecord:
-    """All of a scene but the files."""
+    """All of a scene except its files."""
 
     index: int
     key_stamps_us: tuple[int, ...]
@@ -118,7 +118,7 @@ class SceneRecorder:
     def _lidar_recordings(self, counts: list[_Counts]) -> Iterator[Recording]:
         lead = _LEAD_SWEEPS_US if self._config.lidar_rate_hz > KEY_FRAME_RATE else 0
         for time_us, key_frame, is_key in self._ticks(self._config.lidar_rate_hz, lead):
-            caster, pose = self._look(time_us)
+            caster, pose = self._view(time_us)
             sweep = scan(caster, pose, self._lidar, self._rng(time_us, 0))
             if is_key:
                 counts[key_frame].points = _points_of_actors(sweep)
@@ -130,7 +130,7 @@ class SceneRecorder:
         for time_us, key_frame, is_key in self._ticks(self._config.camera_rate_hz):
             for number, camera in enumerate(self._cameras):
                 shot_us = time_us + camera.delay_us
-                caster, pose = self._look(shot_us)
+                caster, pose = self._view(shot_us)
                 picture = take_picture(
                     caster,
                     camera,
@@ -147,7 +147,7 @@ class SceneRecorder:
                 self._write_image(picture, recording.file)
                 yield recording
 
-    def _look(self, time_us: int) -> tuple[RayCaster, np.ndarray]:
+    def _view(self, time_us: int) -> tuple[RayCaster, np.ndarray]:
         time = time_us * 1e-6
         return RayCaster(self._resting, Surfaces(moving(self._world, time, _REACH))), self._world.ego_pose(time)
 
@@ -234,7 +234,7 @@ def _probe_points(triangles: np.ndarray, camera_from_actor: np.ndarray) -> tuple
     """Points all over the triangles (F, 3, 3) of an actor.
 
     Returns:
-        Points (P, 3) [m] in the camera frame, before it, and the solid angle (P,) that each stands for.
+        Points (P, 3) [m] in the camera frame, in front of it, and the solid angle (P,) that each stands for.
     """
     corners = triangles @ camera_from_actor[:3, :3].T + camera_from_actor[:3, 3]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) / (2 * len(_PROBES))

@@ -2,9 +2,13 @@
 
 import json
 import multiprocessing
+import os
+import secrets
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +16,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from bevdistill_ros.core.files import replace_folder
+from bevdistill_ros.core.lock import locked_folder
+from training.child import end_with
 from training.synth.config import SynthConfig
+from training.synth.overwrite import MARK, check_replaceable
 from training.synth.recorder import SceneRecord, SceneRecorder
 from training.synth.rig import LIDAR_NAME
 from training.synth.tables import MAP_FILE, build_tables, scene_name
@@ -30,24 +38,28 @@ def write_world(config: SynthConfig, *, progress: bool = True) -> Path:
 
     Raises:
         FileExistsError: The folder exists, and `config.overwrite` is off.
-        ValueError: The rig file can't be read, or describes cameras that can't be drawn.
+        ValueError: The rig file can't be read, or describes cameras that can't be drawn; another process writes this
+            data set; or the folder to replace holds other files than those of a data set.
+        OSError: It cannot be written.
     """
     root = Path(config.root)
     channels = [LIDAR_NAME, *(camera.name for camera in config.cameras())]
-    if root.exists() and not config.overwrite:
-        raise FileExistsError(f"{root} already exists; choose another root, or replace it with overwrite")
+    check_replaceable(root, overwrite=config.overwrite)
     partial_root = root.with_name(f".{root.name}.partial")
-    shutil.rmtree(partial_root, ignore_errors=True)
-    try:
-        _make_folders(partial_root, channels)
-        records = list(
-            tqdm(_records(config, partial_root), "scenes", config.num_scenes, unit="scene", disable=not progress)
-        )
-        _write_tables(config, records, partial_root)
-        shutil.rmtree(root, ignore_errors=True)
-        partial_root.rename(root)
-    finally:
-        shutil.rmtree(partial_root, ignore_errors=True)
+    with locked_folder(partial_root):
+        try:
+            for leftover in partial_root.iterdir():  # of a run that was killed, as this one holds the lock
+                shutil.rmtree(leftover)
+            fresh = partial_root / secrets.token_hex(4)
+            _make_folders(fresh, channels)
+            records = list(
+                tqdm(_records(config, fresh), "scenes", config.num_scenes, unit="scene", disable=not progress)
+            )
+            _write_tables(config, records, fresh)
+            check_replaceable(root, overwrite=config.overwrite)
+            replace_folder(fresh, root)
+        finally:
+            shutil.rmtree(partial_root, ignore_errors=True)
     return root
 
 
@@ -76,7 +88,8 @@ def _records(config: SynthConfig, root: Path) -> Iterator[SceneRecord]:
         yield from map(record, range(config.num_scenes))
         return
     # Fresh processes: forking one in which other libraries run threads can hang.
-    with ProcessPoolExecutor(config.num_workers, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(config.num_workers, context, end_with, (os.getpid(), signal.SIGKILL)) as pool:
         yield from pool.map(record, range(config.num_scenes))
 
 
@@ -90,5 +103,9 @@ def _write_tables(config: SynthConfig, records: list[SceneRecord], root: Path) -
     for name, rows in build_tables(config, records).items():
         (folder / f"{name}.json").write_text(json.dumps(rows, indent=0))
     splits = {name: [scene_name(index) for index in indices] for name, indices in config.splits().items() if indices}
+    settings = {key: value for key, value in asdict(config).items() if key not in ("root", "num_workers", "overwrite")}
+    (folder / MARK).write_text(json.dumps(settings, indent=1))
     (folder / "splits.json").write_text(json.dumps(splits, indent=1))
-    cv2.imwrite(str(root / MAP_FILE), np.zeros((8, 8), dtype=np.uint8))
+    done, content = cv2.imencode(Path(MAP_FILE).suffix, np.zeros((8, 8), dtype=np.uint8))
+    assert done, f"OpenCV cannot write {MAP_FILE}"
+    (root / MAP_FILE).write_bytes(content.tobytes())  # cv2.imwrite does not report a full disk

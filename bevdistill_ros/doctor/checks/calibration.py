@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from bevdistill_ros.core.rig import Rig
+from bevdistill_ros.core.text import quote
 from bevdistill_ros.doctor.checks.rig import CameraView
 from bevdistill_ros.doctor.checks.ros import install_command
 from bevdistill_ros.doctor.finding import Finding, Problem, Verdict, fail, judge, ok, share_of, warn
@@ -49,11 +50,11 @@ def _judge_calibration(subject: str, calibration: Calibration, images: ImageReco
     rows, cols = calibration.size
     lens = calibration.model or "no distortion"
     size = f"{cols}x{rows}" if rows else "no size: that of the image"
-    text = f"{size}, fx {calibration.matrix[0, 0]:.0f}, {lens}, frame '{calibration.frame_id}'"
+    text = f"{size}, fx {calibration.matrix[0, 0]:.0f}, {lens}, frame {quote(calibration.frame_id)}"
     problems = []
     if isinstance(images.picture, np.ndarray):
         try:
-            calibration.check_aspect(images.picture)
+            calibration.check_aspect((images.picture.shape[0], images.picture.shape[1]))
         except ValueError as error:
             problems.append(Problem(verdict=Verdict.FAIL, message=str(error), remedy=_CALIBRATE))
     if not calibration.frame_id:

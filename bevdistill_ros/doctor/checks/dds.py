@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 from bevdistill_ros.core.files import read_text
 from bevdistill_ros.doctor.finding import Finding, fail, ok, warn
 from bevdistill_ros.interface.fast_dds import VARIABLES, our_profile, variable
+from bevdistill_ros.interface.shared_memory import SHARED_MEMORY, remove_leftovers
 
 DEFAULT_SEGMENT = 512 * 1024  # [bytes] of Fast DDS without a profile
 BURSTS = 2  # that a segment must hold: one is written while another is read
 MAX_PROFILE_BYTES = 1_000_000
-SHARED_MEMORY = Path("/dev/shm")
 _MB = 1e6
 
 
@@ -44,6 +44,9 @@ def check_dds(rmw: str, *, num_cameras: int, image_bytes: float, environment: Ma
     if path and Path(path).is_file():
         with contextlib.suppress(ValueError):  # reported already
             segment = read_profile(Path(path)).segment_bytes
+    leftovers = remove_leftovers()
+    if leftovers.count:
+        findings.append(ok(str(SHARED_MEMORY), f"removed {leftovers}"))
     findings.append(check_memory(SHARED_MEMORY, segment))
     return findings
 
@@ -111,7 +114,7 @@ def check_memory(folder: Path, segment_bytes: int) -> Finding:
     except OSError as error:
         return warn(str(folder), f"cannot be looked at: {error.strerror}", "shared memory may not be there at all")
     text = f"{free / _MB:.0f} MB free, a segment is {segment_bytes / _MB:.1f} MB a process"
-    remedy = "make it larger (docker run --shm-size=1g or --ipc=host), or remove old fastdds_* files when nothing runs"
+    remedy = "make it larger (docker run --shm-size=1g or --ipc=host), or end processes that hold fastdds_* files there"
     if free < segment_bytes:
         return fail(str(folder), text, remedy)
     return warn(str(folder), text, remedy) if free < 4 * segment_bytes else ok(str(folder), text)

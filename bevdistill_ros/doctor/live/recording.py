@@ -9,6 +9,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from bevdistill_ros.core.text import one_line
 from bevdistill_ros.doctor.live.graph import DEPTH, Graph
 from bevdistill_ros.doctor.live.topics import Topics
 from bevdistill_ros.doctor.records import CalibrationRecord, ImageRecord, OdometryRecord, Recording, Topic
@@ -138,7 +139,7 @@ def odometry_record(track: Track, *, base_frame: str) -> OdometryRecord:
     last = track.last
     if last is None:
         return OdometryRecord(topic=track.topic, stream=track.stream)
-    frames = f"{last.header.frame_id} <- {last.child_frame_id or base_frame}"
+    frames = f"{one_line(last.header.frame_id)} <- {one_line(last.child_frame_id or base_frame)}"
     try:
         convert.odometry_of(last, base_frame=base_frame)
     except ValueError as error:

@@ -56,13 +56,13 @@ class Calibration:
         """The same, with the size of an image (h, w, 3) where it has none of its own."""
         return replace(self, size=(image.shape[0], image.shape[1])) if self.size == SIZE_OF_IMAGE else self
 
-    def check_aspect(self, image: np.ndarray) -> None:
-        """Whether an image (h, w, 3) can be one of this camera at some scale.
+    def check_aspect(self, size: tuple[int, int]) -> None:
+        """Whether an image of height and width `size` [px] can be one of this camera at some scale.
 
         Raises:
             ValueError: Its aspect is another.
         """
-        rows, cols = image.shape[:2]
+        rows, cols = size
         # A decoder that halves rounds odd sizes up, so each side may be off by up to one pixel.
         if abs(rows * self.size[1] - cols * self.size[0]) > max(self.size):
             raise ValueError(

@@ -5,6 +5,8 @@ All are polynomials of OpenCV: coefficients that are 0 at the end, or left out t
 
 import numpy as np
 
+from bevdistill_ros.core.text import quote
+
 MODELS: dict[str, tuple[int, ...]] = {  # model of sensor_msgs: how many coefficients it may have
     "plumb_bob": (4, 5),
     "rational_polynomial": (8, 12, 14),
@@ -22,6 +24,7 @@ _ALIASES = {
     "kannala_brandt4": "equidistant",
     "opencv_fisheye": "equidistant",
 }
+MAX_COEFFICIENTS = 100  # that are looked at: some drivers fill up with zeros
 _STRAIGHT = ("none", "pinhole", "perspective", "rectilinear", "no_distortion")
 _OPENCV_COUNTS = {5: "plumb_bob", 8: "rational_polynomial", 12: "rational_polynomial", 14: "rational_polynomial"}
 _REMEDY = f"name one of {', '.join(MODELS)} with its coefficients, or publish rectified images and set images_rectified"
@@ -37,8 +40,10 @@ def lens_of(name: str, coefficients: np.ndarray) -> tuple[str, np.ndarray | None
     Raises:
         ValueError: A coefficient is not finite, or what is meant is not certain.
     """
+    if len(coefficients) > MAX_COEFFICIENTS:
+        raise ValueError(f"lens distortion has {len(coefficients)} coefficients, but no model more than 14; {_REMEDY}")
     if not np.isfinite(coefficients).all():
-        raise ValueError(f"lens distortion is not finite: {coefficients.tolist()}")
+        raise ValueError(f"lens distortion is not finite: {quote(coefficients[:MAX_COEFFICIENTS].tolist())}")
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
     model = _ALIASES.get(plain, plain)
     used = int(np.flatnonzero(coefficients).max(initial=-1)) + 1
@@ -50,7 +55,7 @@ def lens_of(name: str, coefficients: np.ndarray) -> tuple[str, np.ndarray | None
     if not model and len(coefficients) in _OPENCV_COUNTS:
         model = _OPENCV_COUNTS[len(coefficients)]
     if model not in MODELS:
-        given = f"'{name}' with {len(coefficients)} coefficients"
+        given = f"{quote(name)} with {len(coefficients)} coefficients"
         raise ValueError(f"distortion model is {given}, which can mean several lenses; {_REMEDY}")
     if model == "rational_polynomial" and used <= 5:
         model = "plumb_bob"  # the first five coefficients are the same

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import signal
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from training.benchmark.distillation.config import DistillationConfig
 from training.benchmark.distillation.inference_cost import graph_of, latency_ratio
 from training.benchmark.distillation.report import write_report
 from training.benchmark.distillation.table import Outcome, Table, table_text
+from training.child import module_command
 from training.cli.settings import settings_from
 from training.data.index.load import load_index
 from training.evaluate.metrics import Metrics
@@ -210,7 +210,7 @@ def _train(training: TrainConfig, commands: Commands | None, *, bar: bool) -> No
     folder.mkdir(parents=True, exist_ok=True)
     wanted, log = folder / "wanted.json", folder / "train.log"
     wanted.write_text(config_text(training))
-    command = [sys.executable, "-m", "training", "train", "--config", str(wanted)]
+    command = module_command("training", "train", "--config", str(wanted))
     with log.open("a") as file:
         status = commands.run(command, stdout=file, stderr=None if bar else file)
     if status in (130, -signal.SIGTERM):
