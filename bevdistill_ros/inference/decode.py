@@ -86,7 +86,8 @@ def image_size(content: bytes) -> tuple[int, int]:
             place += 1 if marker == 0xFF else 2
         else:
             place += 2 + struct.unpack_from(">H", content, place + 2)[0]
-    raise ValueError(f"image is cut off or neither JPEG nor PNG ({len(content)} bytes): it does not state its size")
+    fault = "is damaged" if content.startswith(_JPEG) else "is cut off or neither JPEG nor PNG"
+    raise ValueError(f"image {fault} ({len(content)} bytes): it does not state its size")
 
 
 def is_complete(content: bytes) -> bool:
