@@ -295,6 +295,19 @@ class TestGridMask:
         assert not torch.equal(changed.history[0].images[0, 0], sample.history[0].images[0, 0])
         assert torch.equal(sample.cameras.images, before)
 
+    def test_squares_have_the_mean_colour_and_padding_keeps_its_own(self, sample: Sample) -> None:
+        """Black squares are far from what the network takes as nothing."""
+        mean = (124, 116, 104)
+        masked = GridMask(GridMaskConfig(probability=1.0), mean)(sample).cameras.images
+        hidden = (masked != sample.cameras.images).any(dim=2, keepdim=True).expand_as(masked)
+        assert hidden.any()
+        assert (masked.movedim(2, -1)[hidden.movedim(2, -1)].reshape(-1, 3) == torch.tensor(mean)).all()
+        image = torch.full((3, 4, 6), 60, dtype=torch.uint8)
+        image[:, 2:] = torch.tensor(mean, dtype=torch.uint8)[:, None, None]
+        changed = adjust_colours(image, brightness=0.2, contrast=1.0, saturation=1.0, hue=0.0, padding=mean)
+        assert torch.equal(changed[:, 2:], image[:, 2:])
+        assert (changed[:, :2] == 111).all()
+
     def test_never_drawn(self, sample: Sample) -> None:
         assert_same(GridMask(GridMaskConfig(probability=0.0))(sample), sample)
 

@@ -281,6 +281,19 @@ class TestDataset:
         batch = collate([dataset[0], clip])
         assert batch.history_present.tolist() == [[False, True], [False, True]]
 
+    def test_a_frame_of_the_clip_is_dropped_at_random(self, tiny: Any) -> None:
+        """Frame 2 with one of the two before it; a clip at the start of its scene keeps what there is."""
+        dataset = dataset_of(tiny, clip_length=2, drop_frame=True, with_images=False)
+        poses = [torch.from_numpy(dataset.index.global_from_ego[number]) for number in range(3)]
+        seen = set()
+        for seed in range(20):
+            torch.manual_seed(seed)
+            (frame,) = dataset[2].history
+            seen |= {number for number in (0, 1) if torch.equal(frame.global_from_ego[0], poses[number])}
+        assert seen == {0, 1}
+        assert torch.equal(dataset[1].history[0].global_from_ego[0], poses[0])
+        assert dataset[0].history == ()
+
     def test_mounting_of_the_lidar_takes_its_file_to_the_points(self, tiny: Any) -> None:
         dataset = dataset_of(tiny, num_sweeps=0)
         sample = dataset[1]

@@ -7,7 +7,7 @@ teacher see the same augmented world. The global frame is augmented along with t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,7 @@ from training.data.sample import Sample
 
 _YIQ_FROM_RGB = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 _LUMA = _YIQ_FROM_RGB[0]
+BLACK = (0, 0, 0)  # RGB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class PhotometricConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GridMaskConfig:
-    """How much of an image a grid of black squares may hide; the defaults are BEVFormer's."""
+    """How much of an image a grid of squares may hide; the defaults are BEVFormer's."""
 
     probability: float = 0.7  # of an image to be masked
     ratio: float = 0.5  # side of a square as a part of the grid's period; a quarter of the image is hidden
@@ -103,7 +104,7 @@ class BevAugment:
 
 
 class ImageAugment:
-    """Change each image of a sample, those of its history too; missing cameras stay black."""
+    """Change each image of a sample, those of its history too; missing cameras stay as they are."""
 
     def __call__(self, sample: Sample) -> Sample:
         return replace(
@@ -124,10 +125,15 @@ class ImageAugment:
 
 
 class PhotometricAugment(ImageAugment):
-    """Change the colours of a sample's images at random; black pixels (padding, missing cameras) stay black."""
+    """Change the colours of a sample's images at random; padding and black pixels stay as they are.
 
-    def __init__(self, config: PhotometricConfig) -> None:
-        self.config = config
+    Args:
+        config: How far.
+        padding: RGB of what no image covers.
+    """
+
+    def __init__(self, config: PhotometricConfig, padding: Sequence[int] = BLACK) -> None:
+        self.config, self.padding = config, padding
 
     def change(self, image: Tensor) -> Tensor:
         config = self.config
@@ -137,6 +143,7 @@ class PhotometricAugment(ImageAugment):
             contrast=1 + self._drawn(config.contrast),
             saturation=1 + self._drawn(config.saturation),
             hue=self._drawn(config.hue),
+            padding=self.padding,
         )
 
     def _drawn(self, limit: float) -> float:
@@ -148,10 +155,14 @@ class GridMask(ImageAugment):
 
     The period is drawn from 2 px to the image's height, and so is where the grid begins. Deviation: the grid is not
     turned.
+
+    Args:
+        config: How much.
+        colour: RGB of the squares; the network's mean colour is about zero to it, as BEVFormer has it.
     """
 
-    def __init__(self, config: GridMaskConfig) -> None:
-        self.config = config
+    def __init__(self, config: GridMaskConfig, colour: Sequence[int] = BLACK) -> None:
+        self.config, self.colour = config, torch.tensor(colour, dtype=torch.uint8)
 
     def change(self, image: Tensor) -> Tensor:
         if not _happens(self.config.probability):
@@ -160,7 +171,8 @@ class GridMask(ImageAugment):
         period = round(_uniform(2, max(height, 2)))
         start = round(_uniform(0, period)), round(_uniform(0, period))
         side = round(self.config.ratio * period)
-        return image * grid_of_squares(height, width, period=period, side=side, start=start)
+        kept = grid_of_squares(height, width, period=period, side=side, start=start).bool()
+        return torch.where(kept, image, self.colour[:, None, None])
 
 
 def grid_of_squares(height: int, width: int, *, period: int, side: int, start: tuple[int, int]) -> Tensor:
@@ -226,7 +238,15 @@ def augment_sample(sample: Sample, transform: Tensor) -> Sample:
     )
 
 
-def adjust_colours(image: Tensor, *, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
+def adjust_colours(
+    image: Tensor,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    padding: Sequence[int] = BLACK,
+) -> Tensor:
     """Change the colours of an image.
 
     Args:
@@ -235,20 +255,21 @@ def adjust_colours(image: Tensor, *, brightness: float, contrast: float, saturat
         contrast: Factor about the image's mean grey.
         saturation: Factor of what differs from grey.
         hue: Turn of the colour circle [rad].
+        padding: RGB of what no image covers.
 
     Returns:
-        (3, H, W) uint8 RGB; pixels that were black stay black.
+        (3, H, W) uint8 RGB; pixels that were black or of the padding stay so.
     """
     to_yiq = torch.tensor(_YIQ_FROM_RGB, dtype=torch.float64)
     cosine, sine = saturation * math.cos(hue), saturation * math.sin(hue)
     turn = torch.tensor([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]], dtype=torch.float64)
     matrix = (torch.linalg.inv(to_yiq) @ turn @ to_yiq).float()
-    lit = (image > 0).any(dim=0)
+    lit = (image > 0).any(dim=0) & (image != torch.tensor(padding, dtype=image.dtype)[:, None, None]).any(dim=0)
     pixels = image.float()
     mean = torch.einsum("c,chw->hw", torch.tensor(_LUMA), pixels)[lit].mean() if lit.any() else pixels.new_zeros(())
     changed = torch.einsum("dc,chw->dhw", matrix, pixels)
     changed = (changed - mean) * contrast + mean + 255.0 * brightness
-    return (changed.round().clamp(0, 255) * lit).to(torch.uint8)
+    return torch.where(lit, changed.round().clamp(0, 255).to(torch.uint8), image)
 
 
 def _augment_boxes(boxes: Tensor, transform: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ class NuScenesDataset(Dataset[Sample]):
         target: What the network takes of an image.
         num_sweeps: LiDAR sweeps before the key frame, at most those of the index.
         clip_length: Key frames in a row; those before the current one are its history, fewer at the start of a scene.
+        drop_frame: Take the clip from one frame more and leave out one of those before the current at random, so that
+            the time between its frames varies (BEVFormer).
         with_images: False leaves images empty (1, N, 3, 0, 0) and cameras invalid, for a teacher that needs none.
         with_points: False leaves points empty (0, 5), for a student that needs none.
         augment: Changes each sample at last.
@@ -49,6 +51,7 @@ class NuScenesDataset(Dataset[Sample]):
         target: ImageTarget,
         num_sweeps: int = 9,
         clip_length: int = 1,
+        drop_frame: bool = False,
         with_images: bool = True,
         with_points: bool = True,
         augment: Callable[[Sample], Sample] | None = None,
@@ -65,6 +68,7 @@ class NuScenesDataset(Dataset[Sample]):
         self.index, self.samples = index, index.samples_of(split)
         self.cameras, self.target = tuple(cameras), target
         self.num_sweeps, self.clip_length = num_sweeps, clip_length
+        self.drop_frame = drop_frame and clip_length > 1
         self.with_images, self.with_points, self.augment = with_images, with_points, augment
         # May be exchanged, to compare ways of decoding.
         self.read_image: Callable[[Path, tuple[int, int], int], np.ndarray] = read_image
@@ -96,8 +100,12 @@ class NuScenesDataset(Dataset[Sample]):
     def _history_of(self, number: int) -> list[int]:
         """List the samples before this one in its clip, oldest first."""
         history: list[int] = []
-        while len(history) < self.clip_length - 1 and (number := int(self.index.previous[number])) >= 0:
+        while (
+            len(history) < self.clip_length - 1 + self.drop_frame and (number := int(self.index.previous[number])) >= 0
+        ):
             history.insert(0, number)
+        if len(history) == self.clip_length:  # one more than wanted
+            history.pop(int(torch.randint(len(history), ())))
         return history
 
     def rig_of(self, number: int) -> tuple[CameraRig, Tensor]:
@@ -176,6 +184,7 @@ def dataset_for(
     *,
     with_images: bool,
     with_points: bool,
+    drop_frame: bool = False,
     augment: Callable[[Sample], Sample] | None = None,
 ) -> NuScenesDataset:
     """The data set of a split as a student sees it: its cameras at its image size."""
@@ -186,6 +195,7 @@ def dataset_for(
         target=student.images,
         num_sweeps=data.num_sweeps,
         clip_length=data.clip_length if student.temporal else 1,
+        drop_frame=drop_frame,
         with_images=with_images,
         with_points=with_points,
         augment=augment,

@@ -23,6 +23,7 @@ class AugmentConfig:
     bev: BevAugmentConfig | None = None
     photometric: PhotometricConfig | None = None
     grid_mask: GridMaskConfig | None = None  # squares of the images that are hidden
+    drop_frame: bool = False  # leave one frame before the current out of each clip at random, so that time gaps vary
     paste: PasteConfig | None = None  # objects of other frames into LiDAR clouds; for a teacher alone
     min_lidar_points: int = 0  # boxes that hold fewer are no ground truth in training
 

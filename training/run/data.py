@@ -31,6 +31,7 @@ def train_dataset(config: TrainConfig) -> NuScenesDataset:
             config.data.train_split,
             with_images=not is_teacher,
             with_points=is_teacher or config.distill.method != "none",
+            drop_frame=config.augment.drop_frame,
             augment=augment,
         )
 
@@ -94,9 +95,10 @@ def _augment(config: TrainConfig, first: Sequence[Callable[[Sample], Sample]]) -
     is_teacher = config.role == "teacher"
     steps = list(first)
     if config.augment.photometric is not None and not is_teacher:
-        steps.append(PhotometricAugment(config.augment.photometric))
+        steps.append(PhotometricAugment(config.augment.photometric, config.camera_student.images.fill))
     if config.augment.grid_mask is not None and not is_teacher:
-        steps.append(GridMask(config.augment.grid_mask))
+        mean = [round(value) for value in config.camera_student.image_mean]
+        steps.append(GridMask(config.augment.grid_mask, mean))
     if config.augment.bev is not None:
         steps.append(BevAugment(config.augment.bev))
     grid = config.teacher.grid if is_teacher else config.camera_student.grid
