@@ -102,6 +102,12 @@ COMMANDS: dict[str, Command] = {
         config="NodeBenchConfig",
         function="run_node_bench",
     ),
+    "bench engine": Command(
+        summary="every engine and precision of a bundle in turn: time, memory, agreement with torch, NDS, also under load",
+        module="training.benchmark.engine.run",
+        config="EngineBenchConfig",
+        function="run_engine_bench",
+    ),
     "bench soak": Command(
         summary="a long drive with faults at random: memory, threads, and the fate of every set",
         module="training.benchmark.node.soak",

@@ -1,6 +1,6 @@
 """Detectors that are evaluated: a teacher or a student, from a checkpoint or a bundle."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -8,11 +8,14 @@ import torch
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.inference.bundle import load_bundle
+from bevdistill_ros.inference.bundle import Bundle, load_bundle
 from bevdistill_ros.inference.device import device_from
+from bevdistill_ros.inference.engine_choice import EngineChoice
+from bevdistill_ros.inference.engines.choice import open_network
+from bevdistill_ros.inference.engines.reference import capacity_of
 from bevdistill_ros.model.fit import ImageTarget
 from bevdistill_ros.model.postprocess import detections_from
-from bevdistill_ros.model.records import BevMemory
+from bevdistill_ros.model.records import BevMemory, CameraInput
 from bevdistill_ros.model.student import CameraStudent
 from training.data.coverage import check_coverage
 from training.data.dataset import NuScenesDataset
@@ -126,14 +129,57 @@ class StudentDetector:
         return [detections.cpu() for detections in found]
 
 
-def load_detector(source: str, device: str = "auto", mmdet3d: Mmdet3dConfig | None = None) -> Detector:
-    """A detector from a bundle folder, or from a checkpoint of a teacher, a student or, where it is named, mmdet3d.
+class EngineDetector(StudentDetector):
+    """The camera student of a bundle as a detector, run by an engine, frame by frame.
+
+    Args:
+        bundle: The student and its exported networks.
+        choice: Which engine runs it, and how.
 
     Raises:
-        ValueError: There is none, it is damaged, or there is no such device.
+        EngineError: The engine cannot run the bundle, or failed its proof.
+    """
+
+    def __init__(self, bundle: Bundle, choice: EngineChoice) -> None:
+        super().__init__(bundle.student, device_from("cpu"))
+        self.network = open_network(bundle, choice).network
+        self._least = capacity_of(bundle.manifest.student, bundle.manifest.rig)
+
+    @torch.inference_mode()
+    def detect(self, batch: Batch, *, continues: bool = False) -> list[Detections]:
+        found = []
+        for number, stamp_ns in enumerate(batch.stamps_ns):
+            cameras = _item_of(batch.cameras, number)
+            previous = self._previous if continues else None
+            geometry = self._model.geometry.of(cameras, previous, self._least)
+            answer = self.network(cameras.images, geometry, previous.bev if previous else None)
+            if self.is_temporal:
+                present = torch.ones(1, dtype=torch.bool)
+                self._previous = BevMemory(bev=answer.bev, global_from_ego=cameras.global_from_ego, present=present)
+            found += detections_from(answer, [stamp_ns], grid=self._model.config.region)
+        return [detections.cpu() for detections in found]
+
+
+def load_detector(
+    source: str, device: str = "auto", mmdet3d: Mmdet3dConfig | None = None, choice: EngineChoice | None = None
+) -> Detector:
+    """A detector from a bundle folder, or from a checkpoint of a teacher, a student or, where it is named, mmdet3d.
+
+    Args:
+        source: The folder or the file.
+        device: Where torch runs it.
+        mmdet3d: Which detector of mmdet3d the checkpoint is of, if it is one.
+        choice: The engine of a bundle; None for torch, in batches.
+
+    Raises:
+        ValueError: There is none, it is damaged, or there is no such device or engine.
     """
     if not source:
         raise ValueError("source is empty: give a bundle folder or a checkpoint")
+    if choice is not None:
+        if not Path(source).is_dir():
+            raise ValueError(f"engine {choice.engine} runs bundles; '{source}' is none: export the checkpoint first")
+        return EngineDetector(load_bundle(source), choice)
     place = device_from(device)
     if Path(source).is_dir():
         return StudentDetector(load_bundle(source).student, place)
@@ -142,3 +188,9 @@ def load_detector(source: str, device: str = "auto", mmdet3d: Mmdet3dConfig | No
     if read_config(read_checkpoint(source))["role"] == "teacher":
         return TeacherDetector(source, place)
     return StudentDetector(load_student(source)[1], place)
+
+
+def _item_of(cameras: CameraInput, number: int) -> CameraInput:
+    """One frame of a batch, with batch size 1."""
+    known = {field.name: getattr(cameras, field.name) for field in fields(cameras)}
+    return replace(cameras, **{name: value[number : number + 1] for name, value in known.items() if value is not None})

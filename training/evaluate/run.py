@@ -6,6 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bevdistill_ros.core.records import Detections
+from bevdistill_ros.inference.engine_choice import EngineChoice, EngineName, Precision
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig
 from training.data.loader import SteadyLoader
@@ -28,6 +29,8 @@ class EvaluateConfig:
     split: str = ""  # empty takes data.val_split
     output: str = "runs/evaluate"  # folder for results.json and metrics.json
     device: str = "auto"  # auto, cpu, cuda or cuda:<index>; auto is the GPU where there is one
+    engine: EngineName = "torch"  # what runs a bundle: auto, torch, onnx or openvino
+    precision: Precision = "fp32"  # of that engine
     batch_size: int = 4  # frames at once; a temporal student takes one
     num_workers: int = 2  # processes that load data
     in_view: bool = False  # also score what some camera shows alone, of ground truth and detections; for partial rings
@@ -98,9 +101,15 @@ def run_evaluate(config: EvaluateConfig) -> str:
 
 
 def _prepare(config: EvaluateConfig) -> tuple[Detector, NuScenesDataset]:
+<<<<<<< HEAD
     detector = load_detector(config.source, config.device, config.mmdet3d)
     if config.in_view and detector.uses_lidar:
         raise ValueError(f"{config.source} sees by LiDAR, so in_view has no cameras to go by; leave it off")
+=======
+    is_plain = config.engine == "torch" and config.precision == "fp32"
+    choice = None if is_plain else EngineChoice(engine=config.engine, precision=config.precision, device=config.device)
+    detector = load_detector(config.source, config.device, config.mmdet3d, choice)
+>>>>>>> a4ee192 (bench engine: every engine of a bundle in turn, also under load; evaluate takes an engine)
     return detector, detector.dataset(config.data, config.split or config.data.val_split)
 
 

@@ -1,6 +1,7 @@
 """Exported engines: they answer as torch does, or are refused with figures."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from bevdistill_ros.inference.engines import choice as choices
 from bevdistill_ros.inference.engines.network import EngineError
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.deformable import Sampling, deformable_sample, sampled_by
+from training.benchmark.engine.run import EngineBenchConfig, run_engine_bench
 from training.export_engines import NETWORK_FILE, add_network, engines_from, write_network
 
 Students = Callable[..., BevFormer]
@@ -279,3 +281,16 @@ def test_an_exported_network_is_the_same_twice(make_student: Students, rig, tmp_
     for name in ("first", "second"):
         write_network(tmp_path / name, make_student(), rig)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@pytest.mark.openvino
+def test_the_benchmark_ends_with_the_ratios(export: Callable[..., Path]) -> None:
+    config = EngineBenchConfig(bundle=export(temporal=True), frames=2, warm_up=1, under_load=False)
+    lines = run_engine_bench(config).splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["torch", "onnx", "openvino"]
+    assert re.fullmatch(r"p50 ratio to torch: onnx \d+\.\d\d, openvino \d+\.\d\d", lines[-1])
+
+
+def test_the_benchmark_needs_one_model() -> None:
+    with pytest.raises(ValueError, match="either a bundle or a training configuration"):
+        EngineBenchConfig()

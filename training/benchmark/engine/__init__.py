@@ -1,0 +1,1 @@
+"""Engines of a bundle against each other on this machine."""
