@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from training.benchmark.speed import SpeedConfig, measure
+from training.benchmark.speed import SpeedConfig, engine_ms, measure
 from training.cli.settings import settings_from
 from training.data.index.load import DataConfig
 from training.evaluate.metrics import Metrics
@@ -153,7 +153,9 @@ def _replay(bundle: Path, data: DataConfig, output: Path) -> str:
         f"  {name:<20}{entry.p50:>9.1f}{entry.p95:>9.1f}{entry.max:>9.1f}" for name, entry in report.latency_ms.items()
     ]
     head = f"live replay: {report.sets_sent} sets sent, {report.sets_lost} lost; ms of each stage (p50, p95, max)"
-    return "\n".join([line, "", head, *stages])
+    own, live = engine_ms(SpeedConfig(bundle=bundle, data=data)), report.latency_ms["inference"].p50
+    ratio = f"inference in the node {live:.1f} ms, the same engine alone {own:.1f} ms: {live / own:.2f} times (p50)"
+    return "\n".join([line, "", head, *stages, ratio])
 
 
 def _score(output: Path, model: str, data: DataConfig) -> Metrics:

@@ -92,6 +92,17 @@ def _engine(config: SpeedConfig) -> Engine:
     return Engine(load_bundle(config.bundle), EngineChoice(engine=config.engine, device=config.device))
 
 
+def engine_ms(config: SpeedConfig) -> float:
+    """Median time of the engine alone on the frames of a split [ms]: its inference stage, as the node reports it."""
+    engine, index = _engine(config), load_index(config.data)
+    samples = index.samples_of(config.data.val_split)
+    times = []
+    for number in range(config.warm_up + config.frames):
+        _infer(engine, index, int(samples[number % len(samples)]))
+        times.append(engine.stage_ms["inference"])
+    return float(np.median(times[config.warm_up :]))
+
+
 def run_speed(config: SpeedConfig) -> str:
     """Measure with the training configurations of files; returns the table."""
     return measure(config, [(path.stem, settings_from(TrainConfig, [f"--config={path}"])) for path in config.configs])
@@ -142,7 +153,7 @@ def _inference_rows(config: SpeedConfig, engine: Engine, index: NuScenesIndex) -
 
     _times(infer, config.frames, config.warm_up)
     counted = stages[config.warm_up :]
-    rows = []
+    rows = [("inference, engine used", engine.description, "")]
     for name in counted[0]:
         p50, p95 = np.percentile([stage[name] for stage in counted], [50, 95])
         rows.append((f"inference, {name} (p50 / p95)", f"{p50:.1f} / {p95:.1f}", "ms"))

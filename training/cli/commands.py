@@ -103,7 +103,7 @@ COMMANDS: dict[str, Command] = {
         function="run_node_bench",
     ),
     "bench engine": Command(
-        summary="every engine and precision of a bundle in turn: time, memory, agreement with torch, NDS, also under load",
+        summary="every engine of a bundle in turn, also under load: time, memory, agreement with torch, NDS",
         module="training.benchmark.engine.run",
         config="EngineBenchConfig",
         function="run_engine_bench",

@@ -1,4 +1,4 @@
-"""Every engine and precision of a bundle in turn, frame by frame, so that what else the machine does meets all alike."""
+"""Every engine of a bundle in turn, frame by frame, so that what else the machine does affects all alike."""
 
 import logging
 import os
