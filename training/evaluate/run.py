@@ -101,15 +101,11 @@ def run_evaluate(config: EvaluateConfig) -> str:
 
 
 def _prepare(config: EvaluateConfig) -> tuple[Detector, NuScenesDataset]:
-<<<<<<< HEAD
-    detector = load_detector(config.source, config.device, config.mmdet3d)
-    if config.in_view and detector.uses_lidar:
-        raise ValueError(f"{config.source} sees by LiDAR, so in_view has no cameras to go by; leave it off")
-=======
     is_plain = config.engine == "torch" and config.precision == "fp32"
     choice = None if is_plain else EngineChoice(engine=config.engine, precision=config.precision, device=config.device)
     detector = load_detector(config.source, config.device, config.mmdet3d, choice)
->>>>>>> a4ee192 (bench engine: every engine of a bundle in turn, also under load; evaluate takes an engine)
+    if config.in_view and detector.uses_lidar:
+        raise ValueError(f"{config.source} sees by LiDAR, so in_view has no cameras to go by; leave it off")
     return detector, detector.dataset(config.data, config.split or config.data.val_split)
 
 
