@@ -39,7 +39,7 @@ def run_export(config: ExportConfig) -> str:
     """Write the bundle of a checkpoint; returns the closing text.
 
     Raises:
-        ValueError: The checkpoint holds no student, its data set is gone, or the folder is no bundle.
+        ValueError: The checkpoint holds no student, its data set is gone, or the folder is not a bundle.
     """
     engines = engines_from(config.engines)
     student_config, student = load_student(config.checkpoint)

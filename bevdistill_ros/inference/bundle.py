@@ -120,7 +120,7 @@ def _read_manifest(path: Path) -> Manifest:
         raise ValueError(f"there is no bundle folder '{path}'; make one with 'bevdistill export'")
     file = path / MANIFEST_FILE
     if not file.exists():
-        raise ValueError(f"'{path}' is no bundle: it has no {MANIFEST_FILE}")
+        raise ValueError(f"'{path}' is not a bundle: it has no {MANIFEST_FILE}")
     _check_inside(path, file, "manifest")
     try:
         content = json.loads(read_text(file, what="manifest", max_bytes=MAX_MANIFEST_BYTES))
@@ -195,7 +195,7 @@ def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
 
 def _check_replaceable(path: Path) -> None:
     if path.exists() and not (path / MANIFEST_FILE).is_file():
-        raise ValueError(f"'{path}' exists and is no bundle; it is left alone, choose another folder")
+        raise ValueError(f"'{path}' exists and is not a bundle; it is left alone, choose another folder")
 
 
 def _check_rig(config: StudentSettings, rig: CameraRig) -> None:

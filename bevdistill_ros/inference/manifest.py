@@ -67,7 +67,7 @@ class Manifest:
     weights_file: str  # in the bundle's folder
     weights_sha256: str
     engines: EngineFiles | None = None  # exported networks; None where the bundle has none
-    provenance: Mapping[str, Any]  # how the weights came to be, as the trainer tells it; plain JSON
+    provenance: Mapping[str, Any]  # how the weights came to be, as the trainer reports it; plain JSON
 
     @property
     def grid(self) -> BevGrid:

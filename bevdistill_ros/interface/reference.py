@@ -12,7 +12,7 @@ _TYPES = {bool: "bool", int: "int", float: "double", str: "string", tuple: "stri
 
 
 def parameter_table() -> str:
-    """All parameters, one a line: name, type, default, what it may be, whether it may change live, and its meaning."""
+    """All parameters, one per line: name, type, default, allowed values, whether it may change live, its meaning."""
     head = ["| parameter | type | default | allowed | live | meaning |", "| --- | --- | --- | --- | --- | --- |"]
     return "\n".join([*head, *(_row(name, entry) for name, entry in settings().items())])
 

@@ -58,7 +58,7 @@ class Guess:
 
     topics: TopicMap
     source: str  # what it rests on, in words
-    doubts: tuple[str, ...] = ()  # why it may not be taken without a look; empty where it is certain
+    doubts: tuple[str, ...] = ()  # why it should be checked before use; empty where it is certain
     unnamed: tuple[CameraStream, ...] = ()  # cameras that could be any of those that are missing
 
 

@@ -19,7 +19,7 @@ from bevdistill_ros.core.precision import full_precision
 from bevdistill_ros.model.records import BevMemory, CameraInput
 
 MIN_DEPTH = 0.1  # [m] nearer points are not seen
-FAR_OUTSIDE = 100.0  # [image sizes] further away, places of points behind a camera are not told apart
+FAR_OUTSIDE = 100.0  # [image sizes] further away, places of points behind a camera are not distinguished
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -215,8 +215,8 @@ class PublicBevFormer(CameraStudent):
     def _normalised(self, images: Tensor) -> Tensor:
         """Images (B, N, 3, H, W) uint8 as (B * N, 3, H, W), normalised; padding is exactly zero.
 
-        Padding is told by its colour, the rounded mean, which an image hardly has and which differs from zero by less
-        than half a grey level.
+        Padding is recognised by its colour, the rounded mean, which an image hardly has and which differs from zero by
+        less than half a grey level.
         """
         pixels = images.flatten(0, 1).to(self.image_mean.dtype)
         is_padding = (pixels == self.image_mean.round()).all(dim=1, keepdim=True)

@@ -4,7 +4,7 @@ The previous BEV is carried into the current ego frame by the poses themselves, 
 each batch item by its own motion.
 
 Deviations: the current map is the layer's own input, not the first layer's queries, so that deeper layers see what was
-found; and each of the two maps has a value projection of its own, so that what was can be told from what is.
+found; and each of the two maps has a value projection of its own, so that past and present can be distinguished.
 
 Shape legend: B batch, Q cells, C channels, G heads, P points; a map is (B, C, rows, cols).
 """

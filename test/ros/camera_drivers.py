@@ -38,7 +38,7 @@ def main() -> None:
     except KeyboardInterrupt:
         pass
     except Exception:
-        if rclpy.ok():  # else a signal came amid a publish
+        if rclpy.ok():  # else a signal came during a publish
             raise
 
 

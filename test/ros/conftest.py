@@ -1,4 +1,4 @@
-"""One node process, shared by the tests of the node and set up anew where a test needs other parameters."""
+"""One node process, shared by the tests of the node and set up again where a test needs other parameters."""
 
 import itertools
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ class Shared:
         return self.vehicle
 
     def forget(self) -> None:
-        """Set the node up anew next time, as a test has changed it by itself."""
+        """Set the node up again next time, as a test has changed it by itself."""
         self._parameters = {}
 
 

@@ -101,7 +101,7 @@ def test_distorted_point_lands_where_a_straight_lens_sees_it(model: str, lens: l
     straight = Rectifier().rectify(image, calibration)
     rows, cols = np.nonzero(straight[..., 0] > 127)
     expected = matrix @ point.ravel()
-    assert abs(expected[0] - u) > 0.7 * scale, "the lens must bend visibly for this test to tell anything"
+    assert abs(expected[0] - u) > 0.7 * scale, "the lens must bend visibly for this test to show anything"
     assert abs(cols.mean() - expected[0]) < 1.0
     assert abs(rows.mean() - expected[1]) < 1.0
 

@@ -230,7 +230,7 @@ def detector(tmp_path: Path, rig_file: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_beside_the_running_node(drivers: Start, detector: str) -> None:
-    """Cameras, bundle, rig and topics are those of the node, without a word said about them."""
+    """Cameras, bundle, rig and topics are those of the node, without a report said about them."""
     drivers()
     found = examine(DoctorConfig(seconds=3.0, only=("bundle", "topics", "node", "rig")))
     assert found["node"]["detector"].message == f"runs as {detector}"

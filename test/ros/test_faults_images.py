@@ -32,7 +32,7 @@ def other_shape() -> CompressedImage:
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "expected"),
     [
         (CompressedImage(format="jpeg", data=jpeg_of(1)[:900]), "cut off"),
         (CompressedImage(format="jpeg", data=jpeg_of(1)[:-2]), "cut off"),
@@ -43,11 +43,11 @@ def other_shape() -> CompressedImage:
     ],
     ids=["truncated", "without its end", "empty", "text", "depth", "other shape"],
 )
-def test_damaged_jpeg_is_dropped_and_named(skipping: "Vehicle", stamp: int, image: Any, told: str) -> None:
+def test_damaged_jpeg_is_dropped_and_named(skipping: "Vehicle", stamp: int, image: Any, expected: str) -> None:
     skipping.detect(stamp - 500 * MS, jpegs())
     skipping.send_set(stamp, {**jpegs(), "FRONT": image})
     assert skipping.await_drop(stamp) == "unusable FRONT"
-    assert skipping.wait_until(lambda: told in skipping.said("inputs"))
+    assert skipping.wait_until(lambda: expected in skipping.said("inputs"))
     skipping.detect(stamp + 500 * MS, jpegs())
     before, after = (skipping.status(stamp + at * MS) for at in (-500, 500))
     assert after.sets_dropped == before.sets_dropped + 1
@@ -55,7 +55,7 @@ def test_damaged_jpeg_is_dropped_and_named(skipping: "Vehicle", stamp: int, imag
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "expected"),
     [
         (raw(1, "nv24"), "encoding 'nv24' is not known to cv_bridge"),
         (raw(1, "rgb16"), "encoding 'rgb16' has more than 8 bits"),
@@ -67,13 +67,13 @@ def test_damaged_jpeg_is_dropped_and_named(skipping: "Vehicle", stamp: int, imag
     ids=["unknown", "16 bits", "zero size", "too few bytes", "no step", "other shape"],
 )
 def test_unusable_raw_image_is_blank_and_named(
-    blanking: "Vehicle", bundle: Path, stamp: int, image: Any, told: str
+    blanking: "Vehicle", bundle: Path, stamp: int, image: Any, expected: str
 ) -> None:
     blanking.detect(stamp - 50_000 * MS, raws())
     message = blanking.detect(stamp, {**raws(5), "LEFT": image})
     assert list(blanking.status(stamp).present) == [False, True, True]
     assert_same(message, offline(bundle, [(stamp, [None, picture(6), picture(7)])])[0])
-    assert blanking.wait_until(lambda: told in blanking.said("inputs"))
+    assert blanking.wait_until(lambda: expected in blanking.said("inputs"))
 
 
 def test_image_of_another_size_is_scaled(blanking: "Vehicle", bundle: Path, stamp: int) -> None:
@@ -89,7 +89,7 @@ def test_all_images_unusable_is_a_drop_even_where_blanks_are_allowed(blanking: "
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
         ({"k": [float("nan")] * 9}, "camera matrix is not finite"),
         ({"k": [0.0] * 9}, "camera is not calibrated"),
@@ -100,10 +100,10 @@ def test_all_images_unusable_is_a_drop_even_where_blanks_are_allowed(blanking: "
     ids=["nan", "zeros", "nan lens", "unknown lens", "no size"],
 )
 def test_bad_calibration_is_dropped_named_and_mended(
-    skipping: "Vehicle", stamp: int, fields: dict[str, Any], told: str
+    skipping: "Vehicle", stamp: int, fields: dict[str, Any], expected: str
 ) -> None:
     skipping.send_calibration("LEFT", stamp, **fields)
-    assert skipping.wait_until(lambda: told in skipping.said("calibration"))
+    assert skipping.wait_until(lambda: expected in skipping.said("calibration"))
     assert skipping.diagnostics["calibration"].level == b"\x02"
     skipping.send_set(stamp, jpegs(), calibrations={"LEFT": fields})
     assert skipping.await_drop(stamp) == "unusable LEFT"
@@ -132,7 +132,7 @@ def test_doubt_of_a_calibration_is_reported_and_used(skipping: "Vehicle", stamp:
 
 
 def test_absent_calibration_is_dropped_and_named(shared: "Shared", bundle: Path, stamp: int) -> None:
-    shared.use(sync__max_age_ms=601.0)  # set up anew, so that no calibration is known
+    shared.use(sync__max_age_ms=601.0)  # set up again, so that no calibration is known
     vehicle = shared.use()
     for camera, image in jpegs().items():
         vehicle.send_image(camera, stamp, image)
@@ -170,7 +170,7 @@ def test_gap_in_odometry_is_not_bridged(skipping: "Vehicle", bundle: Path, stamp
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (lambda m: setattr(m.pose.pose.position, "x", float("nan")), "odometry is not finite"),
         (lambda m: setattr(m.pose.pose.orientation, "w", 0.0), "not a rotation"),
@@ -179,7 +179,7 @@ def test_gap_in_odometry_is_not_bridged(skipping: "Vehicle", bundle: Path, stamp
     ids=["nan", "no rotation", "other frame"],
 )
 def test_bad_odometry_is_ignored_and_named(
-    skipping: "Vehicle", bundle: Path, stamp: int, change: Any, told: str
+    skipping: "Vehicle", bundle: Path, stamp: int, change: Any, expected: str
 ) -> None:
     message = Odometry(header=header_from(stamp, "odom"), child_frame_id="base_link")
     message.pose.pose.orientation.w = 1.0
@@ -187,7 +187,7 @@ def test_bad_odometry_is_ignored_and_named(
     skipping.send_odometry_message(message)
     found = skipping.detect(stamp, jpegs(4))
     assert_same(found, offline(bundle, [(stamp, [decoded(4 + place) for place in range(3)])])[0])
-    assert skipping.wait_until(lambda: told in skipping.said("inputs"))
+    assert skipping.wait_until(lambda: expected in skipping.said("inputs"))
 
 
 def test_pose_jump_forgets(skipping: "Vehicle", bundle: Path, stamp: int) -> None:

@@ -82,12 +82,12 @@ def outcomes(vehicle: "Vehicle", start: int, count: int, first: int = 0) -> dict
 
     found_now: dict[int, Any] = {}
     vehicle.wait_until(gather, 10.0)
-    twice = {number: [told(status) for status in both] for number, both in found_now.items() if len(both) > 1}
+    twice = {number: [fate_of(status) for status in both] for number, both in found_now.items() if len(both) > 1}
     assert not twice, "a set was counted twice"
     return {number: statuses[0] for number, statuses in sorted(found_now.items())}
 
 
-def told(status: Any) -> str:
+def fate_of(status: Any) -> str:
     return f"{stamp_of(status) / MS:.0f} {list(status.present)} {status.drop_reason if not status.stages else 'used'}"
 
 
@@ -117,7 +117,7 @@ def test_every_set_of_a_stream_is_used(skipping: "Vehicle", bundle: Path, stamp:
     play(skipping, stamp, everything(10))
     found = outcomes(skipping, stamp, 10)
     assert list(found) == list(range(10))
-    # A busy machine may be slower than the cameras, which is told.
+    # A busy machine may be slower than the cameras, which is reported.
     assert set(reasons(found)) <= {"worker busy"}
     check_detections(skipping, bundle, stamp, found)
 
@@ -286,7 +286,7 @@ def test_simulated_time(shared: "Shared", bundle: Path, stamp: int) -> None:
     assert vehicle.status(stamp + 500 * MS) is None
     turn(stamp + 2600 * MS)
     assert vehicle.await_drop(stamp + 500 * MS) == "missing RIGHT"
-    # The recording starts anew.
+    # The recording starts again.
     back = stamp - 10_000 * MS
     turn(back + 50 * MS)
     message = vehicle.detect(back, jpegs(7))

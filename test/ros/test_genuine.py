@@ -133,7 +133,7 @@ def test_camera_that_tf_does_not_know_is_named(tf: tuple[Vehicle, TfPublisher], 
     assert vehicle.await_drop(stamp) == "unusable RIGHT"
     assert vehicle.wait_until(lambda: f"RIGHT: tf does not know base_link <- {frame}" in vehicle.said("inputs"))
 
-    # A mounting that moves is taken at the image's stamp, also where it is told a little later.
+    # A mounting that moves is taken at the image's stamp, also where it is published a little later.
     for at in (stamp, stamp + 400 * MS):
         transforms.mount_at("RIGHT", frame, at)
     later = stamp + 500 * MS

@@ -107,7 +107,7 @@ def offline(
     Args:
         bundle: The bundle.
         rounds: Stamp [ns] and an image a camera.
-        anchor: Whose stamps the sets have, where it is there; else the camera amid those that are.
+        anchor: Whose stamps the sets have, where it is there; else the middle one of those that are.
         cameras: Names of the cameras.
         rig: The rig, for images of its size; that of the vehicle if None.
         moves: Whether the vehicle's motion is known.

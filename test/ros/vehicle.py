@@ -114,7 +114,7 @@ class Vehicle:
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, f"{self.name}/{name}")
             assert self.wait_until(self._clients[name].service_is_ready), f"no service {name}"
-            # An answer is lost where the node has not seen the client yet, and no interface tells when it has.
+            # An answer is lost where the node has not seen the client yet, and no interface reports when it has.
             self.rest(1.0)
         future = self._clients[name].call_async(request)
         assert self.wait_until(future.done), f"no answer of {name}"

@@ -216,7 +216,7 @@ def test_bundle_is_not_written_over_something_else(
     precious.parent.mkdir()
     precious.write_text("keep me")
     assert main(["export", f"--checkpoint={tiny_student}", f"--output={precious.parent}"]) == 1
-    assert "exists and is no bundle; it is left alone" in capsys.readouterr().err
+    assert "exists and is not a bundle; it is left alone" in capsys.readouterr().err
     assert main(["demo", f"--output={precious.parent}", "--replay=false"]) == 1
     assert "holds something other than an earlier demo" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "precious.txt"]

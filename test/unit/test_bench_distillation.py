@@ -266,7 +266,7 @@ def test_gains_are_paired_by_seed_and_spreads_are_over_seeds() -> None:
     )
     outcomes = [
         *(outcome("plain", seed, nds) for seed, nds in ((0, 0.10), (1, 0.20))),
-        # Its last run was held up, which a median does not tell.
+        # Its last run was held up, which a median does not show.
         *(
             outcome("better", seed, nds, train_seconds=seconds)
             for seed, nds, seconds in ((0, 0.15, 149.0), (1, 0.24, 150.0), (2, 0.9, 900.0))

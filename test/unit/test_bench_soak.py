@@ -105,11 +105,11 @@ def test_a_set_without_any_image_is_not_expected() -> None:
 
 def test_the_stamp_of_a_drop_may_be_off_by_less_than_half_a_period() -> None:
     log = drive({35: "missing LEFT"})
-    told = [
+    shifted = [
         entry if not entry.dropped else SetStatus(**{**vars(entry), "stamp_ns": entry.stamp_ns + PERIOD_NS // 3})
         for entry in log.reported
     ]
-    found = account(drive({35: "missing LEFT"}, reported=tuple(told)), [FAULT], RATE_HZ)
+    found = account(drive({35: "missing LEFT"}, reported=tuple(shifted)), [FAULT], RATE_HZ)
     assert found.fates["dead camera"].dropped == {"missing LEFT": 1}
     assert found.unexplained == ()
 

@@ -33,13 +33,13 @@ def test_cost_adds_up_over_resumptions(make_run: Callable[..., TrainConfig], tmp
 def test_a_program_does_not_inherit_the_peak_of_its_parent() -> None:
     held = b"1" * 2**30
     code = "from training.run.cost import peak_resident; print(peak_resident())"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert 2**24 < int(told) < len(held) <= peak_resident()
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 2**24 < int(printed) < len(held) <= peak_resident()
 
 
 def test_checkpoint_without_cost_is_told(tmp_path: Path, tiny_teacher: Path) -> None:
     content = read_checkpoint(tiny_teacher)
     content["callbacks"] = {}
     torch.save(content, tmp_path / "old.ckpt")
-    with pytest.raises(ValueError, match="does not tell what its training cost; train it anew"):
+    with pytest.raises(ValueError, match="does not say what its training cost; retrain it"):
         cost_of(tmp_path / "old.ckpt")

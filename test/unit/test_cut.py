@@ -24,7 +24,7 @@ def test_a_scene_becomes_two(tiny: Any, tmp_path: Path) -> None:
     tokens = {split: [after.token(sample) for sample in after.samples_of(split)] for split in ("cut_train", "cut_val")}
     assert tokens["cut_train"] == ["scene-drive-0", "scene-drive-1", "scene-stand-0", "scene-empty-0"]
     assert tokens["cut_val"] == ["scene-drive-2"]
-    # A temporal student starts anew, but boxes, velocities and sweeps are those of the whole recording.
+    # A temporal student starts again, but boxes, velocities and sweeps are those of the whole recording.
     assert after.previous.tolist() == [-1, 0, -1, -1, -1]
     for name in ("boxes", "labels", "velocity_known", "sweep_lags", "global_from_ego"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))

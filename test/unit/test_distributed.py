@@ -28,7 +28,7 @@ def torchrun(command: list[str]) -> list[subprocess.Popen[str]]:
 
 
 def slurm(command: list[str]) -> list[subprocess.Popen[str]]:
-    """What srun tells two tasks on one machine."""
+    """What srun sets for two tasks on one machine."""
     job = {"SLURM_JOB_ID": "4242", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODELIST": "127.0.0.1"}
     ranks = [{"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": "0", "SLURM_JOB_NAME": "x"} for rank in "01"]
     return [start([sys.executable, *command], job | rank) for rank in ranks]
@@ -126,8 +126,8 @@ def test_a_run_whose_process_group_is_asked_to_end_resumes_bit_exactly(
         done = read_checkpoint(run / "last.ckpt")["global_step"]
         assert step <= done < STEPS, errors
         assert len(lines_of(run)) == done
-        told = [line for text in errors for line in text.splitlines() if line.startswith("bevdistill: ")]
-        assert told == [
+        reported = [line for text in errors for line in text.splitlines() if line.startswith("bevdistill: ")]
+        assert reported == [
             f"bevdistill: interrupted; {run}/last.ckpt is saved; --run.resume true resumes bit-exactly from it"
         ]
         for process in launch(distilled(run.name, **devices, **{"run.resume": True})):

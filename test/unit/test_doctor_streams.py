@@ -1,4 +1,4 @@
-"""What stamps tell about a stream: hand-made streams of known rate, age, loss and spread."""
+"""What stamps show about a stream: hand-made streams of known rate, age, loss and spread."""
 
 import math
 

@@ -132,25 +132,25 @@ def test_temporal_student_remembers_inside_a_scene_only(temporal: BevFormer, dat
 
 def test_frame_that_was_left_out_ends_the_memory(temporal: BevFormer, data: DataConfig) -> None:
     detector = StudentDetector(temporal, CPU)
-    told: list[bool] = []
+    calls: list[bool] = []
     original = detector.detect
 
     def spy(batch: Batch, *, continues: bool = False) -> list[Detections]:
-        told.append(continues)
+        calls.append(continues)
         return original(batch, continues=continues)
 
     detector.detect = spy  # type: ignore[method-assign]
     dataset = detector.dataset(data, "tiny_train")
     dataset.samples = dataset.samples[[0, 1, 2, 0, 2]]
     detect_split(detector, dataset, batch_size=1, num_workers=0, progress=False)
-    assert told == [False, True, True, False, False]
+    assert calls == [False, True, True, False, False]
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path, tiny_student: Path) -> None:
     for source, message in (
         ("", "source is empty"),
         (str(tmp_path / "none"), "no checkpoint at"),
-        (str(tmp_path), "is no bundle"),
+        (str(tmp_path), "is not a bundle"),
     ):
         with pytest.raises(ValueError, match=message):
             load_detector(source)

@@ -116,9 +116,9 @@ def test_a_recording_comes_back(tmp_path: Path) -> None:
         writer.write(states, START_NS, store.serialize_cdr(content, STATUS))
     recording = read_recording(tmp_path / "bag")
     torch.testing.assert_close(recording.detections[START_NS].boxes, torch.ones(1, 9))
-    (told,) = recording.statuses
-    assert told.stage_ms == {"decode": 5.0, "publish": 0.5}
-    assert (told.stamp_ns, told.sets_dropped, told.drop_reason) == (START_NS, 2, "late")
+    (status,) = recording.statuses
+    assert status.stage_ms == {"decode": 5.0, "publish": 0.5}
+    assert (status.stamp_ns, status.sets_dropped, status.drop_reason) == (START_NS, 2, "late")
 
 
 def test_a_detection_goes_to_the_global_frame_by_the_pose_at_its_own_stamp() -> None:

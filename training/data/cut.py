@@ -80,7 +80,7 @@ def _cut_scenes(
 
 
 def _scene_of(part: Sequence[Record], scene: Mapping[str, Any], split: str) -> Record:
-    """The scene of some samples, which are told so."""
+    """The scene of some samples, whose rows are updated to it."""
     ending = split.removeprefix("cut_")
     token = f"{scene['token']}-{ending}"
     for sample in part:

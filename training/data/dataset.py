@@ -159,7 +159,7 @@ class NuScenesDataset(Dataset[Sample]):
         return torch.tensor(found)
 
     def _check_points(self) -> None:
-        """Refuse LiDAR files of another layout, after a look at the first, the middle and the last sample's."""
+        """Refuse LiDAR files of another layout, judging by the first, the middle and the last sample's."""
         for number in self.samples[[0, len(self.samples) // 2, -1]]:
             file = self.index.sweep_files[self.index.sweeps_of(int(number)).start]
             check_points(self.index.root / file.decode(), self.index.layout)

@@ -11,7 +11,7 @@ from bevdistill_ros.core.geometry import invert_rigid, project_points
 from bevdistill_ros.model.records import CameraInput
 
 MIN_DEPTH = 0.1  # [m] in front of a camera
-RING_RADIUS, RING_HEIGHT = 10.0, 1.0  # [m] points around the vehicle that tell whether cameras look all around
+RING_RADIUS, RING_HEIGHT = 10.0, 1.0  # [m] points around the vehicle that show whether cameras look all around
 RING_STEPS = 180
 FULL_RING = 0.9  # share of these points that the cameras of a full ring show
 

@@ -1,1 +1,1 @@
-"""The distillation methods, one a file; `build` turns a configuration into the one that is wanted."""
+"""The distillation methods, one per file; `build` turns a configuration into the one that is wanted."""

@@ -175,7 +175,7 @@ def _far_box(token: str) -> dict[str, Any]:
 
 
 def _run_devkit(nusc: NuScenes, path: Path, split: str, output_dir: Path, keep: BoxFilter | None) -> DetectionMetrics:
-    # The devkit draws progress bars even when it is told to be quiet.
+    # The devkit draws progress bars even when it is set to be quiet.
     with contextlib.redirect_stderr(io.StringIO()):
         evaluation = DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
         if keep is not None:

@@ -31,7 +31,7 @@ class Frames:
 
     fixed: dict[str, tuple[str, np.ndarray]]  # child: parent, parent_from_child (4, 4) [m]
     moving: dict[str, str]  # child: parent
-    odometry_child: str = ""  # of which the odometry tells the pose
+    odometry_child: str = ""  # whose pose the odometry gives
 
     def ancestors(self, frame: str) -> list[str]:
         """The frame, what it is fixed to, what that is fixed to, and so on."""

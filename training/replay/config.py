@@ -88,7 +88,7 @@ class Setup:
 
     @property
     def needs_rig_file(self) -> bool:
-        """Whether the node can be told where the cameras sit only by a rig file that we write."""
+        """Whether the node can get the mountings only from a rig file that we write."""
         return not has_tf() and "rig_file" not in self.config.parameters
 
     @property

@@ -106,7 +106,7 @@ def _stamp_at(data: bytes, offset: int) -> int:
 
 
 def _byte_order(data: bytes) -> str:
-    """The order of bytes that the encapsulation before a message tells."""
+    """The order of bytes that the encapsulation before a message declares."""
     return "<" if data[1] & 1 else ">"
 
 

@@ -30,7 +30,7 @@ from training.replay.write_bag import STATIC_TRANSFORM_TOPIC
 
 _CLOCK_PERIOD_S = 0.01
 _POLL_S = 0.05
-_SETTLE_S = 1.0  # the other side completes its half of the discovery; no interface tells when
+_SETTLE_S = 1.0  # the other side completes its half of the discovery; no interface reports when
 
 Wait = Callable[[float], None]  # passes this time [s], and serves callbacks meanwhile
 Gate = Callable[[BagMessage], bool]  # whether a message may go out already

@@ -29,7 +29,7 @@ def check_playable(setup: Setup, bag: Bag) -> None:
     first = bag.first(setup.reference_topic)
     if first is not None and first.stamp_ns == 0:
         raise BagError(
-            f"{bag.path}: the stamps in the headers of {setup.reference_topic} are 0, so nothing tells which images "
+            f"{bag.path}: the stamps in the headers of {setup.reference_topic} are 0, so it is unknown which images "
             "belong together; let the driver fill header.stamp, and record again"
         )
     if setup.config.frames == "key" and not bag.counts.get(SAMPLE_TOPIC) and not setup.config.split:

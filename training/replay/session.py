@@ -107,7 +107,7 @@ def _node_parameters(setup: Setup, bag: Bag, folder: Path) -> dict[str, Any]:
 
 
 def moves_on_tf(bag: Bag, setup: Setup) -> bool:
-    """Whether the bag tells the motion of the vehicle on /tf."""
+    """Whether the bag has the motion of the vehicle on /tf."""
     return setup.base_frame in frames_of(bag, setup.layout).moving
 
 

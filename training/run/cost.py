@@ -52,7 +52,7 @@ def cost_of(checkpoint: Path) -> dict[str, float]:
     """
     callbacks = read_checkpoint(checkpoint).get("callbacks", {})
     if Cost.state_key not in callbacks:
-        raise ValueError(f"{checkpoint} does not tell what its training cost; train it anew")
+        raise ValueError(f"{checkpoint} does not say what its training cost; retrain it")
     return dict(callbacks[Cost.state_key])
 
 
@@ -79,7 +79,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     else:
         _give_back()
         before = _resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
         yield peak
         peak.total = _resident("VmHWM")
     peak.above = peak.total - before
@@ -102,7 +102,7 @@ def kept_by_autograd() -> Iterator[dict[int, int]]:
 def peak_resident() -> int:
     """The most memory that this process ever held [bytes] (Linux only).
 
-    Not `resource.getrusage`: what it tells begins, even for another program, with what the parent held.
+    Not `resource.getrusage`: its peak starts, even in another program, with what the parent held.
     """
     return _resident("VmHWM")
 

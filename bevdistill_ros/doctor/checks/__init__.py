@@ -1,1 +1,1 @@
-"""The sections of the doctor's report, one a file."""
+"""The sections of the doctor's report, one per file."""

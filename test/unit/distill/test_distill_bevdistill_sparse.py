@@ -320,7 +320,7 @@ def test_first_objects_of_two_items_are_different_objects(build, make_scene, mak
 
 
 def test_mutual_information_can_be_learned(build, make_scene):
-    """Critics that are trained tell true pairs from false ones, which untrained ones cannot."""
+    """Trained critics distinguish true pairs from false ones, which untrained ones cannot."""
     scene = make_scene()
     student = replace(scene.student, predictions=scene.teacher.predictions.layer(-1))
     distiller = build(quality=False)

@@ -139,17 +139,17 @@ def test_teacher_head_learns_where_boxes_are(make_scene, grid, channels):
         student_channels=channels, teacher_channels=channels, grid=grid, sigma=1.6, affinity_cells=8, tap="encoded"
     )
     truth = box_map(scene.batch.boxes, grid)
-    told = replace(scene.teacher, encoded=truth[:, [0, 1, 4, 6, 7, 8]].detach())
+    perfect = replace(scene.teacher, encoded=truth[:, [0, 1, 4, 6, 7, 8]].detach())
     optimizer = torch.optim.Adam(distiller.teacher_head.parameters(), lr=0.02)
     losses = []
     for _ in range(50):
-        loss = distiller(scene.student, told, scene.batch)["monodistill_teacher_head"]
+        loss = distiller(scene.student, perfect, scene.batch)["monodistill_teacher_head"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
-    assert map_distance(distiller.teacher_head(told.encoded), truth).isfinite().all()
+    assert map_distance(distiller.teacher_head(perfect.encoded), truth).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["sigma", "affinity_cells"])

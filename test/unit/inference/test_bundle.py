@@ -97,7 +97,7 @@ def test_another_folder_is_never_replaced(
     tmp_path: Path, make_student: Callable[..., BevFormer], rig: CameraRig
 ) -> None:
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(ValueError, match="exists and is no bundle"):
+    with pytest.raises(ValueError, match="exists and is not a bundle"):
         save_bundle(tmp_path, make_student(), name="tiny", version="1", rig=rig, provenance={})
     assert (tmp_path / "holiday.jpg").exists()
 

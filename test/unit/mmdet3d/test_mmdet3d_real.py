@@ -31,7 +31,7 @@ def samples(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 
 
 def perfect_answer(teacher: Mmdet3dTeacher, sample: Sample) -> tuple[tuple[list[dict[str, Tensor]], ...], Tensor]:
-    """What a perfect head would give for a frame, as mmdet3d's own targets say; and which boxes can be told apart.
+    """What a perfect head would give for a frame, as mmdet3d's own targets say; and which boxes can be distinguished.
 
     Two objects of one task in one cell cannot, nor can those whose centres lie off the map.
     """

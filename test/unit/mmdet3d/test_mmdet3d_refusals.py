@@ -110,7 +110,7 @@ class TestConfiguration:
 
     def test_that_is_none(self, centerpoint: Any, tmp_path: Path) -> None:
         (tmp_path / "broken.py").write_text("model = dict(\n")
-        assert "broken.py is no configuration of mmdet3d (" in refused(
+        assert "broken.py is not a configuration of mmdet3d (" in refused(
             str(tmp_path / "broken.py"), centerpoint.checkpoint
         )
 

@@ -71,7 +71,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def _default_folder(root: Path) -> Path:
-    # Root may write everywhere, so the mode tells whether the owner means the data to be read-only.
+    # Root may write everywhere, so the mode shows whether the owner means the data to be read-only.
     if os.access(root, os.W_OK) and root.stat().st_mode & 0o222:
         return root / ".bevdistill_cache"
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -78,7 +78,7 @@ class Tokens:
     """Finds rows by their token.
 
     Args:
-        tokens: (R,) bytes, one a row.
+        tokens: (R,) bytes, one per row.
         table: Name of the table, for messages.
     """
 
