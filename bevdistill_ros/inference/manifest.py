@@ -1,7 +1,7 @@
 """The manifest of a bundle: what the weights are, so that they are never run as something else.
 
-It is plain JSON. Reading it is strict: a key too many or too few is an error, as it means another version or a slip
-of the hand.
+It is plain JSON. Reading it is strict: a missing or an unknown key is an error, as it means another version or a typing
+error.
 """
 
 from collections.abc import Mapping
@@ -106,7 +106,7 @@ class Manifest:
         """Inverse of `to_dict`.
 
         Raises:
-            ValueError: It is no manifest of this format, or it is for other classes or another preprocessing.
+            ValueError: It is not a manifest of this format, or it is for other classes or another preprocessing.
         """
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"the manifest does not say it is a '{FORMAT}'")

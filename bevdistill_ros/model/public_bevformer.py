@@ -1,6 +1,6 @@
 """The public BEVFormer (arXiv 2203.17270, github.com/fundamentalvision/BEVFormer) on our blocks, to run its weights.
 
-Differences from our own student, `BevFormer`: what the ego does (CAN bus) is added to the BEV queries, and an embedding
+Differences from our own student, `BevFormer`: an embedding of ego motion (CAN bus) is added to the BEV queries, and one
 of each camera to its features; self-attention reads the first layer's queries as the current map where there is a past,
 and each layer's own cells where there is none; cross-attention to images takes no positional part; queries of the
 decoder have a learned position, and prediction heads two hidden layers. The network has a frame of its own (see
@@ -34,7 +34,7 @@ from bevdistill_ros.model.temporal_attention import TemporalSelfAttention, warp_
 
 
 class EgoStateEmbedding(nn.Sequential):
-    """What the ego does (B, 18) as channels (B, C) that are added to every BEV query."""
+    """Ego motion (B, 18) as channels (B, C) that are added to every BEV query."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__(
@@ -103,7 +103,7 @@ class PublicBevEncoder(nn.Module):
 
         Args:
             levels: Image features (B * N, C, h, w), finest first.
-            geometry: What the cameras see, where the previous BEV lies, and what the ego does.
+            geometry: What the cameras see, where the previous BEV lies, and ego motion.
             previous_bev: The previous BEV (B, C, rows, cols); None where no item has one.
 
         Returns:

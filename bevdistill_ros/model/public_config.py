@@ -4,6 +4,7 @@ Its network lives in the LiDAR frame of nuScenes (x right, y ahead). Images, pos
 in the ego frame as for our own student; `ego_from_model` leads from one to the other, the LiDAR's tilt included.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -185,6 +186,11 @@ class PublicStudentConfig:
         for name, count in (("ego_from_model", 16), ("detection_range", 6), ("rotate_centre", 2), ("padding", 2)):
             if len(getattr(self, name)) != count:
                 raise ValueError(f"public.{name} must be {count} numbers, but is {len(getattr(self, name))}")
+        for name in ("detection_range", "rotate_centre"):
+            if not all(map(math.isfinite, getattr(self, name))):
+                raise ValueError(f"public.{name} must be finite, but is {list(getattr(self, name))}")
+        if not abs(self.pixel_offset) <= 1.0:
+            raise ValueError(f"public.pixel_offset must be in [-1, 1], but is {self.pixel_offset}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"public.dropout must be in [0, 1), but is {self.dropout}")
 

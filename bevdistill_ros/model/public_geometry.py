@@ -1,4 +1,4 @@
-"""Geometry of the public BEVFormer, in its own frame: what cameras see, the past, and what it reads of ego motion.
+"""Geometry of the public BEVFormer, in its own frame: what cameras see, the past, and ego motion.
 
 Conventions of github.com/fundamentalvision/BEVFormer: BEV rows run along the model's y (ahead), columns along its x
 (right); heights of a pillar begin 0.5 m from its ends; of a pillar that a camera sees at all every height is sampled;
@@ -120,7 +120,7 @@ def public_pillar_points(grid: BevGrid, num_heights: int, device: torch.device |
 
 
 def ego_state(pose: Tensor, past: Tensor, motion: Tensor | None) -> Tensor:
-    """The 18 numbers (B, 18) float64 that the public network reads of the CAN bus of nuScenes.
+    """The 18 numbers (B, 18) float64 that nuScenes takes from the CAN bus and the public network reads.
 
     0-2 translation since the previous frame [m] in global axes; 3-6 rotation of the ego pose as w x y z; 7-9
     acceleration [m/s2], 10-12 turn rates [rad/s] and 13-15 velocity [m/s] in the ego frame; 16 yaw [rad] in 0 ... 2 pi;

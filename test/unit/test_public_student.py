@@ -258,3 +258,32 @@ def test_motion_comes_of_the_poses(tiny_world: Any) -> None:
     assert motion[0, 3:6].tolist() == pytest.approx([0.0, 0.0, 0.2], abs=1e-5)
     assert motion[0, 6:].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     assert twist_between(pose, pose, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rotate_centre": [float("nan"), 3.0]}, "rotate_centre must be finite"),
+        ({"detection_range": [0.0] * 5}, "detection_range must be 6 numbers"),
+        ({"ego_from_model": [1.0] * 16}, "ego_from_model must be a rigid transform"),
+        ({"pixel_offset": float("nan")}, r"pixel_offset must be in \[-1, 1\]"),
+        ({"padding": [64, 0]}, "padding must be within the image"),
+        ({"image_height": 63}, "image_height must be a multiple of 32"),
+        ({"memory": "forget"}, "memory must be one of warp, rotate_shift"),
+        ({"backbone": "resnet18", "backbone_style": "caffe"}, "concern the bottlenecks"),
+        ({"cameras": []}, "cameras must be different names, at least one"),
+        ({"num_queries": 10**9}, "num_queries must be at most"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_refused(
+    changes: dict[str, Any], message: str, public_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    for file in public_bundle.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    content = json.loads((folder / "manifest.json").read_text())
+    content["student"] |= changes
+    (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        load_bundle(folder)

@@ -11,7 +11,7 @@ from training.weights.checkpoint import read_torch
 
 
 class _Ignored:
-    """Stands in for what other projects pickle beside their weights; whatever is done with it does nothing."""
+    """A placeholder for what other projects pickle beside their weights; using it has no effect."""
 
     def __init__(self, *_: object) -> None:
         pass
