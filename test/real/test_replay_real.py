@@ -51,7 +51,7 @@ def bundle(bag: Bag, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     rig = rig_of(bag, TopicMap(), NUSCENES_CAMERAS)
     intrinsics = rig.intrinsics.clone()
-    intrinsics[:, :2] *= SIZE[1] / rig.image_size[1]
+    intrinsics[:, :2] *= SIZE[1] / rig.image_sizes[0][1]
     scaled = CameraRig(names=rig.names, intrinsics=intrinsics, ego_from_camera=rig.ego_from_camera, image_size=SIZE)
     path = tmp_path_factory.mktemp("bundle") / "tiny"
     save_bundle(path, BevFormer(config), name="tiny", version="1", rig=scaled, provenance={})
