@@ -48,6 +48,12 @@ COMMANDS: dict[str, Command] = {
         config="EvaluateConfig",
         function="run_evaluate",
     ),
+    "score": Command(
+        summary="score a results file whole and by distance band, region and scene",
+        module="training.score.run",
+        config="ScoreConfig",
+        function="run_score",
+    ),
     "export": Command(
         summary="turn a student's checkpoint into a bundle for the node",
         module="training.export",

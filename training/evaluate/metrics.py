@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import compress
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.data_classes import DetectionBox, DetectionMetrics
 from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.eval.detection.utils import category_to_detection_name
@@ -26,6 +28,8 @@ from training.evaluate.results import Results, results_from
 
 BoxFilter = Callable[[str, Sequence[DetectionBox]], Sequence[bool]]  # sample token, boxes in the global frame
 
+RESULTS = "results.json"
+PLACEHOLDER = "results_with_placeholder.json"
 PROTOCOL = "detection_cvpr_2019"
 ERROR_NAMES: dict[str, str] = {  # the devkit's name: what papers write, with an m before it for the mean over classes
     "trans_err": "ATE",  # [m]
@@ -114,18 +118,61 @@ def evaluate_results(
     check_scorable(nusc, split)
     chosen = {"meta": results["meta"], "results": {token: results["results"][token] for token in tokens}}
     output_dir.mkdir(parents=True, exist_ok=True)
-    path = output_dir / "results.json"
+    path = output_dir / RESULTS
+    (output_dir / PLACEHOLDER).unlink(missing_ok=True)
     path.write_text(json.dumps(chosen, allow_nan=False))
     if not any(chosen["results"].values()):
         # The devkit fails on a file without any box; a box off every class range is dropped before scoring.
         chosen["results"][tokens[0]] = [_far_box(tokens[0])]
-        path = output_dir / "results_with_placeholder.json"
+        path = output_dir / PLACEHOLDER
         path.write_text(json.dumps(chosen))
     measured = _run_devkit(nusc, path, split, output_dir, keep)
     metrics = _metrics_from(measured, split, len(tokens))
     (output_dir / "metrics_summary.json").write_text(json.dumps(measured.serialize(), indent=2))
     write_whole(output_dir / "metrics.json", metrics.to_json())
     return metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Metrics of some of the boxes of a split; the devkit's own means count classes without ground truth as missed."""
+
+    boxes: dict[str, int]  # boxes of ground truth by class, of the classes that there are
+    metrics: Metrics
+
+    @property
+    def mean_ap(self) -> float:
+        """Mean AP over the classes that there are; NaN without any."""
+        found = [self.metrics.class_ap[name] for name in self.boxes]
+        return sum(found) / len(found) if found else math.nan
+
+    @property
+    def nds(self) -> float:
+        """The nuScenes detection score over the classes that there are: official where all are; NaN without any."""
+        score = 5 * self.mean_ap
+        for error in ERROR_NAMES:
+            values = [self.metrics.class_tp_errors[name][error] for name in self.boxes]
+            known = [value for value in values if value is not None]
+            score += max(1 - sum(known) / len(known), 0.0) if known else 0.0
+        return score / 10
+
+
+def evaluate_parts(nusc: NuScenes, output_dir: Path, split: str, parts: Mapping[str, BoxFilter]) -> dict[str, Part]:
+    """Score parts of what `evaluate_results` has written to a folder; the boxes are loaded once."""
+    placeholder = output_dir / PLACEHOLDER
+    path = placeholder if placeholder.exists() else output_dir / RESULTS
+    found = {}
+    with contextlib.redirect_stderr(io.StringIO()):
+        evaluation = _evaluation(nusc, path, split, output_dir)
+        truth, predictions = evaluation.gt_boxes, evaluation.pred_boxes
+        for name, keep in parts.items():
+            evaluation.gt_boxes, evaluation.pred_boxes = _kept(truth, keep), _kept(predictions, keep)
+            measured, _ = evaluation.evaluate()
+            counts = Counter(box.detection_name for box in evaluation.gt_boxes.all)
+            metrics = _metrics_from(measured, split, len(truth.sample_tokens))
+            found[name] = Part(boxes={kind: counts[kind] for kind in CLASS_NAMES if counts[kind]}, metrics=metrics)
+    _remove_plots(output_dir)
+    return found
 
 
 def split_tokens(nusc: NuScenes, split: str) -> list[str]:
@@ -177,15 +224,31 @@ def _far_box(token: str) -> dict[str, Any]:
 def _run_devkit(nusc: NuScenes, path: Path, split: str, output_dir: Path, keep: BoxFilter | None) -> DetectionMetrics:
     # The devkit draws progress bars even when it is set to be quiet.
     with contextlib.redirect_stderr(io.StringIO()):
-        evaluation = DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
+        evaluation = _evaluation(nusc, path, split, output_dir)
         if keep is not None:
-            for boxes in (evaluation.gt_boxes.boxes, evaluation.pred_boxes.boxes):
-                for token, own in boxes.items():
-                    boxes[token] = list(compress(own, keep(token, own)))
+            evaluation.gt_boxes, evaluation.pred_boxes = (
+                _kept(boxes, keep) for boxes in (evaluation.gt_boxes, evaluation.pred_boxes)
+            )
         measured, _ = evaluation.evaluate()
+    _remove_plots(output_dir)
+    return measured
+
+
+def _evaluation(nusc: NuScenes, path: Path, split: str, output_dir: Path) -> DetectionEval:
+    return DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
+
+
+def _kept(boxes: EvalBoxes, keep: BoxFilter) -> EvalBoxes:
+    chosen = EvalBoxes()
+    for token, own in boxes.boxes.items():
+        chosen.add_boxes(token, list(compress(own, keep(token, own))))
+    return chosen
+
+
+def _remove_plots(output_dir: Path) -> None:
+    """Remove the empty folder that the devkit makes."""
     with contextlib.suppress(OSError):
         (output_dir / "plots").rmdir()
-    return measured
 
 
 def _metrics_from(measured: DetectionMetrics, split: str, num_samples: int) -> Metrics:

@@ -1,0 +1,1 @@
+"""Scores of results files by distance, region and scene, beside the official one."""
