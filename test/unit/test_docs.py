@@ -108,6 +108,11 @@ def test_commands_targets_and_files_that_a_page_names_are_there(page: Path) -> N
         assert at.exists() or link == "contributing.md" or link == "changes.md", link
 
 
+def test_every_command_is_in_the_tables() -> None:
+    tables = GETTING_STARTED.read_text() + (ROOT / "docs" / "benchmarks.md").read_text()
+    assert [name for name in COMMANDS if f"`bevdistill {name}`" not in tables and name != "bench"] == []
+
+
 def test_files_of_the_walk_of_an_image_are_there() -> None:
     walk = (ROOT / "docs" / "architecture.md").read_text().partition("## The walk of an image")[2]
     package = ROOT / "bevdistill_ros"
