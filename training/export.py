@@ -13,8 +13,10 @@ import torch
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.model.preprocess import preprocess
+from bevdistill_ros.model.records import CameraInput
 from bevdistill_ros.model.student import StudentSettings
 from training.data.coverage import check_coverage
+from training.data.dataset import NuScenesDataset
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
 from training.export_engines import add_network, engines_from, prove
@@ -32,6 +34,7 @@ class ExportConfig:
     version: str = "1"  # of the weights
     engines: str = "onnx"  # comma-separated: onnx, openvino (both read the same file, each must prove itself); or none
     sampling: Literal["grid_sample", "gather"] = "grid_sample"  # of the exported network; gather for TensorRT
+    int8_frames: int = 0  # also export in int8, calibrated on so many frames of the training split; 0 for none
     root: Path | None = None  # of the data set of the training, where it has moved since; null is where it was
 
 
@@ -55,6 +58,12 @@ def run_export(config: ExportConfig) -> str:
         )
     )
     check_coverage(index, data["train_split"], student_config, refuse=False)
+    add_engines = partial(
+        add_network,
+        student=student.eval(),
+        sampling=config.sampling,
+        calibration=_calibration(index, data["train_split"], student_config, config.int8_frames),
+    )
     path = save_bundle(
         config.output,
         student,
@@ -62,7 +71,7 @@ def run_export(config: ExportConfig) -> str:
         version=config.version,
         rig=training_rig(index, data["train_split"], student_config),
         provenance=_provenance(content, settings),
-        add_engines=partial(add_network, student=student.eval(), sampling=config.sampling) if engines else None,
+        add_engines=add_engines if engines else None,
     )
     return "\n".join([f"bundle: {path}", *prove(path, engines)])
 
@@ -101,6 +110,15 @@ def training_rig(index: NuScenesIndex, split: str, student: StudentSettings) -> 
         ego_from_camera=torch.from_numpy(index.ego_from_camera[sample, columns]),
         image_size=student.images.size,
     )
+
+
+def _calibration(index: NuScenesIndex, split: str, student: StudentSettings, count: int) -> list[CameraInput]:
+    """So many frames, spread over a split."""
+    if not count:
+        return []
+    dataset = NuScenesDataset(index, split, cameras=student.cameras, target=student.images, num_sweeps=0)
+    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
+    return [dataset[int(number)].cameras for number in chosen]
 
 
 def _provenance(content: dict[str, Any], settings: dict[str, Any]) -> dict[str, str]:

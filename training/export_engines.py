@@ -25,7 +25,9 @@ from bevdistill_ros.inference.engines.reference import (
 from bevdistill_ros.inference.manifest import Manifest
 from bevdistill_ros.model.deformable import Sampling, sampled_by
 from bevdistill_ros.model.graph import OUTPUTS, PADDED_AXES, NetworkGraph, graph_inputs
+from bevdistill_ros.model.records import CameraInput
 from bevdistill_ros.model.student import CameraStudent
+from training.quantize import add_int8
 
 OPSET = 17
 NETWORK_FILE = "network.onnx"
@@ -44,7 +46,13 @@ def engines_from(names: str) -> tuple[str, ...]:
     return engines
 
 
-def add_network(folder: Path, manifest: Manifest, student: CameraStudent, sampling: Sampling) -> EngineFiles:
+def add_network(
+    folder: Path,
+    manifest: Manifest,
+    student: CameraStudent,
+    sampling: Sampling,
+    calibration: Sequence[CameraInput] = (),
+) -> EngineFiles:
     """Write the exported network and its reference beside the weights of a bundle.
 
     Args:
@@ -52,6 +60,7 @@ def add_network(folder: Path, manifest: Manifest, student: CameraStudent, sampli
         manifest: Its manifest so far.
         student: The student, on the CPU.
         sampling: How the graph samples maps.
+        calibration: Frames to calibrate an int8 network on, with batch size 1; none for no such network.
     """
     write_network(folder / NETWORK_FILE, student, manifest.rig, sampling)
     save_reference(folder / REFERENCE_FILE, torch_reference(student, manifest.rig))
@@ -63,11 +72,12 @@ def add_network(folder: Path, manifest: Manifest, student: CameraStudent, sampli
         sampling=sampling,
         tolerance=FP32_TOLERANCE,
     )
-    return EngineFiles(
+    files = EngineFiles(
         weights_sha256=manifest.weights_sha256,
         reference=StoredFile(file=REFERENCE_FILE, sha256=sha256_of(folder / REFERENCE_FILE)),
         networks=(network,),
     )
+    return add_int8(folder, manifest, files, calibration) if calibration else files
 
 
 def write_network(path: Path, student: CameraStudent, rig: CameraRig, sampling: Sampling = "grid_sample") -> None:

@@ -129,10 +129,10 @@ def _fastest(bundle: Bundle, choice: EngineChoice) -> Chosen:
 
 def _candidates(bundle: Bundle, choice: EngineChoice) -> Iterator[tuple[str, Network | str]]:
     """Engines by name, or why one that could have run was refused."""
-    try:
+    if choice.precision == "int8":
+        _file_of(bundle, choice.precision)  # torch does not offer it, so without a file no engine is left
+    else:
         yield "torch", TorchNetwork(bundle.student, device_from(choice.device), choice.precision)
-    except EngineError as error:
-        yield "torch", str(error)
     if bundle.manifest.engines is None or choice.precision not in ("fp32", "int8"):
         return
     for name in EXPORTED:

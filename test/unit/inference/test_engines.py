@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bevdistill_ros.core.records import CameraFrame, Detections
+from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle, sha256_of
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice
@@ -20,8 +21,10 @@ from bevdistill_ros.inference.engines import choice as choices
 from bevdistill_ros.inference.engines.network import EngineError
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.deformable import Sampling, deformable_sample, sampled_by
+from bevdistill_ros.model.records import CameraInput
 from training.benchmark.engine.run import EngineBenchConfig, run_engine_bench
 from training.export_engines import NETWORK_FILE, add_network, engines_from, write_network
+from training.quantize import INT8_FILE
 
 Students = Callable[..., BevFormer]
 Frames = Callable[..., CameraFrame]
@@ -34,12 +37,26 @@ EXPORTED = ["onnx", pytest.param("openvino", marks=pytest.mark.openvino)]
 def export(tmp_path: Path, make_student: Students, rig) -> Callable[..., Path]:  # type: ignore[no-untyped-def]
     """Exports a tiny student with its network; keywords change its settings."""
 
-    def make(*, name: str = "bundle", sampling: Sampling = "grid_sample", **changes: object) -> Path:
+    def make(
+        *, name: str = "bundle", sampling: Sampling = "grid_sample", int8: bool = False, **changes: object
+    ) -> Path:
         student = make_student(**changes)
-        add = partial(add_network, student=student, sampling=sampling)
+        calibration = [reference_frame(student, rig)] if int8 else []
+        add = partial(add_network, student=student, sampling=sampling, calibration=calibration)
         return save_bundle(tmp_path / name, student, name="tiny", version="3", rig=rig, provenance={}, add_engines=add)
 
     return make
+
+
+def reference_frame(student: BevFormer, rig: CameraRig) -> CameraInput:
+    generator = torch.Generator().manual_seed(3)
+    shape = (1, len(rig.names), 3, *rig.image_size)
+    return CameraInput(
+        images=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
+        image_from_ego=rig.image_from_ego().float()[None],
+        valid=torch.ones(1, len(rig.names), dtype=torch.bool),
+        global_from_ego=torch.eye(4, dtype=torch.float64)[None],
+    )
 
 
 def assert_same(first: Detections, second: Detections) -> None:
@@ -251,7 +268,7 @@ def test_weights_outside_of_the_network_file_are_not_read(export: Callable[..., 
         (EngineChoice(engine="onnx", precision="bf16"), "no exported network in bf16, only in fp32"),
         (
             EngineChoice(engine="auto", device="cpu", precision="int8"),
-            "no engine runs this bundle: engine torch offers",
+            "no exported network in int8, only in fp32",
         ),
         pytest.param(
             EngineChoice(engine="openvino", openvino_device="TPU"),
@@ -281,6 +298,24 @@ def test_an_exported_network_is_the_same_twice(make_student: Students, rig, tmp_
     for name in ("first", "second"):
         write_network(tmp_path / name, make_student(), rig)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@pytest.mark.parametrize("engine", EXPORTED)
+def test_int8_is_near_float32_and_is_int8(engine: str, export: Callable[..., Path], make_frame: Frames) -> None:
+    path = export(int8=True, temporal=True)
+    operators = {node.op_type for node in onnx.load(path / INT8_FILE).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    bundle = load_bundle(path)
+    found = Engine(bundle, EngineChoice(engine=engine, precision="int8")).infer(make_frame())  # type: ignore[arg-type]
+    expected = Engine(bundle, EngineChoice(device="cpu")).infer(make_frame())
+    assert float((found.scores - expected.scores).abs().max()) < 0.05
+    assert not torch.equal(found.scores, expected.scores)
+
+
+def test_auto_in_int8_warns_of_nothing(export: Callable[..., Path]) -> None:
+    engine = Engine(load_bundle(export(int8=True)), EngineChoice(engine="auto", precision="int8"))
+    assert engine.network.precision == "int8"
+    assert engine.warnings == ()
 
 
 @pytest.mark.openvino
