@@ -78,7 +78,7 @@ def test_missing_and_bad_bundles_are_refused_and_can_be_retried(
         ({"cameras": ["A", "B", "C"]}, "sync.reference_camera is 'FRONT'"),
         ({"device": "cuda:7"}, "device 'cuda:7' is not there"),
         ({"device": "quantum"}, "device must be auto, cpu, cuda"),
-        ({"engine": "onnx"}, "engine onnx cannot run this bundle"),
+        ({"engine": "onnx"}, "the bundle has no exported network"),
         ({"rig_file": "/no/rig.yaml"}, "cannot be read"),
         ({"rig_file": "/etc/hostname"}, "holds no rig"),
         ({"temporal__max_gap_s": 0.2}, "temporal.max_gap_s"),
