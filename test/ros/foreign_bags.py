@@ -51,7 +51,7 @@ def rewritten(
             content = change(connection.topic, store.deserialize_cdr(data, connection.msgtype))
             if content is not None:
                 received_ns = stamp_ns + offset_ns + round(draw.uniform(low, high) * 1e6)
-                entries.append((received_ns, connection.topic, connection.msgtype, content))
+                entries.append((received_ns, connection.topic, content.__msgtype__, content))
         kinds = {entry[1]: entry[2] for entry in entries}
     writer = Writer(target, version=8, storage_plugin=storage)
     if compressed:

@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
-from foreign_bags import rewritten
+from foreign_bags import OURS_ALONE, rewritten
+from rosbags.rosbag2 import StoragePlugin
 from tiny_student import tiny_config
 
 from bevdistill_ros.core.grid import BevGrid
@@ -24,8 +26,10 @@ from bevdistill_ros.inference.decode import decode_image
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.inference.frame import frame_from_images
-from bevdistill_ros.interface.topics import TopicMap
+from bevdistill_ros.interface.topics import LAYOUTS, TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
+from training.replay import messages
+from training.replay.bag_rig import rig_of
 from training.replay.config import ReplayConfig
 from training.replay.read_bag import read_bag
 from training.replay.run import run_replay
@@ -275,6 +279,63 @@ def test_a_bag_of_a_recorder_is_played_whole(bundle: Path, tmp_path: Path, pace:
     assert (report.sets_sent, report.sets_processed, report.sets_lost) == (4, 4, 0)
     live = read_recording(tmp_path / "out" / "detections" / "theirs").detections
     assert list(live) == list(detect_offline(scene, bundle))
+
+
+def as_dataset_bridge_sends(topic: str, content: Any, kept: list[Any]) -> Any:
+    """8UC3 pixels, mountings on /tf beside the motion, leading slashes in frames, no odometry."""
+    if topic == "/tf_static":
+        kept[:] = content.transforms
+        return None
+    if topic == "/tf":
+        content.transforms = [*content.transforms, *kept]
+        for entry in content.transforms:
+            entry.header.frame_id = f"/{entry.header.frame_id.lstrip('/')}"
+    if topic.endswith("image_rect_compressed"):
+        pixels = cv2.imdecode(np.asarray(content.data), cv2.IMREAD_COLOR)
+        rows, cols = pixels.shape[:2]
+        return messages.standard_types().types["sensor_msgs/msg/Image"](
+            header=content.header, height=rows, width=cols, encoding="8UC3", is_bigendian=0, step=3 * cols,
+            data=pixels.ravel(),
+        )  # fmt: skip
+    return content
+
+
+@pytest.mark.parametrize("name", ["nuscenes2bag", "ros2_dataset_bridge"])
+def test_bags_as_other_tools_write_them(bundle: Path, tmp_path: Path, name: str) -> None:
+    """nuscenes2bag leaves out the leading slashes and camera_info, the bridge the odometry."""
+    scene, layout, kept = scene_of(tmp_path, num_sets=3), LAYOUTS[name], []
+    ours = write_scene(scene, tmp_path / "ours", progress=False)
+    slash = "" if name == "nuscenes2bag" else "/"
+    rename = {
+        f"/{camera}/{kind}": slash + topic.lstrip("/")
+        for camera in NUSCENES_CAMERAS
+        for kind, topic in (
+            ("image_rect_compressed", layout.image_topic(camera)),
+            ("camera_info", layout.camera_info_topic(camera)),
+        )
+    }
+    infos = [f"/{camera}/camera_info" for camera in NUSCENES_CAMERAS]
+    path = rewritten(
+        ours,
+        tmp_path / "theirs",
+        rename=rename,
+        drop=(*OURS_ALONE, *(infos if name == "nuscenes2bag" else ["/odom"])),
+        change=lambda topic, content: as_dataset_bridge_sends(topic, content, kept),
+        storage=StoragePlugin.SQLITE3,
+    )
+    config = replace(replay_config(bundle, tmp_path / "out", path), frames="all", pace="step")
+    if name == "nuscenes2bag":
+        rig_file = tmp_path / "rig.yaml"
+        rig = rig_of(read_bag(ours), TopicMap(), NUSCENES_CAMERAS)
+        rig_file.write_text(yaml.safe_dump(rig.to_dict()))
+        config = replace(config, parameters={**config.parameters, "rig_file": str(rig_file), "intrinsics": "rig_file"})
+    report = run_replay(config)
+    assert (report.sets_sent, report.sets_processed) == (3, 3)
+    assert f"topics: names of the layout {name}" in report.notes
+    live = read_recording(tmp_path / "out" / "detections" / "theirs").detections
+    for stamp_ns, expected in detect_offline(scene, bundle).items():
+        # The bag holds the pixels of the JPEGs, which another decoder rounds otherwise.
+        torch.testing.assert_close(live[stamp_ns].scores, expected.scores, rtol=0, atol=2e-3)
 
 
 def test_a_node_that_refuses_to_start_is_told_with_its_reason(bundle: Path, tmp_path: Path) -> None:
