@@ -49,6 +49,7 @@ def after_the_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_leave_what_it_says(after_the_steps: Path) -> None:
     assert [words[1] for words in step_by_step()] == ["synth", "export", "evaluate", "show"]
     first = after_the_steps / "runs" / "first"
@@ -57,6 +58,7 @@ def test_commands_of_the_page_leave_what_it_says(after_the_steps: Path) -> None:
     assert len(list((first / "pictures").glob("*.png"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [README, GETTING_STARTED], ids=lambda page: page.name)
 def test_python_of_the_page_runs(
     page: Path, after_the_steps: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
