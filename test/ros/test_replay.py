@@ -50,20 +50,21 @@ COUNTER = """
 import json, sys, time
 from collections import Counter
 import rclpy
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.interface.topics import TopicMap
 rclpy.init()
 node = rclpy.create_node("bevdistill_detector")
+quality = QoSProfile(depth=200, reliability=QoSReliabilityPolicy.BEST_EFFORT)  # as deep as the node's for odometry
 counts, stamps = Counter(), []
 def count(message, source):
     counts[source] += 1
     stamps.append(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
 for source, target in TopicMap().routes(NUSCENES_CAMERAS).items():
     kind = CompressedImage if target.endswith("compressed") else CameraInfo if target.endswith("info") else Odometry
-    node.create_subscription(kind, target, lambda m, s=source: count(m, s), qos_profile_sensor_data)
+    node.create_subscription(kind, target, lambda m, s=source: count(m, s), quality)
 expected, deadline = int(sys.argv[1]), time.time() + 30
 while sum(counts.values()) < expected and time.time() < deadline:
     rclpy.spin_once(node, timeout_sec=0.1)
