@@ -205,7 +205,7 @@ def test_run_that_is_there_already(
     assert "already holds a run; set run.resume to true" in capsys.readouterr().err
     words = train_arguments(tiny_teacher.parent, role="teacher", **{"run.resume": True, "optim.seed": 1})
     assert main(["train", *words]) == 1
-    assert "was trained with optim.seed 0, not 3; resume with the configuration in" in capsys.readouterr().err
+    assert "was trained with optim.seed 0, not 1; resume with the configuration in" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tiny_teacher.parent.iterdir()} == before
 
 
