@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from bevdistill_ros.core.files import write_whole
 from training.benchmark.speed import SpeedConfig, engine_ms, measure
 from training.cli.settings import settings_from
 from training.data.index.load import DataConfig
@@ -101,7 +102,7 @@ def _clear(output: Path) -> None:
             raise ValueError(f"{output} holds something other than an earlier demo ({listed}); choose another folder")
         shutil.rmtree(output)
     output.mkdir(parents=True)
-    (output / _MARK).write_text("Written by bevdistill demo; the next demo replaces this folder.\n")
+    write_whole(output / _MARK, "Written by bevdistill demo; the next demo replaces this folder.\n")
 
 
 def _world_config(config: DemoConfig, root: Path) -> SynthConfig:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import corners_bev
+from bevdistill_ros.core.files import atomic_file
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_COLOURS, CLASS_NAMES, Colour
 from bevdistill_ros.core.records import Detections
@@ -62,9 +63,9 @@ def run_show(config: ShowConfig) -> str:
         figure = draw_frame(
             sample, detections, cameras=dataset.cameras, grid=detector.grid, title=f"{detector.name}: {split}, {number}"
         )
-        output.mkdir(parents=True, exist_ok=True)
         paths.append(output / f"{split}_{number:04d}.png")
-        figure.savefig(paths[-1], dpi=100)
+        with atomic_file(paths[-1]) as partial:
+            figure.savefig(partial, format="png", dpi=100)
     return "pictures:\n" + "\n".join(f"  {path}" for path in paths)
 
 

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -88,7 +89,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     """A folder that appears complete or not at all; the same as `atomic_file` for a folder with all in it.
 
     A folder that is there already is replaced in one step. Where the file system can't exchange two names, it takes two
-    steps, and a kill between them leaves the old folder as `.<name>.<process>.partial.old`.
+    steps, and a kill between them leaves the old folder as `.<name>.<random>.partial.old`.
 
     Args:
         path: The folder to make or to replace.
@@ -116,8 +117,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 def _partial_of(path: Path) -> Path:
-    """A name beside a path for what becomes it, of this process alone."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """A name beside a path for what becomes it; random, as a killed process leaves its own, and ids come again."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def replace_folder(partial: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bevdistill_ros.core.files import atomic_file
 from bevdistill_ros.core.geometry import invert_rigid
 from bevdistill_ros.core.wireframe import line_segments
 from bevdistill_ros.doctor.checks.rig import CameraView, describe
@@ -68,12 +69,14 @@ def save_picture(path: Path, views: Sequence[CameraView], images: Mapping[str, n
     """
     path = path if path.suffix else path.with_suffix(".png")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        done = cv2.imwrite(str(path), draw_rig(views, images))
-    except (OSError, cv2.error) as error:
+        content = cv2.imencode(path.suffix, draw_rig(views, images))[1]
+    except cv2.error as error:
+        raise ValueError(f"picture '{path}' cannot be written as {path.suffix}; choose .png or .jpg") from error
+    try:
+        with atomic_file(path) as partial:
+            partial.write_bytes(content.tobytes())  # cv2.imwrite does not report a full disk
+    except OSError as error:
         raise ValueError(f"picture '{path}' cannot be written: {error}") from error
-    if not done:
-        raise ValueError(f"picture '{path}' cannot be written; may this user write there?")
     return path
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.interface.parameters import settings
 
 _TABLE = re.compile(r"(?<=-->\n)\|.*?(?=<!-- parameters: end -->)", re.DOTALL)
@@ -26,7 +27,7 @@ def write_into(page: Path) -> None:
     text, found = _TABLE.subn(lambda old: parameter_table() + "\n", page.read_text())
     if not found:
         raise ValueError(f"{page} has no lines '<!-- parameters: ... -->' and '<!-- parameters: end -->' with a table")
-    page.write_text(text)
+    write_whole(page, text)
 
 
 def _row(name: str, entry: Any) -> str:

@@ -65,3 +65,11 @@ def test_mistakes(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no data set"):
         cut(CutConfig(root=tmp_path / "none", version="v1.0-mini", output=tmp_path / "cut", frames=1))
     assert not (tmp_path / "cut").exists()
+
+
+def test_a_full_disk_leaves_nothing(tiny: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    before = sorted(tmp_path.iterdir())
+    request.getfixturevalue("small_files")
+    with pytest.raises(OSError, match=r"^cannot write .*/cut: File too large; free space"):
+        cut(settings(tiny, tmp_path / "cut"))
+    assert sorted(tmp_path.iterdir()) == before

@@ -289,3 +289,11 @@ class TestPicture:
         (tmp_path / "file").touch()
         with pytest.raises(ValueError, match="cannot be written"):
             save_picture(tmp_path / "file" / "sheet.png", [view()], {})
+        with pytest.raises(ValueError, match=r"cannot be written as .txt; choose .png or .jpg"):
+            save_picture(tmp_path / "sheet.txt", [view()], {})
+
+    @pytest.mark.usefixtures("small_files")
+    def test_a_full_disk_leaves_no_half_picture(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"sheet.png' cannot be written: .*File too large"):
+            save_picture(tmp_path / "sheet.png", [view()], {})
+        assert not list(tmp_path.iterdir())

@@ -117,3 +117,12 @@ def test_a_folder_takes_the_place_of_another(
             (partial / content).write_text(content)
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+def test_a_leftover_of_a_killed_process_is_no_obstacle(tmp_path: Path, atomic: Atomic) -> None:
+    leftover = tmp_path / f".thing.{os.getpid()}.partial"  # process ids come again, in containers soon
+    leftover.mkdir()
+    with atomic(tmp_path / "thing") as outer, atomic(tmp_path / "thing") as inner:
+        assert len({outer, inner, leftover}) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"thing", leftover.name}

@@ -171,3 +171,14 @@ def test_our_class_ranges_are_those_of_the_benchmark() -> None:
     assert config.class_range == CLASS_RANGES
     assert set(CLASS_NAMES) == set(config.class_names)
     assert np.isclose(config.dist_th_tp, 2.0)
+
+
+def test_a_full_disk_leaves_the_results_of_before(
+    index: NuScenesIndex, score: Callable[..., Metrics], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("of before")
+    request.getfixturevalue("small_files")
+    with pytest.raises(OSError, match=r"^cannot write .*/results.json: File too large; free space"):
+        score(truth(index, "tiny_train"))
+    assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"results.json": "of before"}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from nuscenes.eval.common.loaders import load_prediction
 from nuscenes.eval.detection.data_classes import DetectionBox
 from nuscenes.nuscenes import NuScenes
@@ -78,3 +79,13 @@ def test_a_sample_without_detections_is_refused(unannotated: Any, tmp_path: Path
     found.popitem()
     with pytest.raises(ValueError, match="1 of 4 samples have no detections"):
         write_submission(found, poses, tmp_path)
+
+
+def test_a_full_disk_leaves_no_submission(unannotated: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    poses = load_index(DataConfig(root=unannotated.root, version="v1.0-test")).poses_of("test")
+    boxes = torch.ones(9, 9)
+    found = Detections(stamp_ns=0, boxes=boxes, scores=torch.ones(9), labels=torch.zeros(9, dtype=torch.int64))
+    request.getfixturevalue("small_files")
+    with pytest.raises(OSError, match=r"^cannot write .*/results.json: File too large; free space"):
+        write_submission(dict.fromkeys(poses, found), poses, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())

@@ -139,3 +139,14 @@ def test_show_writes_pictures(request: pytest.FixtureRequest, tiny_world: Any, t
     # The images of the two cameras are plain, in their own colours (BGR here).
     for colour in ((20, 40, 200), (200, 40, 20)):
         assert (np.abs(picture.astype(int) - colour).max(axis=2) < 12).mean() > 0.02
+
+
+def test_a_full_disk_leaves_no_half_picture(
+    tiny_world: Any, tiny_student: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    data = DataConfig(root=tiny_world.root, version=tiny_world.version, val_split="tiny_val", num_sweeps=1)
+    config = ShowConfig(source=str(tiny_student), data=data, frames=1, output=str(tmp_path / "out"), device="cpu")
+    request.getfixturevalue("small_files")
+    with pytest.raises(OSError, match=r"^cannot write .*tiny_val_0000.png: File too large; free space"):
+        run_show(config)
+    assert not list((tmp_path / "out").iterdir())

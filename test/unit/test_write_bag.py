@@ -336,3 +336,19 @@ def test_a_calibration_that_changes_is_refused(tmp_path: Path) -> None:
     nusc = NuScenes(VERSION, str(tmp_path), verbose=False)
     with pytest.raises(ValueError, match="CAM_FRONT has several calibrations in scene 'street'"):
         write_bag(nusc, "street", tmp_path / "bag", cameras=CAMERAS, progress=False)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("table", "first", "link", "last"),
+    [
+        ("sample_data", "CAM_FRONT-5", "next", "CAM_FRONT-2"),
+        ("sample_data", "CAM_BACK-0", "prev", "CAM_BACK-2"),
+        ("sample", "s1", "next", "s0"),
+    ],
+)
+def test_a_circle_of_records_is_refused(tmp_path: Path, table: str, first: str, link: str, last: str) -> None:
+    nusc = write_tables(tmp_path / "street")
+    nusc.get(table, first)[link] = last
+    with pytest.raises(ValueError, match=rf"{table}.json: '{link}' of its records leads back to '"):
+        write_bag(nusc, "street", tmp_path / "bag", cameras=CAMERAS, storage="mcap", frames="all")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bevdistill_ros.core.files import atomic_folder
 from training.data.tables import check_version
 
 TRAIN_SPLIT, VAL_SPLIT = "cut_train", "cut_val"
@@ -48,13 +49,14 @@ def cut(config: CutConfig) -> None:
     if not splits[VAL_SPLIT]:
         raise ValueError(f"no scene of {source} has more than {config.frames} key frames; choose fewer frames")
     tables |= {"scene.json": scenes, "splits.json": splits}
-    target = config.output / config.version
-    target.mkdir(parents=True)
-    for name, content in tables.items():
-        (target / name).write_text(json.dumps(content, indent=1))
-    for name in _FOLDERS:
-        if (config.root / name).exists():
-            (config.output / name).symlink_to((config.root / name).resolve())
+    with atomic_folder(config.output) as output:
+        target = output / config.version
+        target.mkdir(parents=True)
+        for name, content in tables.items():
+            (target / name).write_text(json.dumps(content, indent=1))
+        for name in _FOLDERS:
+            if (config.root / name).exists():
+                (output / name).symlink_to((config.root / name).resolve())
 
 
 def run_cut(config: CutConfig) -> str:

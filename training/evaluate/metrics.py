@@ -117,18 +117,17 @@ def evaluate_results(
     _check_covered(results, tokens, split)
     check_scorable(nusc, split)
     chosen = {"meta": results["meta"], "results": {token: results["results"][token] for token in tokens}}
-    output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / RESULTS
+    write_whole(path, json.dumps(chosen, allow_nan=False))
     (output_dir / PLACEHOLDER).unlink(missing_ok=True)
-    path.write_text(json.dumps(chosen, allow_nan=False))
     if not any(chosen["results"].values()):
         # The devkit fails on a file without any box; a box off every class range is dropped before scoring.
         chosen["results"][tokens[0]] = [_far_box(tokens[0])]
         path = output_dir / PLACEHOLDER
-        path.write_text(json.dumps(chosen))
+        write_whole(path, json.dumps(chosen))
     measured = _run_devkit(nusc, path, split, output_dir, keep)
     metrics = _metrics_from(measured, split, len(tokens))
-    (output_dir / "metrics_summary.json").write_text(json.dumps(measured.serialize(), indent=2))
+    write_whole(output_dir / "metrics_summary.json", json.dumps(measured.serialize(), indent=2))
     write_whole(output_dir / "metrics.json", metrics.to_json())
     return metrics
 

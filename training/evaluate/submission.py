@@ -8,6 +8,7 @@ from nuscenes.eval.common.loaders import load_prediction
 from nuscenes.eval.detection.data_classes import DetectionBox
 from torch import Tensor
 
+from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.core.records import Detections
 from training.evaluate.results import MAX_BOXES, results_from
 
@@ -41,10 +42,9 @@ def write_submission(
             f"{len(missing)} of {len(global_from_ego)} samples have no detections, for example {missing[0]}; "
             "run the detector on the whole split"
         )
-    output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / FILE
     results = results_from(detections, global_from_ego, uses_lidar=uses_lidar)
-    path.write_text(json.dumps(results, allow_nan=False))
+    write_whole(path, json.dumps(results, allow_nan=False))
     try:
         read, _ = load_prediction(str(path), MAX_BOXES, DetectionBox)
     except (AssertionError, KeyError, TypeError) as error:

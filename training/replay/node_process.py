@@ -20,6 +20,7 @@ from rclpy.client import Client
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
+from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE
 from training.child import module_command
@@ -72,7 +73,7 @@ class NodeProcess:
         self._folder.mkdir(parents=True, exist_ok=True)
         parameter_file = self._folder / "node.param.yaml"
         content = {self.name: {"ros__parameters": self._parameters}}
-        parameter_file.write_text(yaml.safe_dump(content, sort_keys=False))
+        write_whole(parameter_file, yaml.safe_dump(content, sort_keys=False))
         rules = [f"__ns:={self._namespace or '/'}", *(f"{topic}:={self._namespace}{topic}" for topic in _SHARED_TOPICS)]
         remaps = [part for rule in rules for part in ("--remap", rule)]
         with self.log_path.open("wb") as log:

@@ -1,6 +1,6 @@
 """One scene of a data set in nuScenes format, as a recording: frames, calibration and ego poses by time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +9,7 @@ import numpy as np
 from nuscenes import NuScenes
 
 from bevdistill_ros.core.geometry import quaternion_from_matrix, transform_from
+from bevdistill_ros.core.text import quote
 
 LIDAR = "LIDAR_TOP"
 Frames = Literal["all", "key"]
@@ -126,14 +127,23 @@ def _scene_record(nusc: NuScenes, name: str) -> dict[str, Any]:
 
 def _chain(nusc: NuScenes, token: str) -> list[dict[str, Any]]:
     """All records of a sensor's scene, oldest first, from any one of them."""
-    record = nusc.get("sample_data", token)
-    while record["prev"]:
-        record = nusc.get("sample_data", record["prev"])
-    chain = [record]
-    while record["next"]:
-        record = nusc.get("sample_data", record["next"])
-        chain.append(record)
-    return chain
+    oldest = list(_linked(nusc, "sample_data", token, "prev"))[-1]
+    return list(_linked(nusc, "sample_data", oldest["token"], "next"))
+
+
+def _linked(nusc: NuScenes, table: str, token: str, link: Literal["prev", "next"]) -> Iterator[dict[str, Any]]:
+    """A record and those that its links lead to, one after another; a ValueError names a record that comes twice."""
+    seen: set[str] = set()
+    while token:
+        if token in seen:
+            raise ValueError(
+                f"{nusc.table_root}/{table}.json: '{link}' of its records leads back to {quote(token)}; it must lead "
+                "through a scene without a circle"
+            )
+        seen.add(token)
+        record = nusc.get(table, token)
+        yield record
+        token = record[link]
 
 
 def _frames(nusc: NuScenes, records: Mapping[str, list[dict[str, Any]]], frames: Frames) -> tuple[SensorFrame, ...]:
@@ -181,9 +191,7 @@ def _poses(nusc: NuScenes, records: Mapping[str, list[dict[str, Any]]]) -> tuple
 def _key_frames(nusc: NuScenes, scene: Mapping[str, Any], channels: Sequence[str]) -> tuple[KeyFrame, ...]:
     instances: dict[str, int] = {}
     key_frames = []
-    token = scene["first_sample_token"]
-    while token:
-        sample = nusc.get("sample", token)
+    for sample in _linked(nusc, "sample", scene["first_sample_token"], "next"):
         stamps = {
             channel: _stamp_ns(nusc.get("sample_data", sample["data"][channel]))
             for channel in channels
@@ -191,9 +199,10 @@ def _key_frames(nusc: NuScenes, scene: Mapping[str, Any], channels: Sequence[str
         }
         annotations = tuple(_annotation(nusc, annotation, instances) for annotation in sample["anns"])
         key_frames.append(
-            KeyFrame(token=token, stamp_ns=_stamp_ns(sample), channel_stamps_ns=stamps, annotations=annotations)
+            KeyFrame(
+                token=sample["token"], stamp_ns=_stamp_ns(sample), channel_stamps_ns=stamps, annotations=annotations
+            )
         )
-        token = sample["next"]
     return tuple(key_frames)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bevdistill_ros.core.files import atomic_file
+from bevdistill_ros.core.files import atomic_file, write_whole
 from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE, has_tf
@@ -97,11 +97,8 @@ def _node_parameters(setup: Setup, bag: Bag, folder: Path) -> dict[str, Any]:
         parameters["ego_motion.source"] = "none"
     if setup.needs_rig_file:
         path = folder / "rig.yaml"
-        path.write_text(
-            yaml.safe_dump(
-                rig_of(bag, setup.layout, setup.cameras, base_frame=setup.base_frame).to_dict(), sort_keys=False
-            )
-        )
+        rig = rig_of(bag, setup.layout, setup.cameras, base_frame=setup.base_frame)
+        write_whole(path, yaml.safe_dump(rig.to_dict(), sort_keys=False))
         parameters["rig_file"] = str(path.absolute())
     return parameters | config.parameters
 

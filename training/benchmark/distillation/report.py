@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import corners_bev
+from bevdistill_ros.core.files import atomic_file, write_whole
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.benchmark.distillation.table import HEADER, Table, gains_of, rows_of
@@ -46,14 +47,14 @@ def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: 
         The page.
     """
     pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
     drawn = {
         "curves.png": ("Training: detection loss", lambda: _curves(table, folder)),
         "classes.png": ("Gain in AP by class over the matching row [points]", lambda: _class_gains(table)),
         "features.png": ("BEV features of one frame", lambda: _features(table, folder, teacher, split)),
     }
     for name, (_, draw) in drawn.items():
-        draw().savefig(pictures / name, dpi=110)
+        with atomic_file(pictures / name) as partial:
+            draw().savefig(partial, format="png", dpi=110)
     figures = "".join(
         f'<h2>{html.escape(title)}</h2><img src="pictures/{name}" alt="{html.escape(title)}">'
         for name, (title, _) in drawn.items()
@@ -62,11 +63,12 @@ def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: 
     cost = "" if ratio is None else f"<p>Latency of the last row's student over that of the baseline: {ratio:.2f}.</p>"
     settings = html.escape(json.dumps(table.config, indent=1))
     page = folder / "report.html"
-    page.write_text(
+    write_whole(
+        page,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Distillation on {html.escape(split)}</title>'
         f"<style>{_STYLE}</style><h1>Distillation, side by side</h1>{_table(table)}{cost}{_questions(table)}{figures}"
         f"<h2>How it was made</h2><p>{html.escape(_making(table))}</p>"
-        f"<details><summary>Settings</summary><pre>{settings}</pre></details></html>\n"
+        f"<details><summary>Settings</summary><pre>{settings}</pre></details></html>\n",
     )
     return page
 

@@ -209,7 +209,7 @@ def _train(training: TrainConfig, commands: Commands | None, *, bar: bool) -> No
     folder = Path(training.run.output)
     folder.mkdir(parents=True, exist_ok=True)
     wanted, log = folder / "wanted.json", folder / "train.log"
-    wanted.write_text(config_text(training))
+    write_whole(wanted, config_text(training))
     command = module_command("training", "train", "--config", str(wanted))
     with log.open("a") as file:
         status = commands.run(command, stdout=file, stderr=None if bar else file)

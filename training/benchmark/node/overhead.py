@@ -18,6 +18,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.core.text import aligned
@@ -108,7 +109,7 @@ def run_node_bench(config: NodeBenchConfig) -> str:
             name: {entry.name: getattr(result, entry.name) for entry in fields(result)}
             for name, result in measured.items()
         }
-        (config.output / "results.json").write_text(json.dumps(content, indent=1, default=dict))
+        write_whole(config.output / "results.json", json.dumps(content, indent=1, default=dict))
     return table(config, measured)
 
 
@@ -164,14 +165,14 @@ def _command(config: NodeBenchConfig, name: Detector, folder: Path) -> list[str]
 def node_parameters(folder: Path, **changes: object) -> Path:
     """Write a parameter file of our node for the synthetic rig, which holds the mountings, as there may be no tf."""
     rig = synthetic_rig(*PICTURE_SIZE)
-    (folder / "rig.yaml").write_text(yaml.safe_dump(rig.to_dict(), sort_keys=False))
+    write_whole(folder / "rig.yaml", yaml.safe_dump(rig.to_dict(), sort_keys=False))
     parameters = {
         "rig_file": str((folder / "rig.yaml").absolute()),
         "sync.reference_camera": REFERENCE_CAMERA,
         **changes,
     }
     path = folder / "node.param.yaml"
-    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+    write_whole(path, yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
     return path
 
 

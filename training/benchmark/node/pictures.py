@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bevdistill_ros.core.files import atomic_file
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from training.synth.config import SynthConfig
 from training.synth.writer import write_world
@@ -18,12 +19,14 @@ _QUALITY = 80  # of the JPEGs, 1...100
 
 def write_pictures(folder: Path, *, seed: int = 0) -> None:
     """Write one JPEG of `PICTURE_SIZE` per camera, `<camera>.jpg`: a synthetic street, scaled up, with sensor noise."""
-    folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed)
     for camera, rendered in _rendered(seed).items():
         large = cv2.resize(rendered, PICTURE_SIZE[::-1], interpolation=cv2.INTER_CUBIC)
         noisy = np.clip(large + noise.normal(0.0, _NOISE, (*PICTURE_SIZE, 1)), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{camera}.jpg"), noisy, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        done, content = cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        assert done, "OpenCV cannot write JPEG"
+        with atomic_file(folder / f"{camera}.jpg") as partial:
+            partial.write_bytes(content.tobytes())  # cv2.imwrite does not report a full disk
 
 
 def _rendered(seed: int) -> dict[str, np.ndarray]:

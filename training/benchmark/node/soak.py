@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.text import aligned
@@ -85,7 +86,7 @@ def run_soak(config: SoakConfig) -> str:
         "faults": [asdict(fault) for fault in faults],
         "samples": [{"at_s": at, **asdict(usage)} for at, usage in samples],
     }
-    (config.output / "soak.json").write_text(json.dumps(content, indent=1))
+    write_whole(config.output / "soak.json", json.dumps(content, indent=1))
     return text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.interface.drops import BUSY
 from training.benchmark.node.faults import Fault, fault_at, is_near
 
@@ -28,7 +29,7 @@ class SoakPlan:
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
-        path.write_text(json.dumps(asdict(self)))
+        write_whole(path, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> "SoakPlan":
@@ -66,7 +67,7 @@ class SoakLog:
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
-        path.write_text(json.dumps(asdict(self)))
+        write_whole(path, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> "SoakLog":
