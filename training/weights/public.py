@@ -4,14 +4,14 @@ Nothing in a file is executed. Every tensor must be known and every tensor of ou
 classes are folded into the weights, see `public_map`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.model.public_bevformer import PublicBevFormer
@@ -69,28 +69,39 @@ def public_student(
         facts = replace(facts, classes=tuple(classes))
     config = public_config(kind, **changes)
     try:
-        _weights(state, config, facts, on_meta=True)
+        weights = _weights(state, config, facts)
     except MapError as error:
         raise ValueError(_refusal(state, kind, source, error)) from error
-    student = PublicBevFormer(config)
-    student.load_state_dict(_weights(state, config, facts, on_meta=False))
+    with _WithoutRandomWeights():
+        student = PublicBevFormer(config)
+    student.load_state_dict(weights)
     return student.eval()
 
 
-def _weights(
-    state: Mapping[str, Tensor], config: PublicStudentConfig, facts: KindFacts, *, on_meta: bool
-) -> dict[str, Tensor]:
-    """Our weights of a state; on the meta device only shapes are compared, in no memory."""
-    expected = _expected(config)
-    given = {name: value.to("meta") for name, value in state.items()} if on_meta else state
-    return our_weights(given, expected, config, cameras=PUBLIC_CAMERAS, classes=facts.classes, is_caffe=facts.is_caffe)
+def _weights(state: Mapping[str, Tensor], config: PublicStudentConfig, facts: KindFacts) -> dict[str, Tensor]:
+    """Our weights of a state."""
+    return our_weights(
+        state, _expected(config), config, cameras=PUBLIC_CAMERAS, classes=facts.classes, is_caffe=facts.is_caffe
+    )
 
 
 @lru_cache(maxsize=8)
 def _expected(config: PublicStudentConfig) -> dict[str, Tensor]:
     """Names and shapes of a student's tensors, on the meta device."""
-    with torch.device("meta"):
-        return PublicBevFormer(config).state_dict()
+    # Built on the CPU, where memory that nothing writes costs nothing: to build on meta, torch loads its compiler.
+    with _WithoutRandomWeights():
+        return {name: value.to("meta") for name, value in PublicBevFormer(config).state_dict().items()}
+
+
+class _WithoutRandomWeights(TorchFunctionMode):
+    """Leaves out the random start of weights that are loaded right after, or of which only shapes count."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _refusal(state: Mapping[str, Tensor], kind: PublicKind, source: Path | str, error: MapError) -> str:
@@ -99,7 +110,7 @@ def _refusal(state: Mapping[str, Tensor], kind: PublicKind, source: Path | str, 
         if other == kind:
             continue
         try:
-            _weights(state, public_config(other), facts_of(other), on_meta=True)
+            _weights(state, public_config(other), facts_of(other))
         except MapError:
             continue
         return f"{source} holds a {other}, not a {kind}; set --kind {other}"
