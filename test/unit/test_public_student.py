@@ -14,6 +14,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import CameraFrame
 from bevdistill_ros.inference.bundle import Bundle, load_bundle, save_bundle
 from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.model.public_bevformer import PublicBevFormer
 from bevdistill_ros.model.public_config import PublicStudentConfig
 from training.data.augment import _augment_motion
@@ -122,7 +123,7 @@ def frame_of(bundle: Bundle, motion: torch.Tensor | None = None, *, stamp_ns: in
 def test_the_engine_hands_ego_motion_to_the_network(public_bundle: Path) -> None:
     """Known motion counts, unknown motion counts as zeros."""
     bundle = load_bundle(public_bundle)
-    engine = Engine(bundle, device="cpu")
+    engine = Engine(bundle, EngineChoice(device="cpu"))
     unknown = engine.infer(frame_of(bundle))
     engine.reset()
     zeros = engine.infer(frame_of(bundle, torch.zeros(9)))
@@ -134,7 +135,7 @@ def test_the_engine_hands_ego_motion_to_the_network(public_bundle: Path) -> None
 
 def test_the_engine_remembers(public_bundle: Path) -> None:
     bundle = load_bundle(public_bundle)
-    engine = Engine(bundle, device="cpu")
+    engine = Engine(bundle, EngineChoice(device="cpu"))
     first = engine.infer(frame_of(bundle))
     second = engine.infer(frame_of(bundle, stamp_ns=500_000_000, x=3.0))
     assert not torch.equal(first.scores, second.scores)
@@ -220,7 +221,7 @@ def test_settings_that_contradict_a_student_bundle(
 
 def test_motion_of_frames_side_by_side(public_bundle: Path) -> None:
     bundle = load_bundle(public_bundle)
-    frame = Engine(bundle, device="cpu")._input_from(frame_of(bundle, torch.arange(9.0)))[1]
+    frame = Engine(bundle, EngineChoice(device="cpu"))._input_from(frame_of(bundle, torch.arange(9.0)))[1]
     unknown = replace(frame, motion=None)
     assert _motion_of([unknown, unknown]) is None
     both = _motion_of([frame, unknown])
