@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bevdistill_ros.core.boxes import CODE_SIZE
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUM_CLASSES
+from bevdistill_ros.core.precision import without_autocast
 from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
 from bevdistill_ros.model.layers import NUM_WAVES, FeedForward, sine_embedding
 from bevdistill_ros.model.query_selection import HeatmapSelection, QuerySelection, Selection
@@ -193,7 +194,7 @@ class SetDecoder(nn.Module):
             place = reference.sigmoid()
             position = self.position(place)
             content = layer(content, position, place[..., :2], levels)
-            with torch.autocast(content.device.type, enabled=False):  # half precision would round by 0.05 to 0.2 m
+            with without_autocast(content.device.type):  # half precision would round by 0.05 to 0.2 m
                 code, refined = self._code(box_head(content.float()), reference)
                 logits.append(class_head(content.float()))
             codes.append(code)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.geometry import invert_rigid, project_points
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.core.precision import full_precision
+from bevdistill_ros.core.precision import full_precision, without_autocast
 from bevdistill_ros.model.records import BevMemory, CameraInput
 
 MIN_DEPTH = 0.1  # [m] nearer points are not seen
@@ -231,7 +231,7 @@ def bev_warp(previous_from_current: Tensor, present: Tensor, grid: BevGrid) -> B
     """
     device = previous_from_current.device
     # In float32, places are off by some 1e-5 of a cell, and standing still would blur the map.
-    with torch.autocast(device.type, enabled=False):
+    with without_autocast(device.type):
         row, col = (torch.arange(count, device=device, dtype=torch.float64) for count in (grid.rows, grid.cols))
         centres = grid.metres_from_cells(torch.stack(torch.meshgrid(col, row, indexing="xy"), dim=-1))
         motion = previous_from_current.double()

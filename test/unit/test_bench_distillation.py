@@ -211,7 +211,7 @@ def test_trainings_end_with_the_benchmark_and_have_their_folders_alone(bench: Be
     folders = [config.output / f"none/seed{seed}" for seed in (0, 1)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: all((folder / LAST).exists() for folder in folders), timeout_s=120.0)
+        wait_until(lambda: all((folder / LAST).exists() for folder in folders), timeout_s=240.0)
         trainings = children_of(process.pid)
         assert len(trainings) == 2
         with pytest.raises(OSError, match="another process is training in"):

@@ -27,7 +27,8 @@ def test_table_has_training_and_inference(
     assert lines[1].startswith("training distilled, batch 2")
     assert lines[1].endswith("samples/s")
     assert float(lines[1].split()[-2]) > 0
-    stages = {line.split("(p50")[0].strip(): float(line.split()[-4]) for line in lines[2:]}
+    assert lines[2].startswith("inference, engine used")
+    stages = {line.split("(p50")[0].strip(): float(line.split()[-4]) for line in lines[3:]}
     assert list(stages) == [f"inference, {name}" for name in ("read and decode", "scale and crop", "engine", "all")]
     assert stages["inference, all"] >= stages["inference, engine"] > 0
 

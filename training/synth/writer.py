@@ -104,7 +104,7 @@ def _write_tables(config: SynthConfig, records: list[SceneRecord], root: Path) -
         (folder / f"{name}.json").write_text(json.dumps(rows, indent=0))
     splits = {name: [scene_name(index) for index in indices] for name, indices in config.splits().items() if indices}
     settings = {key: value for key, value in asdict(config).items() if key not in ("root", "num_workers", "overwrite")}
-    (folder / MARK).write_text(json.dumps(settings, indent=1))
+    (folder / MARK).write_text(json.dumps(settings, indent=1, default=str))
     (folder / "splits.json").write_text(json.dumps(splits, indent=1))
     done, content = cv2.imencode(Path(MAP_FILE).suffix, np.zeros((8, 8), dtype=np.uint8))
     assert done, f"OpenCV cannot write {MAP_FILE}"
