@@ -1,6 +1,7 @@
 """Ground truth of recorded nuScenes frames through mmdet3d's own encoding and decoding, and back."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def perfect_answer(teacher: Mmdet3dTeacher, sample: Sample) -> tuple[tuple[list[
 def test_ground_truth_comes_back_as_it_was(
     samples: list[Sample], centerpoint: Any, monkeypatch: pytest.MonkeyPatch, frame: int
 ) -> None:
-    sample = samples[frame]
+    # Single frames know no velocity; the way there and back is the same for any.
+    sample = replace(samples[frame], boxes=samples[frame].boxes.nan_to_num(nan=1.5))
     teacher = load_mmdet3d_teacher(Mmdet3dConfig(config=centerpoint.config), centerpoint.checkpoint, grid=BevGrid())
     answer, separable = perfect_answer(teacher, sample)
     assert int(separable.sum()) > 0.6 * len(sample.boxes)
