@@ -27,15 +27,18 @@ def segments_of(pid: int) -> set[str]:
     return {name for name in names if "port" not in name}
 
 
-def holder() -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", NODE], stdout=subprocess.PIPE, text=True)
+def holder(domain: int) -> subprocess.Popen[str]:
+    """A process with a node, alone in its domain, so that it maps no segment of another process."""
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
+    process = subprocess.Popen([sys.executable, "-c", NODE], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
 
 
 def test_segments_of_killed_processes_are_removed_and_those_of_living_ones_stay() -> None:
-    killed, living = holder(), holder()
+    domain = 102 + 2 * (os.getpid() % 60)  # other tests use those up to 101
+    killed, living = holder(domain), holder(domain + 1)
     try:
         left, held = segments_of(killed.pid), segments_of(living.pid) - segments_of(killed.pid)
         if not left:
