@@ -13,13 +13,13 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.interface.topics import TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
-from training.replay import messages
-from training.replay.bag_rig import rig_of
+from training.bag import messages
+from training.bag.read_bag import Bag, poses_of, read_bag, samples_of
+from training.bag.rig import rig_of
+from training.bag.write_bag import write_bag
 from training.replay.config import ReplayConfig
-from training.replay.read_bag import Bag, poses_of, read_bag, samples_of
 from training.replay.run import run_replay
 from training.replay.score import read_recording
-from training.replay.write_bag import write_bag
 
 pytestmark = pytest.mark.real
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
-from training.replay import messages
-from training.replay.scene import KeyFrame, Mounting, Scene, SensorFrame
+from training.bag import messages
+from training.bag.scene import KeyFrame, Mounting, Scene, SensorFrame
 
 START_NS = 1_600_000_000_000_000_123
 OURS_ALONE = ("/nuscenes/sample", "/markers/annotations")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from training.replay import messages
+from training.bag import messages
 
 STRING = "std_msgs/msg/String"
 SAMPLE = "/nuscenes/sample"

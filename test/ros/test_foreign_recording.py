@@ -15,11 +15,11 @@ from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.interface.topic_file import read_topic_map
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
+from training.bag.read_bag import read_bag
+from training.bag.write_bag import write_scene
 from training.cli.commands import main
 from training.replay.config import ReplayConfig
-from training.replay.read_bag import read_bag
 from training.replay.run import run_replay
-from training.replay.write_bag import write_scene
 
 pytestmark = pytest.mark.ros
 

@@ -28,14 +28,14 @@ from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.inference.frame import frame_from_images
 from bevdistill_ros.interface.topics import LAYOUTS, TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
-from training.replay import messages
-from training.replay.bag_rig import rig_of
+from training.bag import messages
+from training.bag.read_bag import read_bag
+from training.bag.rig import rig_of
+from training.bag.scene import KeyFrame, Mounting, Scene, SensorFrame
+from training.bag.write_bag import write_scene
 from training.replay.config import ReplayConfig
-from training.replay.read_bag import read_bag
 from training.replay.run import run_replay
-from training.replay.scene import KeyFrame, Mounting, Scene, SensorFrame
 from training.replay.score import read_recording
-from training.replay.write_bag import write_scene
 
 pytestmark = pytest.mark.ros
 
@@ -207,8 +207,8 @@ def test_every_message_reaches_another_process(tmp_path: Path) -> None:
 
 
 def test_key_frames_alone_are_played_on_request(tmp_path: Path) -> None:
+    from training.bag.read_bag import samples_of
     from training.replay.order import stream
-    from training.replay.read_bag import samples_of
 
     scene = scene_of(tmp_path, num_sets=4)
     bag = read_bag(write_scene(replace(scene, key_frames=scene.key_frames[::2]), tmp_path / "bag", progress=False))

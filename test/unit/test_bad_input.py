@@ -9,9 +9,9 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bevdistill_ros.interface.topics import layout_named
+from training.bag.messages import standard_types
+from training.bag.write_bag import SAMPLE_TOPIC, STATIC_TRANSFORM_TOPIC
 from training.cli.commands import main
-from training.replay.messages import standard_types
-from training.replay.write_bag import SAMPLE_TOPIC, STATIC_TRANSFORM_TOPIC
 
 Arguments = Callable[..., list[str]]
 

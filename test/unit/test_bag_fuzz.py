@@ -10,8 +10,8 @@ from rosbags.rosbag2 import StoragePlugin
 from small_bags import SAMPLE, small_bag, storage_file
 
 from bevdistill_ros.interface.topics import TopicMap
-from training.replay.bag_rig import rig_of
-from training.replay.read_bag import BagError, poses_of, read_bag, samples_of
+from training.bag.read_bag import BagError, poses_of, read_bag, samples_of
+from training.bag.rig import rig_of
 
 NUM_FAST, NUM_ALL = 8, 130  # per kind of bag and of damage
 MAX_GROWTH_KIB = 2 << 20  # [KiB] of memory

@@ -10,10 +10,10 @@ from nuscenes import NuScenes
 
 from bevdistill_ros.core.geometry import transform_from
 from bevdistill_ros.interface.topics import TopicMap
-from training.replay.by_stamp import check_covered, samples_by_stamp
-from training.replay.read_bag import BagError, poses_of, read_bag, samples_of
-from training.replay.scene import KeyFrame, Scene, SensorFrame
-from training.replay.write_bag import write_scene
+from training.bag.by_stamp import check_covered, samples_by_stamp
+from training.bag.read_bag import BagError, poses_of, read_bag, samples_of
+from training.bag.scene import KeyFrame, Scene, SensorFrame
+from training.bag.write_bag import write_scene
 
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
 

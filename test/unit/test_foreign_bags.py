@@ -14,15 +14,15 @@ from rosbags.rosbag2 import StoragePlugin
 
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.interface.topics import RAW_IMAGE, TopicMap
-from training.replay import messages
-from training.replay.bag_rig import frames_of, rig_of
-from training.replay.choose_topics import choose_topics, match_directions
+from training.bag import messages
+from training.bag.choose_topics import choose_topics, match_directions
+from training.bag.read_bag import BagError, read_bag
+from training.bag.rig import frames_of, rig_of
+from training.bag.write_bag import write_scene
 from training.replay.config import ReplayConfig, Setup
 from training.replay.order import ODOMETRY_FROM_TF, stream
-from training.replay.read_bag import BagError, read_bag
 from training.replay.run import _check_playable
 from training.replay.session import _node_parameters
-from training.replay.write_bag import write_scene
 
 YAWS = {"FRONT": 0.0, "LEFT": 75.0, "RIGHT": -75.0, "REAR": 180.0}
 CAMERAS = tuple(YAWS)

@@ -17,9 +17,9 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from small_bags import SAMPLE, STRING, small_bag, storage_file
 
 from bevdistill_ros.interface.topics import TopicMap
-from training.replay import bag_storage, messages
-from training.replay.bag_rig import _intrinsics_of
-from training.replay.read_bag import Bag, BagError, poses_of, read_bag, samples_of
+from training.bag import messages, storage
+from training.bag.read_bag import Bag, BagError, poses_of, read_bag, samples_of
+from training.bag.rig import _intrinsics_of
 
 MAGIC = b"\x89MCAP0\r\n"
 GOOD_SAMPLE = (
@@ -117,7 +117,7 @@ def test_a_chunk_does_not_fill_the_memory(tmp_path: Path) -> None:
 def test_chunks_that_overlap_are_counted_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = small_bag(tmp_path / "bag")
     size = storage_file(path).stat().st_size
-    monkeypatch.setattr(bag_storage, "MAX_MEMORY_BYTES", size // 10)
+    monkeypatch.setattr(storage, "MAX_MEMORY_BYTES", size // 10)
     with pytest.raises(BagError, match="chunks that overlap in time unpack to"):
         read_bag(path)
 
@@ -137,7 +137,7 @@ def test_a_packed_storage_file_unpacks_within_limits(monkeypatch: pytest.MonkeyP
     bag, count = read_all(path)
     assert count == sum(bag.counts.values()) == 18
     packed.write_bytes(zstd.compress(bytes(1 << 22)))
-    monkeypatch.setattr(bag_storage, "MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr(storage, "MAX_FILE_BYTES", 1 << 20)
     with pytest.raises(BagError, match="unpacks to more than"):
         read_bag(path)
 
@@ -150,7 +150,7 @@ def test_packed_messages_unpack_within_limits(monkeypatch: pytest.MonkeyPatch, t
     database.close()
     change_metadata(path, lambda found: found.update(compression_mode="MESSAGE", compression_format="zstd"))
     assert len(samples_of(read_bag(path))) == 6
-    monkeypatch.setattr(bag_storage, "MAX_MEMORY_BYTES", 50)
+    monkeypatch.setattr(storage, "MAX_MEMORY_BYTES", 50)
     with pytest.raises(BagError, match=r"unpack to more than 50 bytes|too big"):
         read_all(path)
 

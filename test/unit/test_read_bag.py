@@ -10,11 +10,11 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.interface.topics import LAYOUTS, TopicMap, layout_named
-from training.replay import messages
-from training.replay.bag_rig import rig_of
-from training.replay.read_bag import BagError, poses_of, read_bag, samples_of
-from training.replay.scene import KeyFrame, Mounting, Scene, SensorFrame
-from training.replay.write_bag import Storage, write_scene
+from training.bag import messages
+from training.bag.read_bag import BagError, poses_of, read_bag, samples_of
+from training.bag.rig import rig_of
+from training.bag.scene import KeyFrame, Mounting, Scene, SensorFrame
+from training.bag.write_bag import Storage, write_scene
 
 START_NS = 1_600_000_000_000_000_123
 CAMERAS = ("CAM_FRONT", "CAM_BACK")

@@ -5,10 +5,10 @@ from pathlib import Path
 from foreign_bags import START_NS, rewritten, scene_of
 
 from bevdistill_ros.interface.topics import TopicMap
+from training.bag.read_bag import BagMessage, read_bag
+from training.bag.write_bag import write_scene
 from training.replay.clock import HeaderClock
 from training.replay.order import stream
-from training.replay.read_bag import BagMessage, read_bag
-from training.replay.write_bag import write_scene
 
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
 SECOND = 1_000_000_000
@@ -35,7 +35,7 @@ def test_stamps_are_those_of_the_headers(tmp_path: Path) -> None:
 
 
 def test_key_frames_are_chosen_by_headers(tmp_path: Path) -> None:
-    from training.replay.read_bag import samples_of
+    from training.bag.read_bag import samples_of
 
     bag = read_bag(bag_of(tmp_path, late_ms=(5, 40), drop=()))
     layout = TopicMap()

@@ -10,8 +10,8 @@ from nuscenes import NuScenes
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from training.replay import messages
-from training.replay.write_bag import write_bag
+from training.bag import messages
+from training.bag.write_bag import write_bag
 
 VERSION = "v1.0-street"
 CAMERAS = ("CAM_FRONT", "CAM_BACK")

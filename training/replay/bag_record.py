@@ -9,8 +9,8 @@ from rclpy.serialization import deserialize_message
 from bevdistill_ros.doctor.live.recording import Track, calibration_record, image_record, odometry_record
 from bevdistill_ros.doctor.records import Recording, Topic
 from bevdistill_ros.interface.topics import TopicMap
+from training.bag.read_bag import Bag, BagMessage
 from training.replay.message_classes import message_class
-from training.replay.read_bag import Bag, BagMessage
 
 OTHER_CLOCK_S = 10.0  # the recorder's clock is not that of the headers
 _PICTURE_AT = 0.5  # of a camera's images: the first ones are often dark

@@ -5,7 +5,7 @@ where the headers hold simulated time. A node compares /clock with headers, so /
 stamp of what was played so far.
 """
 
-from training.replay.read_bag import BagMessage
+from training.bag.read_bag import BagMessage
 
 OTHER_CLOCK_NS = 1_000_000_000  # stamps further from the reference's are of another clock, or of a driver that has none
 

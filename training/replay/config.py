@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from bevdistill_ros.interface.topics import TopicMap, has_tf
-from training.replay.choose_topics import Wish
-from training.replay.read_bag import Bag, BagSample
-from training.replay.scene import Frames
+from training.bag.choose_topics import Wish
+from training.bag.read_bag import Bag, BagSample
+from training.bag.scene import Frames
+from training.bag.write_bag import BASE_FRAME, Storage
 from training.replay.score import Recording
-from training.replay.write_bag import BASE_FRAME, Storage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,12 @@ from bevdistill_ros.inference.bundle import Bundle, load_bundle
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.interface.topic_file import write_topic_map
 from bevdistill_ros.interface.topics import TopicMap
-from training.replay.bag_rig import camera_frame, frames_of
-from training.replay.choose_topics import Chosen, Wish, choose_topics
+from training.bag.choose_topics import Chosen, Wish, choose_topics
+from training.bag.read_bag import Bag, read_bag
+from training.bag.rig import camera_frame, frames_of
+from training.bag.write_bag import SAMPLE_TOPIC
 from training.replay.config import ReplayConfig, Setup
 from training.replay.playable import check_playable
-from training.replay.read_bag import Bag, read_bag
-from training.replay.write_bag import SAMPLE_TOPIC
 
 if TYPE_CHECKING:
     from bevdistill_ros.doctor.records import Recording

@@ -9,9 +9,9 @@ import numpy as np
 
 from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE, TopicMap
-from training.replay import messages
-from training.replay.read_bag import Bag, BagMessage, BagSample
-from training.replay.write_bag import BASE_FRAME
+from training.bag import messages
+from training.bag.read_bag import Bag, BagMessage, BagSample
+from training.bag.write_bag import BASE_FRAME
 
 ODOMETRY_FROM_TF = "/tf as odometry"  # stands for a topic that the bag does not have
 _RANKS = {COMPRESSED_IMAGE: 2, RAW_IMAGE: 2, "sensor_msgs/msg/CameraInfo": 1}  # everything else goes first

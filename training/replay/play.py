@@ -21,12 +21,12 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from bevdistill_ros.interface.topics import TopicMap
+from training.bag.messages import NANOSECONDS
+from training.bag.read_bag import Bag, BagMessage, BagSample
+from training.bag.write_bag import STATIC_TRANSFORM_TOPIC
 from training.replay.clock import HeaderClock
 from training.replay.message_classes import message_class
-from training.replay.messages import NANOSECONDS
 from training.replay.order import stream
-from training.replay.read_bag import Bag, BagMessage, BagSample
-from training.replay.write_bag import STATIC_TRANSFORM_TOPIC
 
 _CLOCK_PERIOD_S = 0.01
 _POLL_S = 0.05

@@ -1,10 +1,10 @@
 """Whether a bag can be played: what the node would wait for in vain is said before it starts."""
 
 from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE
-from training.replay.bag_rig import check_calibrated
+from training.bag.read_bag import Bag, BagError
+from training.bag.rig import check_calibrated
+from training.bag.write_bag import SAMPLE_TOPIC
 from training.replay.config import Setup
-from training.replay.read_bag import Bag, BagError
-from training.replay.write_bag import SAMPLE_TOPIC
 
 SUGGEST = "`bevdistill doctor --bag PATH --suggest topics.yaml` writes a topic map for --layout"
 

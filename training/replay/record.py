@@ -10,8 +10,8 @@ from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import CompressedImage
 
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, OVERLAY_TOPIC, STATUS_TOPIC
-from training.replay import messages
-from training.replay.bag_writer import bag_writer
+from training.bag import messages
+from training.bag.writer import bag_writer
 from training.replay.message_classes import message_class
 from training.replay.play import ReplayError, Wait
 

@@ -17,20 +17,20 @@ from tqdm import tqdm
 from bevdistill_ros.core.lock import locked_folder
 from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.inference.bundle import load_bundle
+from training.bag.by_stamp import check_covered, samples_by_stamp
+from training.bag.choose_topics import choose_topics
+from training.bag.read_bag import Bag, BagError, poses_of, read_bag, samples_of
+from training.bag.rig import rig_of
+from training.bag.write_bag import SAMPLE_TOPIC, write_bag
 from training.data.index.arrays import scenes_of
 from training.data.tables import open_tables, splits_of
 from training.evaluate.metrics import Metrics
-from training.replay.bag_rig import rig_of
-from training.replay.by_stamp import check_covered, samples_by_stamp
-from training.replay.choose_topics import choose_topics
 from training.replay.config import KeyFrames, Played, ReplayConfig, Replayed, Setup
 from training.replay.playable import SUGGEST
 from training.replay.playable import check_playable as _check_playable
 from training.replay.process import ending_in_order
-from training.replay.read_bag import Bag, BagError, poses_of, read_bag, samples_of
 from training.replay.report import ReplayReport, drops_by_reason, latencies, write_report
 from training.replay.score import Scored, evaluate, match_samples, merge
-from training.replay.write_bag import SAMPLE_TOPIC, write_bag
 
 
 def run_replay(config: ReplayConfig) -> ReplayReport:

@@ -21,10 +21,10 @@ from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC
+from training.bag import messages
+from training.bag.read_bag import BagError, BagSample, read_bag
+from training.bag.write_bag import BASE_FRAME
 from training.evaluate.metrics import Metrics, evaluate_detections
-from training.replay import messages
-from training.replay.read_bag import BagError, BagSample, read_bag
-from training.replay.write_bag import BASE_FRAME
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,13 @@ from bevdistill_ros.core.files import atomic_file, write_whole
 from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE, has_tf
-from training.replay.bag_rig import frames_of, rig_of
+from training.bag.read_bag import Bag, BagMessage
+from training.bag.rig import frames_of, rig_of
 from training.replay.clock import HeaderClock
 from training.replay.config import KeyFrames, Played, Replayed, Setup
 from training.replay.node_process import NodeProcess
 from training.replay.order import ODOMETRY_FROM_TF, stream
 from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node
-from training.replay.read_bag import Bag, BagMessage
 from training.replay.record import Answer, Recorder, write_recording
 from training.replay.score import read_recording
 

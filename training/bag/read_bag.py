@@ -17,9 +17,9 @@ import numpy as np
 from bevdistill_ros.core.geometry import transform_from
 from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.interface.topics import TopicMap
-from training.replay import messages
-from training.replay.bag_storage import BagError, Storages, Stored, open_storages
-from training.replay.write_bag import SAMPLE_TOPIC
+from training.bag import messages
+from training.bag.storage import BagError, Storages, Stored, open_storages
+from training.bag.write_bag import SAMPLE_TOPIC
 
 __all__ = [
     "Bag",

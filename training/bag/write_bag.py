@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.geometry import invert_rigid, quaternion_from_matrix
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
-from training.replay import messages
-from training.replay.bag_writer import bag_writer
-from training.replay.scene import LIDAR, Frames, KeyFrame, Scene, SensorFrame, read_scene
+from training.bag import messages
+from training.bag.scene import LIDAR, Frames, KeyFrame, Scene, SensorFrame, read_scene
+from training.bag.writer import bag_writer
 
 MAP_FRAME = "map"
 BASE_FRAME = "base_link"

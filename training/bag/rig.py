@@ -15,9 +15,9 @@ import torch
 from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.interface.topic_guess import CAMERA_INFO, ODOMETRY
 from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE, TopicMap
-from training.replay import messages
-from training.replay.read_bag import Bag, BagError
-from training.replay.write_bag import BASE_FRAME
+from training.bag import messages
+from training.bag.read_bag import Bag, BagError
+from training.bag.write_bag import BASE_FRAME
 
 _MAX_TRANSFORMS = 5000  # messages of /tf that are looked through; a mounting is repeated long before
 _MOVES_M = 1e-4  # a transform that changes by more is no mounting

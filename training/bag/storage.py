@@ -21,7 +21,7 @@ from rosbags.rosbag2 import Reader, ReaderError, storage_mcap
 from bevdistill_ros.core.files import read_text
 from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.interface.topics import absolute
-from training.replay.bag_remedy import STORAGES, remedy_for
+from training.bag.remedy import STORAGES, remedy_for
 
 METADATA_FILE = "metadata.yaml"
 NEWEST_VERSION = 9  # of the metadata

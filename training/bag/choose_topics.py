@@ -10,9 +10,9 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.interface.topic_file import topic_map, with_topics
 from bevdistill_ros.interface.topic_guess import Guess, camera_streams, guess_topics, match_names, topics_of_streams
 from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, LAYOUTS, RAW_IMAGE, TopicMap
-from training.replay.bag_rig import Frames, camera_frame, frames_of
-from training.replay.read_bag import Bag, BagError
-from training.replay.write_bag import BASE_FRAME
+from training.bag.read_bag import Bag, BagError
+from training.bag.rig import Frames, camera_frame, frames_of
+from training.bag.write_bag import BASE_FRAME
 
 MAX_ANGLE_DEG = 35.0  # between a camera of the bag and the camera of training whose place it takes
 CLEAR_DEG = 15.0  # the next best must be so much worse

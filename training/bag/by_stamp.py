@@ -8,8 +8,8 @@ from nuscenes import NuScenes
 
 from bevdistill_ros.core.geometry import transform_from
 from bevdistill_ros.interface.topics import TopicMap
+from training.bag.read_bag import Bag, BagError, BagSample
 from training.evaluate.metrics import split_tokens
-from training.replay.read_bag import Bag, BagError, BagSample
 
 TOLERANCE_NS = 1_000_000  # writers that pass stamps through float seconds are off by less
 _NANOSECONDS_PER_MICROSECOND = 1000

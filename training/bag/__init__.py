@@ -1,0 +1,1 @@
+"""ROS 2 bags without ROS: reading, writing, their topics, their rig and their key frames."""
