@@ -50,14 +50,18 @@ class HeatmapSelection(nn.Module):
         self.class_content = nn.Embedding(num_classes, channels)
         self.class_height = nn.Parameter(torch.full((num_classes,), _INITIAL_HEIGHT).logit())
 
-    def forward(self, bev: Tensor) -> Selection:
-        """Select queries on a map (B, C, h, w) that covers the grid, rows along y and columns along x.
+    def forward(self, bev: Tensor, peaks_of: Tensor | None = None) -> Selection:
+        """Select queries on a map that covers the grid, rows along y and columns along x.
+
+        Args:
+            bev: The map (B, C, h, w), whose features they take.
+            peaks_of: The map (B, C, h, w) on whose peaks they start; None: the same.
 
         Raises:
             ValueError: The map has fewer cells and classes than queries are wanted.
         """
         heatmap = self.head(bev).float()
-        classes, cells = self._peaks(heatmap)
+        classes, cells = self._peaks(heatmap if peaks_of is None else self.head(peaks_of).float())
         features = bev.flatten(2).gather(2, cells.unsqueeze(1).expand(-1, bev.shape[1], -1)).transpose(1, 2)
         rows, cols = bev.shape[-2:]
         x, y = (cells % cols + 0.5) / cols, (cells // cols + 0.5) / rows

@@ -169,7 +169,7 @@ def test_mistakes_in_rows_are_named(bench: Bench) -> None:
         bench("runs", ablations={"none": {}}, questions={"Why?": ("none",)})
     with pytest.raises(ValueError, match="row none: there is no teacher weak; teachers names none"):
         bench("runs", arms={"none": {"teacher": "weak"}})
-    with pytest.raises(ValueError, match=r"row none: teacher needs distill\.method in the row"):
+    with pytest.raises(ValueError, match=r"row none: teacher needs distill\.method or distill\.inherit in the row"):
         bench("runs", arms={"none": {"teacher": "weak"}}, teachers={"weak": {}})
     with pytest.raises(
         ValueError, match=r"row fitnet: unknown setting 'distil\.method'; did you mean 'distill\.method'"

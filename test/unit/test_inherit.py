@@ -10,7 +10,7 @@ from bevdistill_ros.model.decoder import SetDecoder
 from training.run.config import TrainConfig
 from training.run.fit import build_module
 from training.teacher.load import load_teacher
-from training.weights.inherit import inherit_decoder
+from training.weights.inherit import inherit_decoder, on_finest_map
 
 GRID = BevGrid(rows=8, cols=10)
 
@@ -74,11 +74,22 @@ def test_decoders_that_do_not_fit_are_refused(changes: dict[str, int], message: 
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
+def test_a_decoder_of_one_map_is_the_same_on_its_finest_map() -> None:
+    torch.manual_seed(0)
+    whole = decoder()
+    single = on_finest_map(whole)
+    bev = torch.randn(2, 16, 8, 10)
+    torch.testing.assert_close(single([bev]).codes, whole([bev]).codes, atol=1e-3, rtol=1e-3)
+    assert not any(parameter.requires_grad for parameter in single.parameters())
+    assert on_finest_map(decoder(num_levels=3))([bev]).codes.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["none", "bevdistill_dense"])
 def test_a_run_starts_with_the_decoder_of_its_teacher(
-    make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path
+    method: str, make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path
 ) -> None:
     changes = {
-        "distill.method": "fitnet",
+        "distill.method": method,
         "distill.inherit": "decoder",
         "teacher_checkpoint": str(tiny_teacher),
     }
@@ -87,3 +98,5 @@ def test_a_run_starts_with_the_decoder_of_its_teacher(
     assert torch.equal(module.model.decoder.box_heads[0][0].weight, teacher.decoder.box_heads[0][0].weight)  # type: ignore[union-attr, index]
     with pytest.raises(ValueError, match="initial_weights holds a decoder already"):
         make_run(tmp_path / "run", **changes, **{"run.initial_weights": "some.ckpt"})
+    with pytest.raises(ValueError, match=r"needs a teacher: set teacher_checkpoint"):
+        make_run(tmp_path / "run", **{**changes, "teacher_checkpoint": ""})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.precision import full_precision
+from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.teacher.output import TeacherOutput
@@ -26,6 +27,7 @@ class DistillShapes:
     teacher_channels: int  # of the teacher's BEV map
     student_feature_dim: int  # of the student's query features
     teacher_feature_dim: int  # of the teacher's query features
+    teacher_decoder: SetDecoder | None = None  # None for a teacher that has none of ours
 
 
 class Distiller(nn.Module, ABC):

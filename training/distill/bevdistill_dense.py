@@ -25,6 +25,7 @@ from training.distill.foreground import Mask, foreground_mask, weighted_mean
 from training.teacher.output import TeacherOutput
 
 TeacherAdapter = Literal["norm", "conv", "none"]
+StudentAdapter = Literal["conv", "none"]
 
 
 class BevDistillDense(Distiller):
@@ -38,6 +39,8 @@ class BevDistillDense(Distiller):
         sigma: Spread of the mask around a centre [m], for the masks soft and teacher_score.
         teacher_adapter: What the teacher's map passes: norm (per channel, not trained), conv (3x3 convolution,
             normalisation and ReLU, trained) or none.
+        student_adapter: What the student's map passes: conv (that, trained, and a 1x1 convolution behind it but for
+            conv on the teacher's side) or none.
         tap: Which map of the teacher.
     """
 
@@ -50,6 +53,7 @@ class BevDistillDense(Distiller):
         mask: Mask,
         sigma: float,
         teacher_adapter: TeacherAdapter,
+        student_adapter: StudentAdapter,
         tap: Tap,
     ) -> None:
         super().__init__()
@@ -58,11 +62,19 @@ class BevDistillDense(Distiller):
         self.sigma = sigma
         self.tap: Tap = tap
         self.teacher_adapter: nn.Module
-        self.student_adapter: nn.Module = _convolution(student_channels, teacher_channels)
+        self.student_adapter: nn.Module = nn.Identity()
+        if student_adapter == "conv":
+            self.student_adapter = _convolution(student_channels, teacher_channels)
+            if teacher_adapter != "conv":
+                self.student_adapter.append(nn.Conv2d(teacher_channels, teacher_channels, 1))
+        elif student_channels != teacher_channels:
+            raise ValueError(
+                f"the student's map has {student_channels} channels and the teacher's {teacher_channels}, so they "
+                "can't be compared as they are; set distill.bevdistill_dense.student_adapter to conv"
+            )
         if teacher_adapter == "conv":
             self.teacher_adapter = _convolution(teacher_channels, teacher_channels)
         else:
-            self.student_adapter.append(nn.Conv2d(teacher_channels, teacher_channels, 1))
             is_norm = teacher_adapter == "norm"
             self.teacher_adapter = nn.BatchNorm2d(teacher_channels, affine=False) if is_norm else nn.Identity()
 
@@ -82,6 +94,7 @@ class BevDistillDenseConfig(MethodConfig):
     mask: Mask = "soft"  # cells that count
     sigma: float = 1.6  # spread of the masks soft and teacher_score [m]
     teacher_adapter: TeacherAdapter = "norm"  # conv is the paper's, and can collapse
+    student_adapter: StudentAdapter = "conv"  # none compares the student's map as it is
     tap: Tap = "auto"  # teacher map
 
     def __post_init__(self) -> None:
@@ -102,6 +115,7 @@ class BevDistillDenseConfig(MethodConfig):
             mask=self.mask,
             sigma=self.sigma,
             teacher_adapter=self.teacher_adapter,
+            student_adapter=self.student_adapter,
             tap=self.tap,
         )
 

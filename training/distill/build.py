@@ -8,9 +8,11 @@ from typing import Literal
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.plain import check_at_least
+from bevdistill_ros.model.decoder import SetDecoder
 from training.distill.base import CompositeDistiller, DistillShapes, MethodConfig
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
+from training.distill.cross_head import CrossHeadConfig
 from training.distill.fitnet import FitNetConfig
 from training.distill.monodistill import MonoDistillConfig
 from training.distill.set2set import Set2SetConfig
@@ -22,7 +24,7 @@ from training.distill.uvtr import UvtrConfig
 class DistillConfig:
     """Which method, and the settings of each, whose names are those of the methods."""
 
-    method: str = "none"  # none, one of those below, or bevdistill, which is its dense and its sparse part
+    method: str = "none"  # none, one of those below, or one of RECIPES, which are several of them
     share: float = 0.5  # gradient of all balanced terms together at the BEV map, relative to that of detection
     inherit: Literal["none", "decoder"] = "none"  # what of the student starts as the teacher's
     balance_every: int = 20  # steps between two measurements of these gradients
@@ -33,6 +35,7 @@ class DistillConfig:
     unidistill: UniDistillConfig = field(default_factory=UniDistillConfig)
     bevdistill_dense: BevDistillDenseConfig = field(default_factory=BevDistillDenseConfig)
     bevdistill_sparse: BevDistillSparseConfig = field(default_factory=BevDistillSparseConfig)
+    cross_head: CrossHeadConfig = field(default_factory=CrossHeadConfig)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -43,19 +46,19 @@ class DistillConfig:
 
     def parts(self) -> dict[str, MethodConfig]:
         """Settings of the methods that are to run, by name."""
-        match self.method:
-            case "none":
-                return {}
-            case "bevdistill":
-                return {"bevdistill_dense": self.bevdistill_dense, "bevdistill_sparse": self.bevdistill_sparse}
-            case name:
-                return {name: getattr(self, name)}
+        if self.method == "none":
+            return {}
+        return {name: getattr(self, name) for name in RECIPES.get(self.method, (self.method,))}
 
 
+RECIPES: dict[str, tuple[str, ...]] = {  # methods that are several others together
+    "bevdistill": ("bevdistill_dense", "bevdistill_sparse"),
+    "bevdistill_plus": ("bevdistill_dense", "bevdistill_sparse", "cross_head"),
+}
 METHODS: tuple[str, ...] = (
     "none",
     *(entry.name for entry in fields(DistillConfig) if entry.default is MISSING),  # what has settings of its own
-    "bevdistill",
+    *RECIPES,
 )
 
 
@@ -67,6 +70,7 @@ def build_distiller(
     teacher_channels: int,
     student_feature_dim: int | None = None,
     teacher_feature_dim: int | None = None,
+    teacher_decoder: SetDecoder | None = None,
 ) -> CompositeDistiller:
     """Make the distiller of a configuration; of the method none, one without terms.
 
@@ -77,6 +81,7 @@ def build_distiller(
         teacher_channels: Of the teacher's BEV map.
         student_feature_dim: Size of the student's query features; None where it equals its channels.
         teacher_feature_dim: Size of the teacher's query features; None where it equals its channels.
+        teacher_decoder: The teacher's, for methods that send the student's map through it.
     """
     shapes = DistillShapes(
         grid=grid,
@@ -84,6 +89,7 @@ def build_distiller(
         teacher_channels=teacher_channels,
         student_feature_dim=student_channels if student_feature_dim is None else student_feature_dim,
         teacher_feature_dim=teacher_channels if teacher_feature_dim is None else teacher_feature_dim,
+        teacher_decoder=teacher_decoder,
     )
     return CompositeDistiller({name: part.build(shapes) for name, part in config.parts().items()})
 

@@ -116,6 +116,8 @@ class TrainConfig:
             raise ValueError("no camera sees pasted objects: set augment.paste to null, or role to teacher")
         if self.role == "student" and self.distill.method != "none" and not self.teacher_checkpoint:
             raise ValueError(f"distill.method {self.distill.method} needs a teacher: set teacher_checkpoint")
+        if self.role == "student" and self.distill.inherit != "none" and not self.teacher_checkpoint:
+            raise ValueError(f"distill.inherit {self.distill.inherit} needs a teacher: set teacher_checkpoint")
         if self.distill.inherit != "none" and self.run.initial_weights:
             raise ValueError(
                 "run.initial_weights holds a decoder already: leave it empty, or set distill.inherit to none"

@@ -105,7 +105,7 @@ def build_module(config: TrainConfig) -> TrainingModule:
     module: TrainingModule
     if config.role == "teacher":
         module = TeacherTraining(config)
-    elif config.distill.method == "none":
+    elif config.distill.method == "none" and config.distill.inherit == "none":
         module = StudentTraining(config, None)
     else:
         with torch.random.fork_rng():  # so that the student starts as it does without a teacher
@@ -115,7 +115,8 @@ def build_module(config: TrainConfig) -> TrainingModule:
                 f"{config.teacher_checkpoint} was trained with {trained.num_sweeps} sweeps, but data.num_sweeps is "
                 f"{config.data.num_sweeps}; set it to {trained.num_sweeps}"
             )
-        module = StudentTraining(config, _remembering(trained, config))
+        taught = config.distill.method != "none"
+        module = StudentTraining(config, _remembering(trained, config) if taught else None)
         if config.distill.inherit == "decoder":
             inherit_decoder(module.model.decoder, _decoder_of(trained, config))
     start = config.student_bundle or config.run.initial_weights

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.model.build import build_student
+from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.records import BevMemory, StudentOutput
 from bevdistill_ros.model.student import CameraStudent
 from training.criterion.detection_loss import DetectionLoss
@@ -182,6 +183,7 @@ class StudentTraining(TrainingModule):
                 grid=student.grid,
                 student_channels=student.embed_dim,
                 teacher_channels=teacher.channels,
+                teacher_decoder=decoder_of(teacher),
             )
         self._teacher = (teacher,)  # in a tuple, so that it is neither saved nor trained with the student
 
@@ -212,6 +214,11 @@ class StudentTraining(TrainingModule):
         if self._teacher[0] is not None:
             self._teacher[0]._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+def decoder_of(teacher: FrozenTeacher) -> SetDecoder | None:
+    """The decoder of a teacher; None where it has none of ours."""
+    return teacher.module.decoder if isinstance(teacher.module, ObjectDgcnn) else None
 
 
 def _listed(losses: Mapping[str, Tensor]) -> str:

@@ -4,11 +4,12 @@ What the teacher's decoder has learned of boxes and queries holds for the studen
 the teacher's; as in DistillBEV (arXiv 2309.15109) and DualDistill, which start the student's head from the teacher's.
 """
 
+import copy
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from bevdistill_ros.model.decoder import SetDecoder
+from bevdistill_ros.model.decoder import DecoderLayer, SetDecoder
 from bevdistill_ros.model.deformable import MultiScaleDeformableAttention
 
 _SAMPLING = ("sampling_offsets", "attention_weights")
@@ -47,6 +48,25 @@ def inherit_decoder(student: SetDecoder, teacher: SetDecoder) -> None:
                 "to none"
             )
     student.load_state_dict(weights)
+
+
+def on_finest_map(decoder: SetDecoder) -> SetDecoder:
+    """A copy of a decoder that reads the finest of its maps alone, frozen and in eval mode.
+
+    Its cross-attention keeps the part for that map, whose weights then sum to one.
+    """
+    single = copy.deepcopy(decoder)
+    for layer in single.layers:
+        assert isinstance(layer, DecoderLayer)
+        heads, _, points = layer.cross_attention.shape
+        layer.cross_attention = MultiScaleDeformableAttention(
+            embed_dim=layer.cross_attention.output_projection.out_features,
+            num_heads=heads,
+            num_levels=1,
+            num_points=points,
+        )
+    inherit_decoder(single, decoder)
+    return single.requires_grad_(False).eval()
 
 
 def _own_selection(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> set[str]:

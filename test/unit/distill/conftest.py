@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.boxes import encode_boxes
 from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.records import CameraInput, SetPrediction, StudentOutput
 from training.data.sample import Batch
 from training.teacher.output import TeacherOutput
@@ -159,6 +160,19 @@ def grid() -> BevGrid:
 def nine_cells() -> BevGrid:
     """The grid of the scenes of nine cells."""
     return NINE_CELLS
+
+
+@pytest.fixture
+def teacher_decoder() -> SetDecoder:
+    """A decoder on two maps of the scenes' channels, with weights of random numbers."""
+    torch.manual_seed(0)
+    decoder = SetDecoder(
+        embed_dim=CHANNELS, num_heads=2, num_layers=2, num_queries=5, num_points=2, num_levels=2, grid=GRID,
+        feedforward_dim=8, dropout=0.0, query_selection="learned",
+    )  # fmt: skip
+    for parameter in decoder.parameters():  # also those that start at zero
+        torch.nn.init.normal_(parameter, std=0.5)
+    return decoder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from training.distill.foreground import foreground_mask
 
 def build(grid, channels, **settings):
     torch.manual_seed(0)
-    defaults = {"mask": "soft", "sigma": 1.6, "teacher_adapter": "norm", "tap": "encoded"}
+    defaults = {"mask": "soft", "sigma": 1.6, "teacher_adapter": "norm", "student_adapter": "conv", "tap": "encoded"}
     return BevDistillDense(student_channels=channels, teacher_channels=channels, grid=grid, **(defaults | settings))
 
 

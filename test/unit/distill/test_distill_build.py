@@ -10,7 +10,7 @@ from bevdistill_ros.model.records import SetPrediction
 from training.distill.base import CompositeDistiller, DistillShapes, bev_pair, exact_product
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
-from training.distill.build import METHODS, DistillConfig, build_distiller, weights_of
+from training.distill.build import METHODS, RECIPES, DistillConfig, build_distiller, weights_of
 from training.distill.fitnet import FitNetConfig
 from training.distill.monodistill import MonoDistillConfig
 from training.distill.set2set import Set2SetConfig
@@ -21,10 +21,19 @@ ACTIVE = [method for method in METHODS if method != "none"]
 ON_MAPS = [method for method in ACTIVE if method not in ("set2set", "bevdistill_sparse")]
 
 
-def build(method, grid, channels, **settings):
-    torch.manual_seed(0)
-    config = DistillConfig(method=method, **settings)
-    return build_distiller(config, grid=grid, student_channels=channels, teacher_channels=channels)
+@pytest.fixture
+def build(teacher_decoder):
+    def make(method, grid, channels):
+        torch.manual_seed(0)
+        return build_distiller(
+            DistillConfig(method=method),
+            grid=grid,
+            student_channels=channels,
+            teacher_channels=channels,
+            teacher_decoder=teacher_decoder,
+        )
+
+    return make
 
 
 def total(losses):
@@ -40,7 +49,7 @@ def permuted(predictions: SetPrediction, order: torch.Tensor) -> SetPrediction:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_terms_are_finite_scalars_and_each_has_a_weight(method, make_scene, grid, channels):
+def test_terms_are_finite_scalars_and_each_has_a_weight(build, method, make_scene, grid, channels):
     scene = make_scene()
     losses = build(method, grid, channels)(scene.student, scene.teacher, scene.batch)
     assert losses.keys() == weights_of(DistillConfig(method=method)).keys()
@@ -50,7 +59,7 @@ def test_terms_are_finite_scalars_and_each_has_a_weight(method, make_scene, grid
 @pytest.mark.parametrize("method", ACTIVE)
 @pytest.mark.parametrize("num_boxes", [(3, 2), (0, 0), (2, 0)])
 def test_gradients_reach_the_student_and_every_layer_of_the_distiller_but_never_the_teacher(
-    method, num_boxes, make_scene, grid, channels
+    build, method, num_boxes, make_scene, grid, channels
 ):
     scene = make_scene(num_boxes)
     distiller = build(method, grid, channels)
@@ -76,7 +85,7 @@ def test_gradients_reach_the_student_and_every_layer_of_the_distiller_but_never_
 
 @pytest.mark.parametrize("method", ACTIVE)
 @pytest.mark.parametrize("num_boxes", [(3, 2), (4, 0)])
-def test_batch_of_two_is_the_mean_of_two_batches_of_one(method, num_boxes, make_scene, grid, channels):
+def test_batch_of_two_is_the_mean_of_two_batches_of_one(build, method, num_boxes, make_scene, grid, channels):
     scene = make_scene(num_boxes)
     distiller = build(method, grid, channels).eval()  # batch normalisation mixes items while it learns
     together = distiller(scene.student, scene.teacher, scene.batch)
@@ -87,7 +96,7 @@ def test_batch_of_two_is_the_mean_of_two_batches_of_one(method, num_boxes, make_
 
 
 @pytest.mark.parametrize("method", ACTIVE)
-def test_order_of_queries_does_not_matter(method, make_scene, grid, channels):
+def test_order_of_queries_does_not_matter(build, method, make_scene, grid, channels):
     scene = make_scene()
     distiller = build(method, grid, channels).eval()
     student_order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
@@ -99,7 +108,7 @@ def test_order_of_queries_does_not_matter(method, make_scene, grid, channels):
 
 
 @pytest.mark.parametrize("method", ACTIVE)
-def test_inputs_are_left_alone(method, make_scene, grid, channels):
+def test_inputs_are_left_alone(build, method, make_scene, grid, channels):
     scene, untouched = make_scene(), make_scene()
     total(build(method, grid, channels)(scene.student, scene.teacher, scene.batch)).backward()
     for mine, theirs in ((scene.student, untouched.student), (scene.teacher, untouched.teacher)):
@@ -114,7 +123,7 @@ def test_inputs_are_left_alone(method, make_scene, grid, channels):
 
 
 @pytest.mark.parametrize("method", ON_MAPS)
-def test_maps_on_different_grids_are_refused(method, make_scene, grid, channels):
+def test_maps_on_different_grids_are_refused(build, method, make_scene, grid, channels):
     scene = make_scene()
     distiller = build(method, grid.with_cells(rows=grid.rows, cols=grid.cols + 1), channels)
     with pytest.raises(ValueError, match="share a BEV grid"):
@@ -144,22 +153,22 @@ def test_tap_chooses_the_map_of_the_teacher(make_scene, grid):
 
 
 @pytest.mark.parametrize("method", ["set2set", "bevdistill_sparse"])
-def test_a_teacher_without_queries_is_refused_by_methods_on_queries(method, make_scene, grid, channels):
+def test_a_teacher_without_queries_is_refused_by_methods_on_queries(build, method, make_scene, grid, channels):
     scene = make_scene()
     distiller = build(method, grid, channels)
     with pytest.raises(ValueError, match="has no queries"):
         distiller(scene.student, replace(scene.teacher, predictions=None), scene.batch)
 
 
-@pytest.mark.parametrize("method", [method for method in ON_MAPS if method != "bevdistill"])
-def test_a_teacher_without_queries_serves_methods_on_maps(method, make_scene, grid, channels):
+@pytest.mark.parametrize("method", [method for method in ON_MAPS if method not in RECIPES])
+def test_a_teacher_without_queries_serves_methods_on_maps(build, method, make_scene, grid, channels):
     scene = make_scene()
     losses = build(method, grid, channels)(scene.student, replace(scene.teacher, predictions=None), scene.batch)
     assert all(value.isfinite() for value in losses.values())
 
 
 @pytest.mark.parametrize("method", ON_MAPS)
-def test_student_and_teacher_may_have_different_channels(method, make_scene, grid, channels):
+def test_student_and_teacher_may_have_different_channels(method, make_scene, grid, channels, teacher_decoder):
     scene = make_scene()
     narrow = replace(scene.student, bev=scene.student.bev[:, :4])
     torch.manual_seed(0)
@@ -170,19 +179,23 @@ def test_student_and_teacher_may_have_different_channels(method, make_scene, gri
         teacher_channels=channels,
         student_feature_dim=channels,
         teacher_feature_dim=channels,
+        teacher_decoder=teacher_decoder,
     )
     assert all(value.isfinite() for value in distiller(narrow, scene.teacher, scene.batch).values())
 
 
-def test_bevdistill_is_its_two_parts(make_scene, grid, channels):
+@pytest.mark.parametrize(("recipe", "names"), RECIPES.items())
+def test_a_recipe_is_its_parts(recipe, names, build, make_scene, grid, channels):
     scene = make_scene()
-    both = build("bevdistill", grid, channels).eval()
-    dense, sparse = (both.parts[name] for name in ("bevdistill_dense", "bevdistill_sparse"))
-    expected = dense(scene.student, scene.teacher, scene.batch) | sparse(scene.student, scene.teacher, scene.batch)
-    torch.testing.assert_close(both(scene.student, scene.teacher, scene.batch), expected)
+    whole = build(recipe, grid, channels).eval()
+    expected = {}
+    for name in names:
+        expected |= whole.parts[name](scene.student, scene.teacher, scene.batch)
+    assert whole.parts.keys() == set(names)
+    torch.testing.assert_close(whole(scene.student, scene.teacher, scene.batch), expected)
 
 
-def test_none_has_no_terms_and_no_parameters(make_scene, grid, channels):
+def test_none_has_no_terms_and_no_parameters(build, make_scene, grid, channels):
     scene = make_scene()
     distiller = build("none", grid, channels)
     assert isinstance(distiller, CompositeDistiller)
@@ -222,7 +235,7 @@ def test_command_line_reaches_the_settings_of_a_method():
     ],
     ids=lambda settings: type(settings).__name__,
 )
-def test_settings_reach_the_distiller(settings, grid):
+def test_settings_reach_the_distiller(build, settings, grid):
     shapes = DistillShapes(
         grid=grid, student_channels=2, teacher_channels=2, student_feature_dim=2, teacher_feature_dim=2
     )

@@ -10,12 +10,14 @@ from bevdistill_ros.model.records import StudentOutput
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
 from training.distill.build import METHODS, DistillConfig, build_distiller, weights_of
+from training.distill.cross_head import CrossHeadConfig
 from training.teacher.output import TeacherOutput
 
 Learners = dict[str, set[str]]  # by term, what gets a gradient that is not zero
 
 DENSE: Learners = {"dense": {"bev", "student_adapter"}}
 BOX: Learners = {"sparse_box": {"codes"}}
+CROSSED: Learners = {f"cross_{term}": {"bev", "adapter"} for term in ("class", "box")}
 MATCHED: Learners = {"sparse_mi": {"features", "critic"}} | BOX
 
 
@@ -40,6 +42,16 @@ CASES: dict[str, tuple[DistillConfig, Learners]] = {
     ),
     "uvtr": (DistillConfig(method="uvtr"), {"uvtr": {"bev", "adapter"}}),
     "bevdistill": (DistillConfig(method="bevdistill"), DENSE | MATCHED),
+    "bevdistill_plus": (DistillConfig(method="bevdistill_plus"), DENSE | MATCHED | CROSSED),
+    "cross_head": (DistillConfig(method="cross_head"), CROSSED),
+    "cross_head_as_it_is": (
+        DistillConfig(method="cross_head", cross_head=CrossHeadConfig(adapter="none")),
+        {term: {"bev"} for term in CROSSED},
+    ),
+    "dense_as_it_is": (
+        DistillConfig(method="bevdistill_dense", bevdistill_dense=BevDistillDenseConfig(student_adapter="none")),
+        {"dense": {"bev"}},
+    ),
     "dense": (DistillConfig(method="bevdistill_dense"), DENSE),
     "dense_trained": (
         DistillConfig(method="bevdistill_dense", bevdistill_dense=BevDistillDenseConfig(teacher_adapter="conv")),
@@ -73,10 +85,12 @@ def leaves_of(student: StudentOutput, teacher: TeacherOutput, distiller: nn.Modu
 
 
 @pytest.mark.parametrize(("config", "term", "learners"), TERMS)
-def test_a_term_teaches_these_and_nothing_else(config, term, learners, make_scene, grid, channels):
+def test_a_term_teaches_these_and_nothing_else(config, term, learners, make_scene, grid, channels, teacher_decoder):
     scene = make_scene()
     torch.manual_seed(0)
-    distiller = build_distiller(config, grid=grid, student_channels=channels, teacher_channels=channels)
+    distiller = build_distiller(
+        config, grid=grid, student_channels=channels, teacher_channels=channels, teacher_decoder=teacher_decoder
+    )
     loss = distiller(scene.student, scene.teacher, scene.batch)[term]
     names, tensors = zip(*leaves_of(scene.student, scene.teacher, distiller), strict=True)
     gradients = torch.autograd.grad(loss, tensors, allow_unused=True)

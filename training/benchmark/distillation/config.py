@@ -64,8 +64,11 @@ class DistillationConfig:
             if row.get("teacher", "") not in ("", *self.teachers):
                 known = ", ".join(self.teachers) or "none"
                 raise ValueError(f"row {name}: there is no teacher {row['teacher']}; teachers names {known}")
-            if "teacher" in row and ("distill.method" not in row or "teacher_checkpoint" in {**self.settings, **row}):
-                raise ValueError(f"row {name}: teacher needs distill.method in the row, and no teacher_checkpoint")
+            taught = {"distill.method", "distill.inherit"} & row.keys()
+            if "teacher" in row and (not taught or "teacher_checkpoint" in {**self.settings, **row}):
+                raise ValueError(
+                    f"row {name}: teacher needs distill.method or distill.inherit in the row, and no teacher_checkpoint"
+                )
         if self.jobs > 1 and not self.isolate:
             raise ValueError("jobs above 1 need isolate: true, as one process has one stream of random numbers")
         if not all((self.seeds, *self.row_seeds.values())) or self.jobs < 1:

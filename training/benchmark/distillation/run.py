@@ -113,7 +113,7 @@ def _training(config: DistillationConfig, arm: str, seed: int, teacher: Path) ->
         "run.resume": True,
         "run.progress": False,
     }
-    if config.rows[arm].get("distill.method", "none") != "none":
+    if any(settings.get(f"distill.{name}", "none") != "none" for name in ("method", "inherit")):
         settings.setdefault("teacher_checkpoint", str(teacher))
     try:
         training = settings_from(TrainConfig, [f"--config={config.student}", *_words(settings)])

@@ -1,0 +1,110 @@
+"""Cross-head distillation: the student's map through the teacher's decoder."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bevdistill_ros.model.decoder import SetDecoder
+from training.distill.base import DistillShapes
+from training.distill.cross_head import CrossHead, CrossHeadConfig
+from training.distill.queries import class_divergence
+
+WIDTH = 8  # channels of maps whose decoder chooses queries on a heatmap
+
+
+@pytest.fixture
+def heatmap_decoder(grid):
+    torch.manual_seed(0)
+    decoder = SetDecoder(
+        embed_dim=WIDTH, num_heads=2, num_layers=2, num_queries=5, num_points=2, num_levels=1, grid=grid,
+        feedforward_dim=8, dropout=0.3, query_selection="heatmap",
+    )  # fmt: skip
+    for parameter in decoder.parameters():  # also those that start at zero
+        torch.nn.init.normal_(parameter, std=0.5)
+    return decoder
+
+
+def distiller_of(decoder, grid, channels, adapter="orthogonal"):
+    return CrossHead(
+        decoder=decoder,
+        student_channels=channels,
+        teacher_channels=channels,
+        grid=grid,
+        adapter=adapter,
+        velocity_weight=0.2,
+        tap="encoded",
+    )
+
+
+def on_maps(scene, student_bev, teacher_bev):
+    return replace(scene.student, bev=student_bev), replace(scene.teacher, encoded=teacher_bev), scene.batch
+
+
+def test_the_teachers_own_map_gives_zero_and_another_does_not(make_scene, grid, heatmap_decoder):
+    bev = torch.randn(2, WIDTH, grid.rows, grid.cols)
+    distiller = distiller_of(heatmap_decoder, grid, WIDTH)  # its adapter starts as the identity
+    same = distiller(*on_maps(make_scene(), bev.clone(), bev))
+    torch.testing.assert_close(same, {name: torch.zeros(()) for name in same}, atol=1e-3, rtol=0)
+    other = distiller(*on_maps(make_scene(), bev + 0.3 * torch.randn_like(bev), bev))
+    assert all(value > 0.05 for value in other.values())
+
+
+def test_matches_a_loop(make_scene, grid, heatmap_decoder):
+    student_bev, teacher_bev = torch.randn(2, 2, WIDTH, grid.rows, grid.cols)
+    losses = distiller_of(heatmap_decoder, grid, WIDTH, "none")(*on_maps(make_scene(), student_bev, teacher_bev))
+    heatmap_decoder.eval()
+    target, crossed = heatmap_decoder([teacher_bev]), heatmap_decoder([student_bev], teacher_bev)
+    classes = boxes = 0.0
+    for item in range(2):
+        for layer in range(2):
+            scores = target.logits[layer, item].sigmoid().amax(dim=-1)
+            count = max(scores.sum().item(), 1.0)
+            for query, score in enumerate(scores.tolist()):
+                said, wanted = (entry.logits[layer, item, query] for entry in (crossed, target))
+                classes += class_divergence(said, wanted).item() / count
+                error = (crossed.codes[layer, item, query] - target.codes[layer, item, query]).abs()
+                boxes += score * (error[:8].sum() + 0.2 * error[8:].sum()).item() / count
+        cells = class_divergence(crossed.heatmap[item].permute(1, 2, 0), target.heatmap[item].permute(1, 2, 0))
+        classes += cells.sum().item() / count
+    assert losses["cross_class"].item() == pytest.approx(classes / 2, rel=1e-3)
+    assert losses["cross_box"].item() == pytest.approx(boxes / 2, rel=1e-3)
+
+
+def test_queries_start_where_the_teachers_do(grid, heatmap_decoder):
+    student_bev, teacher_bev = torch.randn(2, 2, WIDTH, grid.rows, grid.cols)
+    selection = heatmap_decoder.selection
+    crossed = selection(student_bev, teacher_bev)
+    assert torch.equal(crossed.reference, selection(teacher_bev).reference)
+    assert not torch.equal(crossed.reference, selection(student_bev).reference)
+    assert torch.equal(crossed.heatmap, selection(student_bev).heatmap)
+
+
+def test_the_decoder_stays_as_it_is_and_is_not_the_students_to_save(make_scene, grid, channels, teacher_decoder):
+    before = {name: value.clone() for name, value in teacher_decoder.state_dict().items()}
+    scene = make_scene()
+    distiller = distiller_of(teacher_decoder, grid, channels).train()
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=1.0)
+    sum(distiller(scene.student, scene.teacher, scene.batch).values()).backward()
+    optimizer.step()
+    assert all(torch.equal(value, before[name]) for name, value in teacher_decoder.state_dict().items())
+    assert not any("head" in name or "decoder" in name for name in distiller.state_dict())
+    weight = distiller.adapter.turn.weight
+    torch.testing.assert_close(weight @ weight.T, torch.eye(channels), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(weight, torch.eye(channels))
+
+
+def test_the_decoder_goes_along_to_another_device(grid, channels, teacher_decoder):
+    distiller = distiller_of(teacher_decoder, grid, channels).to("meta")
+    assert all(value.is_meta for value in distiller._head[0].parameters())
+
+
+def test_what_does_not_fit_is_refused(grid, teacher_decoder):
+    shapes = {"grid": grid, "student_channels": 4, "teacher_channels": 6}
+    features = {"student_feature_dim": 4, "teacher_feature_dim": 6}
+    with pytest.raises(ValueError, match=r"reads 6 channels, but the student's map has 4; set .*adapter to orthogonal"):
+        CrossHeadConfig(adapter="none").build(DistillShapes(**shapes, **features, teacher_decoder=teacher_decoder))
+    with pytest.raises(ValueError, match=r"needs a teacher with a decoder of ours.*choose distill\.method bevdistill"):
+        CrossHeadConfig().build(DistillShapes(**shapes, **features))
+    with pytest.raises(ValueError, match="adapter must be none or orthogonal, but is 'conv'"):
+        CrossHeadConfig(adapter="conv")
