@@ -30,6 +30,14 @@ CLASS_RANGES: dict[str, float] = {  # [m] from the ego origin; objects beyond ar
     "traffic_cone": 30.0,
 }
 
+ERROR_NAMES: dict[str, str] = {  # the devkit's name: what papers write, with an m before it for the mean over classes
+    "trans_err": "ATE",  # [m]
+    "scale_err": "ASE",  # 1 - IoU
+    "orient_err": "AOE",  # [rad]
+    "vel_err": "AVE",  # [m/s]
+    "attr_err": "AAE",  # 1 - accuracy
+}
+
 _MOVING_ATTRIBUTES: dict[str, tuple[str, str]] = {  # class: (at rest, in motion)
     "car": ("vehicle.parked", "vehicle.moving"),
     "truck": ("vehicle.parked", "vehicle.moving"),

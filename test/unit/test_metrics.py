@@ -10,12 +10,12 @@ import torch
 from nuscenes.eval.common.config import config_factory
 from nuscenes.nuscenes import NuScenes
 
-from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES, ERROR_NAMES
 from bevdistill_ros.core.records import Detections
 from training.data.dataset import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
 from training.data.tables import open_tables
-from training.evaluate.metrics import ERROR_NAMES, PROTOCOL, Metrics, evaluate_detections, evaluate_results
+from training.evaluate.metrics import PROTOCOL, Metrics, evaluate_detections, evaluate_results
 from training.evaluate.results import results_from
 
 

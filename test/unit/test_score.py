@@ -9,12 +9,12 @@ import pytest
 import torch
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, ERROR_NAMES
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC
 from training.bag import messages
 from training.bag.read_bag import BagError, BagSample
-from training.evaluate.metrics import ERROR_NAMES, Metrics
+from training.evaluate.metrics import Metrics
 from training.evaluate.results import results_from
 from training.replay.report import ReplayReport, drops_by_reason, latencies, write_report
 from training.replay.score import SetStatus, detections_of, match_samples, merge, read_recording

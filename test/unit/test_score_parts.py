@@ -14,6 +14,7 @@ from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
 from training.evaluate.metrics import Metrics
 from training.evaluate.results import results_from
+from training.score.by_class import ClassMatches
 from training.score.parts import distance_bands, regions_of
 from training.score.run import REPORT, ScoreConfig, run_score
 
@@ -74,7 +75,7 @@ def test_one_part_of_everything_is_the_official_score_over_its_classes(index: Nu
     (everything,) = report["bands"].values()
     whole = report["whole"]
     assert everything["metrics"]["class_ap"] == whole["class_ap"]
-    assert everything["metrics"]["nds"] == whole["nds"]
+    assert everything["metrics"]["nds"] == pytest.approx(whole["nds"], abs=1e-6)
     assert everything["mean_ap"] * len(everything["boxes"]) == pytest.approx(10 * whole["mean_ap"])
     scenes = report["scenes"]
     assert sum(sum(scene["boxes"].values()) for scene in scenes.values()) == sum(everything["boxes"].values())
@@ -100,3 +101,18 @@ def test_bad_input_is_one_clear_line(index: NuScenesIndex, tmp_path: Path) -> No
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(ValueError, match="is not a nuScenes results file"):
         run_score(ScoreConfig(results=tmp_path / "results.json", root=index.root, version=index.version, split=SPLIT))
+
+
+def test_a_report_tells_of_frames_curves_and_matches(index: NuScenesIndex, tmp_path: Path) -> None:
+    run_score(config_of(index, tmp_path, within=15.0, bands=(0.0, 15.0)))
+    report = json.loads((tmp_path / "score" / REPORT).read_text())
+    frames = report["frames"]
+    assert frames["stamp_us"] == sorted(frames["stamp_us"])
+    for name, total in report["bands"]["0 to 15 m"]["boxes"].items():
+        counts = frames["counts"]
+        assert sum(counts["found"].get(name, [])) == total
+        assert sum(counts["missed"].get(name, [])) == report["bands"]["15 m and more"]["boxes"].get(name, 0)
+        assert name not in counts["false"]
+        assert report["curves"]["bands"]["0 to 15 m"][name]["2"]["precision"] == [1.0] * 101
+    far = ClassMatches.unpacked(report["matches"]["bands"]["15 m and more"]["car"])
+    assert (far.num_truth, len(far.score)) == (report["bands"]["15 m and more"]["boxes"]["car"], 0)

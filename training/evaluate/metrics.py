@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import compress
@@ -20,7 +19,7 @@ from nuscenes.nuscenes import NuScenes
 from torch import Tensor
 
 from bevdistill_ros.core.files import write_whole
-from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, ERROR_NAMES
 from bevdistill_ros.core.records import Detections
 from training.data.index.arrays import scenes_of
 from training.data.tables import splits_of
@@ -31,13 +30,6 @@ BoxFilter = Callable[[str, Sequence[DetectionBox]], Sequence[bool]]  # sample to
 RESULTS = "results.json"
 PLACEHOLDER = "results_with_placeholder.json"
 PROTOCOL = "detection_cvpr_2019"
-ERROR_NAMES: dict[str, str] = {  # the devkit's name: what papers write, with an m before it for the mean over classes
-    "trans_err": "ATE",  # [m]
-    "scale_err": "ASE",  # 1 - IoU
-    "orient_err": "AOE",  # [rad]
-    "vel_err": "AVE",  # [m/s]
-    "attr_err": "AAE",  # 1 - accuracy
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +101,26 @@ def evaluate_detections(
     return evaluate_results(nusc, results, split, output_dir, keep=keep)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Metrics of a split, and the boxes that they were counted on."""
+
+    metrics: Metrics
+    truth: EvalBoxes  # after the devkit's filters: range of the class, LiDAR points, bicycle racks
+    found: EvalBoxes  # the same of the detections
+
+
 def evaluate_results(
     nusc: NuScenes, results: Results, split: str, output_dir: Path, *, keep: BoxFilter | None = None
 ) -> Metrics:
     """Score what a results file holds; see `evaluate_detections`. Samples off the split are left out."""
+    return evaluate_boxes(nusc, results, split, output_dir, keep=keep).metrics
+
+
+def evaluate_boxes(
+    nusc: NuScenes, results: Results, split: str, output_dir: Path, *, keep: BoxFilter | None = None
+) -> Evaluated:
+    """The same as `evaluate_results`, for what looks closer at the boxes."""
     tokens = split_tokens(nusc, split)
     _check_covered(results, tokens, split)
     check_scorable(nusc, split)
@@ -125,53 +133,11 @@ def evaluate_results(
         chosen["results"][tokens[0]] = [_far_box(tokens[0])]
         path = output_dir / PLACEHOLDER
         write_whole(path, json.dumps(chosen))
-    measured = _run_devkit(nusc, path, split, output_dir, keep)
+    evaluation, measured = _run_devkit(nusc, path, split, output_dir, keep)
     metrics = _metrics_from(measured, split, len(tokens))
     write_whole(output_dir / "metrics_summary.json", json.dumps(measured.serialize(), indent=2))
     write_whole(output_dir / "metrics.json", metrics.to_json())
-    return metrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """Metrics of some of the boxes of a split; the devkit's own means count classes without ground truth as missed."""
-
-    boxes: dict[str, int]  # boxes of ground truth by class, of the classes that there are
-    metrics: Metrics
-
-    @property
-    def mean_ap(self) -> float:
-        """Mean AP over the classes that there are; NaN without any."""
-        found = [self.metrics.class_ap[name] for name in self.boxes]
-        return sum(found) / len(found) if found else math.nan
-
-    @property
-    def nds(self) -> float:
-        """The nuScenes detection score over the classes that there are: official where all are; NaN without any."""
-        score = 5 * self.mean_ap
-        for error in ERROR_NAMES:
-            values = [self.metrics.class_tp_errors[name][error] for name in self.boxes]
-            known = [value for value in values if value is not None]
-            score += max(1 - sum(known) / len(known), 0.0) if known else 0.0
-        return score / 10
-
-
-def evaluate_parts(nusc: NuScenes, output_dir: Path, split: str, parts: Mapping[str, BoxFilter]) -> dict[str, Part]:
-    """Score parts of what `evaluate_results` has written to a folder; the boxes are loaded once."""
-    placeholder = output_dir / PLACEHOLDER
-    path = placeholder if placeholder.exists() else output_dir / RESULTS
-    found = {}
-    with contextlib.redirect_stderr(io.StringIO()):
-        evaluation = _evaluation(nusc, path, split, output_dir)
-        truth, predictions = evaluation.gt_boxes, evaluation.pred_boxes
-        for name, keep in parts.items():
-            evaluation.gt_boxes, evaluation.pred_boxes = _kept(truth, keep), _kept(predictions, keep)
-            measured, _ = evaluation.evaluate()
-            counts = Counter(box.detection_name for box in evaluation.gt_boxes.all)
-            metrics = _metrics_from(measured, split, len(truth.sample_tokens))
-            found[name] = Part(boxes={kind: counts[kind] for kind in CLASS_NAMES if counts[kind]}, metrics=metrics)
-    _remove_plots(output_dir)
-    return found
+    return Evaluated(metrics=metrics, truth=evaluation.gt_boxes, found=evaluation.pred_boxes)
 
 
 def split_tokens(nusc: NuScenes, split: str) -> list[str]:
@@ -220,21 +186,20 @@ def _far_box(token: str) -> dict[str, Any]:
     }
 
 
-def _run_devkit(nusc: NuScenes, path: Path, split: str, output_dir: Path, keep: BoxFilter | None) -> DetectionMetrics:
+def _run_devkit(
+    nusc: NuScenes, path: Path, split: str, output_dir: Path, keep: BoxFilter | None
+) -> tuple[DetectionEval, DetectionMetrics]:
     # The devkit draws progress bars even when it is set to be quiet.
     with contextlib.redirect_stderr(io.StringIO()):
-        evaluation = _evaluation(nusc, path, split, output_dir)
+        evaluation = DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
         if keep is not None:
             evaluation.gt_boxes, evaluation.pred_boxes = (
                 _kept(boxes, keep) for boxes in (evaluation.gt_boxes, evaluation.pred_boxes)
             )
         measured, _ = evaluation.evaluate()
-    _remove_plots(output_dir)
-    return measured
-
-
-def _evaluation(nusc: NuScenes, path: Path, split: str, output_dir: Path) -> DetectionEval:
-    return DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
+    with contextlib.suppress(OSError):
+        (output_dir / "plots").rmdir()  # the empty folder that the devkit makes
+    return evaluation, measured
 
 
 def _kept(boxes: EvalBoxes, keep: BoxFilter) -> EvalBoxes:
@@ -242,12 +207,6 @@ def _kept(boxes: EvalBoxes, keep: BoxFilter) -> EvalBoxes:
     for token, own in boxes.boxes.items():
         chosen.add_boxes(token, list(compress(own, keep(token, own))))
     return chosen
-
-
-def _remove_plots(output_dir: Path) -> None:
-    """Remove the empty folder that the devkit makes."""
-    with contextlib.suppress(OSError):
-        (output_dir / "plots").rmdir()
 
 
 def _metrics_from(measured: DetectionMetrics, split: str, num_samples: int) -> Metrics:

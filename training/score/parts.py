@@ -1,4 +1,4 @@
-"""Parts of a split that are scored on their own: distance bands, regions of the map, scenes.
+"""Parts of a split that are scored on their own: distance bands and regions of the map.
 
 A part holds the boxes, of ground truth and detections alike, whose centre lies in it. Where a border runs between an
 object and its detection, the object counts as missed in one part and the detection as wrong in the other, so narrow
@@ -6,23 +6,25 @@ parts score lower than the whole.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import yaml
 from matplotlib.path import Path as Polygon
-from nuscenes.eval.detection.data_classes import DetectionBox
-from nuscenes.nuscenes import NuScenes
+from numpy.typing import NDArray
 
 from bevdistill_ros.core.files import read_text
-from training.evaluate.metrics import BoxFilter
+from training.score.boxes import BoxTable
 
 MAX_REGION_BYTES = 1_000_000
 
+Part = Callable[[BoxTable], NDArray[np.bool_]]  # which boxes lie in it
+Parts = Mapping[str, Part]
 
-def distance_bands(edges: Sequence[float]) -> dict[str, BoxFilter]:
+
+def distance_bands(edges: Sequence[float]) -> dict[str, Part]:
     """Bands of distance [m] from the ego vehicle, the last one without an end.
 
     Raises:
@@ -34,7 +36,7 @@ def distance_bands(edges: Sequence[float]) -> dict[str, BoxFilter]:
     return {_band_name(low, high): _between(low, high) for low, high in pairwise(limits)}
 
 
-def regions_of(path: Path) -> dict[str, BoxFilter]:
+def regions_of(path: Path) -> dict[str, Part]:
     """Polygons of a YAML file, `name: [[x, y], ...]` in the global frame [m].
 
     Raises:
@@ -46,47 +48,27 @@ def regions_of(path: Path) -> dict[str, BoxFilter]:
         raise ValueError(f"regions {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not content:
         raise ValueError(f"regions {path} must hold a mapping of names to corners [[x, y], ...] in metres")
-    return {str(name): _inside(_polygon(str(name), corners, path)) for name, corners in content.items()}
+    return {str(name): _inside(polygon_of(corners, f"regions {path}: {name}")) for name, corners in content.items()}
 
 
-def scenes_of_split(nusc: NuScenes, tokens: Sequence[str]) -> dict[str, BoxFilter]:
-    """Each scene of the samples of a split."""
-    scenes: dict[str, set[str]] = {}
-    for token in tokens:
-        scene = nusc.get("scene", nusc.get("sample", token)["scene_token"])["name"]
-        scenes.setdefault(scene, set()).add(token)
-    return {name: _of_samples(own) for name, own in sorted(scenes.items())}
+def polygon_of(corners: object, what: str) -> Polygon:
+    """A polygon of corners [[x, y], ...] in metres; a ValueError, with what it should be, where they make none."""
+    try:
+        points = np.array(corners, dtype=np.float64)
+    except (TypeError, ValueError):
+        points = np.zeros(0)
+    if points.ndim != 2 or points.shape[1:] != (2,) or len(points) < 3 or not np.isfinite(points).all():
+        raise ValueError(f"{what} must be at least three corners [x, y] in metres")
+    return Polygon(points)
 
 
 def _band_name(low: float, high: float) -> str:
     return f"{low:g} m and more" if math.isinf(high) else f"{low:g} to {high:g} m"
 
 
-def _between(low: float, high: float) -> BoxFilter:
-    return lambda _, boxes: [low <= box.ego_dist < high for box in boxes]
+def _between(low: float, high: float) -> Part:
+    return lambda boxes: (low <= boxes.distance) & (boxes.distance < high)
 
 
-def _of_samples(tokens: set[str]) -> BoxFilter:
-    return lambda token, boxes: [token in tokens] * len(boxes)
-
-
-def _inside(polygon: Polygon) -> BoxFilter:
-    def keep(_: str, boxes: Sequence[DetectionBox]) -> list[bool]:
-        if not boxes:
-            return []
-        return list(polygon.contains_points(np.array([box.translation[:2] for box in boxes])).tolist())
-
-    return keep
-
-
-def _polygon(name: str, corners: object, path: Path) -> Polygon:
-    try:
-        points = np.array(corners, dtype=np.float64)
-    except (TypeError, ValueError):
-        points = np.zeros(0)
-    if points.ndim != 2 or points.shape[1:] != (2,) or len(points) < 3 or not np.isfinite(points).all():
-        raise ValueError(f"regions {path}: {name} must be at least three corners [x, y] in metres")
-    return Polygon(points)
-
-
-Parts = Mapping[str, BoxFilter]
+def _inside(polygon: Polygon) -> Part:
+    return lambda boxes: np.asarray(polygon.contains_points(boxes.centre), dtype=np.bool_).reshape(len(boxes))

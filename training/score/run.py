@@ -1,17 +1,18 @@
 """`bevdistill score`: a results file against a data set, whole and by distance, region and scene."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bevdistill_ros.core.files import write_whole
 from training.data.tables import open_tables
-from training.evaluate.metrics import Metrics, Part, evaluate_parts, evaluate_results, split_tokens
+from training.evaluate.metrics import evaluate_boxes
 from training.evaluate.results import Results
-from training.score.parts import Parts, distance_bands, regions_of, scenes_of_split
-
-REPORT = "report.json"
+from training.score.boxes import table_of
+from training.score.frames import frames_of
+from training.score.parts import Parts, distance_bands, regions_of
+from training.score.report import REPORT, report_of
+from training.score.scores import Scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +39,17 @@ def run_score(config: ScoreConfig) -> str:
     groups: dict[str, Parts] = {"bands": distance_bands(config.bands)}
     if config.regions is not None:
         groups["regions"] = regions_of(config.regions)
-    if config.scenes:
-        groups["scenes"] = scenes_of_split(nusc, split_tokens(nusc, config.split))
-    whole = evaluate_results(nusc, results, config.split, config.output)
-    found = {name: evaluate_parts(nusc, config.output, config.split, parts) for name, parts in groups.items()}
+    frames = frames_of(nusc, config.split)
+    evaluated = evaluate_boxes(nusc, results, config.split, config.output)
+    truth, found = (table_of(boxes, frames.tokens) for boxes in (evaluated.truth, evaluated.found))
+    source = {"root": str(config.root.absolute()), "version": config.version, "split": config.split}
+    report, scored = report_of(
+        evaluated.metrics, truth, found, frames, groups, with_scenes=config.scenes, source=source
+    )
     path = config.output / REPORT
-    write_whole(path, json.dumps(_plain(whole, found), indent=2, allow_nan=False))
-    tables = [_table(name, parts) for name, parts in found.items()]
-    return "\n\n".join([whole.table(), *tables, f"report: {path}"])
+    write_whole(path, json.dumps(report, allow_nan=False))
+    tables = [_table(name, parts) for name, parts in scored.items()]
+    return "\n\n".join([evaluated.metrics.table(), *tables, f"report: {path}"])
 
 
 def _read(path: Path) -> Results:
@@ -58,25 +62,11 @@ def _read(path: Path) -> Results:
     return content
 
 
-def _plain(whole: Metrics, found: dict[str, dict[str, Part]]) -> dict[str, Any]:
-    return {
-        "whole": asdict(whole),
-        **{group: {name: _plain_part(part) for name, part in parts.items()} for group, parts in found.items()},
-    }
-
-
-def _plain_part(part: Part) -> dict[str, Any]:
-    """The scores over the classes that a part has; null without any ground truth."""
-    means = {"nds": part.nds, "mean_ap": part.mean_ap} if part.boxes else {"nds": None, "mean_ap": None}
-    return {**means, **asdict(part)}
-
-
-def _table(group: str, parts: dict[str, Part]) -> str:
+def _table(group: str, parts: dict[str, Scored]) -> str:
     """One line per part: boxes of ground truth; NDS, mAP and AP of the classes that it has."""
     lines = [f"{group:<24}{'boxes':>8}{'NDS':>8}{'mAP':>8}  AP of the classes there are"]
     for name, part in parts.items():
         classes = ", ".join(f"{kind} {part.metrics.class_ap[kind]:.2f}" for kind in part.boxes)
-        total = sum(part.boxes.values())
-        means = f"{part.nds:>8.3f}{part.mean_ap:>8.3f}" if total else f"{'-':>8}{'-':>8}"
-        lines.append(f"{name[:23]:<24}{total:>8}{means}  {classes}")
+        cells = "".join(f"{'-' if value is None else f'{value:.3f}':>8}" for value in (part.nds, part.mean_ap))
+        lines.append(f"{name[:23]:<24}{sum(part.boxes.values()):>8}{cells}  {classes}")
     return "\n".join(lines)
