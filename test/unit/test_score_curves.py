@@ -114,7 +114,7 @@ def test_scenes_count_by_their_weights() -> None:
         for name in KINDS:
             assert weighted[name].average_precision == pytest.approx(alone[name].average_precision, abs=1e-12)
             for error, value in alone[name].errors.items():
-                assert (weighted[name].errors[error] or 0.0) == pytest.approx(value or 0.0, rel=0.02)
+                assert (weighted[name].errors[error] or 0.0) == pytest.approx(value or 0.0, abs=1e-9)
     plain, doubled = class_scores(matches), class_scores(matches, np.full(3, 2.0))
     assert doubled["car"].average_precision == pytest.approx(plain["car"].average_precision, abs=1e-9)
 

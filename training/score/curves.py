@@ -69,8 +69,9 @@ class Hits:
         between = np.searchsorted(places, np.flatnonzero(~hit))
         self._misses = np.zeros((len(places) + 1, len(truth)))
         np.add.at(self._misses, (between, scene[~hit]), 1)
-        last = np.append(places, len(score)) - 1  # of what lies before a hit
-        self._score_before = np.where(last >= 0, score[np.maximum(last, 0)], np.nan) if len(score) else np.zeros(1)
+        # The lowest score of each scene's misses there: the confidence that the devkit sees before the next hit.
+        self._lowest = np.full(self._misses.shape, np.inf)
+        np.minimum.at(self._lowest, (between, scene[~hit]), score[~hit])
 
     def curve(self, weights: Floats | None = None) -> Curve:
         """The curve, where scene s counts `weights[s]` times."""
@@ -87,7 +88,10 @@ class Hits:
         missed = np.append(misses[:-1][used], misses[-1])
         found = _in_turn(before, hits)
         wrong = _in_turn(missed, missed[:-1])
-        scores = _in_turn(np.append(self._score_before[:-1][used], self._score_before[-1]), self._score[used])
+        own_scores = self._score[used]
+        lowest = np.minimum.accumulate(self._lowest[:, weights > 0].min(axis=1))
+        before_hit = np.minimum(np.append(lowest[:-1][used], lowest[-1]), np.append(np.inf, own_scores))
+        scores = _in_turn(before_hit, own_scores)
         start = 0 if missed[0] > 0 else 1  # nothing lies before a first hit
         total = np.maximum(found + wrong, 1e-12)
         recall, precision = (found / positives)[start:], (found / total)[start:]
@@ -97,10 +101,7 @@ class Hits:
         )
 
     def errors(self, name: str, weights: Floats | None = None) -> dict[str, float | None]:
-        """Errors by ERROR_NAMES of a class, 1 where too little is found, None where the class has no such error.
-
-        With weights that differ, confidences between hits are those of all scenes, which moves errors by some 0.5 %.
-        """
+        """Errors by ERROR_NAMES of a class, 1 where too little is found, None where the class has no such error."""
         assert self._errors is not None, "errors were not given"
         weights = np.ones(len(self._truth)) if weights is None else weights
         curve = self.curve(weights)
