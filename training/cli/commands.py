@@ -36,6 +36,12 @@ COMMANDS: dict[str, Command] = {
         config="CutConfig",
         function="run_cut",
     ),
+    "hide": Command(
+        summary="hide the annotations of some scenes of a split, to measure what labels are worth",
+        module="training.data.hide",
+        config="HideConfig",
+        function="run_hide",
+    ),
     "train": Command(
         summary="train a teacher, a student, or a student that learns from a teacher",
         module="training.run.fit",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bevdistill_ros.core.files import atomic_folder
-from training.data.tables import check_version
+from training.data.tables import read_tables
 
 TRAIN_SPLIT, VAL_SPLIT = "cut_train", "cut_val"
 _FOLDERS = ("samples", "sweeps", "maps")
@@ -40,11 +40,10 @@ def cut(config: CutConfig) -> None:
     Raises:
         ValueError: There is no such database, no scene is long enough, or the output exists.
     """
-    check_version(config.root, config.version)
+    tables = read_tables(config.root, config.version)
     if config.output.exists():
         raise ValueError(f"{config.output} exists already; remove it or choose another output")
     source = config.root / config.version
-    tables = {path.name: json.loads(path.read_text()) for path in source.glob("*.json")}
     scenes, splits = _cut_scenes(tables["scene.json"], tables["sample.json"], config.frames)
     if not splits[VAL_SPLIT]:
         raise ValueError(f"no scene of {source} has more than {config.frames} key frames; choose fewer frames")

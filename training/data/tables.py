@@ -69,6 +69,42 @@ def check_version(root: Path, version: str) -> None:
     raise ValueError(f"{root} has no version '{version}'; {listed}")
 
 
+def check_new_version(root: Path, version: str, name: str) -> Path:
+    """The folder for tables that are to be written beside those of a version.
+
+    Raises:
+        ValueError: The name is no name of a folder, is taken, or lacks the ending by which the devkit knows the
+            official splits of this version.
+    """
+    target = root / name
+    if not name or target.parent != root or name in (".", ".."):
+        raise ValueError(f"output_version must be the name of a folder in {root}, but is '{name}'")
+    if target.exists():
+        raise ValueError(f"{target} exists already; remove it or choose another output_version")
+    for kind in set(_VERSION_OF_OFFICIAL_SPLIT.values()):
+        if version.endswith(kind) and not name.endswith(kind):
+            raise ValueError(
+                f"output_version must end in {kind} as {version} does, whose splits it keeps, but is '{name}'"
+            )
+    return target
+
+
+def read_tables(root: Path, version: str) -> dict[str, Any]:
+    """All tables of a version by their file's name, as they are; `splits.json` among them where there is one.
+
+    Raises:
+        ValueError: There is no such version, or a table can't be read.
+    """
+    check_version(root, version)
+    tables = {}
+    for path in sorted((root / version).glob("*.json")):
+        try:
+            tables[path.name] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}; unpack the metadata again") from error
+    return tables
+
+
 def splits_of(root: Path, version: str) -> dict[str, tuple[str, ...]]:
     """Scene names of every split that the devkit can score on these tables.
 
