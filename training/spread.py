@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -102,34 +103,42 @@ class _Worker:
         self._pool: ProcessPoolExecutor | None = None
         self._pid = 0
         self._is_ended = False
+        self._lock = threading.Lock()  # of all three, as one thread hands out tasks and another one ends the process
 
     def do(self, function: Callable[[T], R], item: T, retries: int) -> Outcome[T, R]:
         """The outcome of an item, after so many more attempts as it takes workers that are killed."""
         for _ in range(1 + retries):
-            if self._is_ended:
-                break
             try:
-                return self._started().submit(_attempt, function, item).result()
+                return self._pool_at_work().submit(_attempt, function, item).result()
             except BrokenProcessPool:
-                self._pool = None
+                self._forget()
             except Exception as error:  # what can't be pickled
                 return Outcome(item=item, result=None, error=_reason(error))
         return Outcome(item=item, result=None, error=f"its worker was killed {1 + retries} times; memory may be short")
 
     def end(self) -> None:
-        """End the process, in the middle of a task or not."""
-        self._is_ended = True
-        if self._pool is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self._pid, signal.SIGTERM)
-            self._pool.shutdown()
+        """End the process, in the middle of a task or not, for good."""
+        with self._lock:
+            self._is_ended = True
+            if self._pool is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(self._pid, signal.SIGTERM)
+                self._pool.shutdown()
 
-    def _started(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # threads and torch do not survive a fork
-            self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
-            self._pid = self._pool.submit(os.getpid).result()
-        return self._pool
+    def _pool_at_work(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._is_ended:
+                raise InterruptedError("interrupted")
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")  # threads and torch do not survive a fork
+                pool = ProcessPoolExecutor(1, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
+                self._pid = pool.submit(os.getpid).result()
+                self._pool = pool
+            return self._pool
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._pool = None
 
 
 def _follow(parent_pid: int) -> None:

@@ -39,17 +39,17 @@ def hide(config: HideConfig) -> dict[str, list[str]]:
     them for empty ones.
 
     Raises:
-        ValueError: There is no such database or split, the new version exists, or no scene would lose its annotations.
+        ValueError: There is no such database or split, the new version exists, or the split is of other scenes.
     """
+    tables = read_tables(config.root, config.version)
     splits = splits_of(config.root, config.version)
     if config.split not in splits:
         raise ValueError(f"{config.root / config.version} has no split '{config.split}'; it has {', '.join(splits)}")
     target = check_new_version(config.root, config.version, config.output_version)
-    tables = read_tables(config.root, config.version)
     there = {scene["name"] for scene in tables["scene.json"]}
     parts = _divided([name for name in splits[config.split] if name in there], config.share)
     if not parts[UNLABELLED]:
-        raise ValueError(f"share {config.share} of split '{config.split}' hides no scene; choose a smaller one")
+        raise ValueError(f"split '{config.split}' names no scene that {config.root / config.version} holds")
     _drop_annotations(tables, parts[UNLABELLED])
     tables["splits.json"] = {**tables.get("splits.json", {}), **parts}
     with atomic_folder(target) as folder:
