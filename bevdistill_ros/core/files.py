@@ -2,11 +2,12 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -70,18 +71,11 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
             a library reported it in its own way.
     """
     path = Path(path)
-    partial = _partial_of(path)
-    with _write_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.touch()
-            mode = partial.stat().st_mode & 0o777  # some libraries write files that only their owner can read
-            yield partial
-            partial.chmod(mode)
-            os.replace(partial, path)
-        finally:
-            with suppress(OSError):
-                partial.unlink()
+    with _write_errors(path), _partial_of(path, lambda partial: partial.touch(exist_ok=False)) as partial:
+        mode = partial.stat().st_mode & 0o777  # some libraries write files that only their owner can read
+        yield partial
+        partial.chmod(mode)
+        os.replace(partial, path)
 
 
 @contextmanager
@@ -89,7 +83,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     """A folder that appears complete or not at all; the same as `atomic_file` for a folder with all in it.
 
     A folder that is there already is replaced in one step. Where the file system can't exchange two names, it takes two
-    steps, and a kill between them leaves the old folder as `.<name>.<random>.partial.old`.
+    steps, and a kill between them leaves the old folder as `.<name>.partial.old`.
 
     Args:
         path: The folder to make or to replace.
@@ -101,24 +95,69 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         OSError: As in `atomic_file`.
     """
     path = Path(path)
-    partial = _partial_of(path)
-    with _write_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.mkdir()
-            yield partial
-            mode = partial.stat().st_mode & 0o777
-            for inside in partial.rglob("*"):
-                if not inside.is_symlink():
-                    inside.chmod(mode if inside.is_dir() else mode & 0o666)
-            replace_folder(partial, path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with _write_errors(path), _partial_of(path, Path.mkdir) as partial:
+        yield partial
+        mode = partial.stat().st_mode & 0o777
+        for inside in partial.rglob("*"):
+            if not inside.is_symlink():
+                inside.chmod(mode if inside.is_dir() else mode & 0o666)
+        replace_folder(partial, path)
 
 
-def _partial_of(path: Path) -> Path:
-    """A name beside a path for what becomes it; random, as a killed process leaves its own, and ids come again."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+@contextmanager
+def _partial_of(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """What becomes a path: made, locked, and removed in the end where it has not got its final name.
+
+    `.<name>.partial`, so that what a killed process left is removed by the next; a random name where another process
+    holds that one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    remove_leftover(partial)
+    try:
+        make(partial)
+    except FileExistsError:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        make(partial)
+    lock = _lock(partial)  # None as well where the file system has no locks
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """An open handle that holds a file or folder; None where another process holds it, or it is no longer there."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+    except OSError:
+        pass
+    os.close(handle)
+    return None
+
+
+def remove_leftover(partial: Path) -> None:
+    """Remove an unfinished file or folder that no process holds any more."""
+    if partial.is_symlink() or (lock := _lock(partial)) is None:
+        return
+    _remove(partial)
+    os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink()
 
 
 def replace_folder(partial: Path, path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bevdistill_ros.core.files import atomic_folder, read_text
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.core.text import quote
 from bevdistill_ros.inference.engine_files import EngineFiles
 from bevdistill_ros.inference.manifest import Manifest
 from bevdistill_ros.model.build import build_student
@@ -20,6 +21,7 @@ from bevdistill_ros.model.student import CameraStudent, StudentSettings
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
+FILE_SUFFIXES = (".json", ".onnx", ".safetensors")  # of the files in a bundle
 MAX_MANIFEST_BYTES = 1_000_000
 MAX_REASON = 400  # characters of a message that may quote the manifest
 MAX_WEIGHTS_BYTES = 4_000_000_000
@@ -71,8 +73,8 @@ def save_bundle(
         The folder.
 
     Raises:
-        ValueError: The folder exists and is not a bundle, the rig does not fit the student, or `provenance` is not
-            plain JSON.
+        ValueError: The folder exists and is not a bundle, or holds other files beside one; the rig does not fit the
+            student; or `provenance` is not plain JSON.
         OSError: The folder cannot be written.
     """
     path = Path(path)
@@ -194,8 +196,16 @@ def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
 
 
 def _check_replaceable(path: Path) -> None:
-    if path.exists() and not (path / MANIFEST_FILE).is_file():
+    if not path.exists():
+        return
+    if not (path / MANIFEST_FILE).is_file():
         raise ValueError(f"'{path}' exists and is not a bundle; it is left alone, choose another folder")
+    foreign = sorted(file.name for file in path.iterdir() if not file.is_file() or file.suffix not in FILE_SUFFIXES)
+    if foreign:
+        raise ValueError(
+            f"bundle '{path}' would be replaced, but it also holds {quote(foreign[0])}, which would be lost; "
+            "move it away or choose another folder"
+        )
 
 
 def _check_rig(config: StudentSettings, rig: CameraRig) -> None:

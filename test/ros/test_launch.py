@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,7 @@ import pytest
 import yaml
 
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
+from bevdistill_ros.interface import fast_dds
 
 ROOT = Path(__file__).parents[2]
 STOOD_IN = (
@@ -103,6 +106,14 @@ def test_profile_is_set_under_the_name_that_the_distribution_reads(
         assert detector.SetEnvironmentVariable.call_args.args[0] == f"{variable}_DEFAULT_PROFILES_FILE"
     monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
     assert detector.fast_dds_profile() == []
+
+
+@pytest.mark.parametrize("distribution", ["humble", "jazzy", "kilted", "lyrical", ""])
+def test_the_shell_sets_the_same_variable(distribution: str) -> None:
+    environment = {"PATH": os.environ["PATH"], **({"ROS_DISTRO": distribution} if distribution else {})}
+    script = f"source {ROOT / 'scripts' / 'env.sh'} && env | grep -o 'F.*_DEFAULT_PROFILES_FILE'"
+    found = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
+    assert found.split() == [fast_dds.VARIABLES[distribution in fast_dds.OLDER_DISTRIBUTIONS]]
 
 
 def test_replay_passes_on_arguments_that_the_detector_has(

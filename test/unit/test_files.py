@@ -2,7 +2,10 @@
 
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -120,9 +123,33 @@ def test_a_folder_takes_the_place_of_another(
 
 
 @pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
-def test_a_leftover_of_a_killed_process_is_no_obstacle(tmp_path: Path, atomic: Atomic) -> None:
-    leftover = tmp_path / f".thing.{os.getpid()}.partial"  # process ids come again, in containers soon
-    leftover.mkdir()
+def test_two_writers_of_one_name_do_not_meet(tmp_path: Path, atomic: Atomic) -> None:
     with atomic(tmp_path / "thing") as outer, atomic(tmp_path / "thing") as inner:
-        assert len({outer, inner, leftover}) == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"thing", leftover.name}
+        assert outer != inner
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+@pytest.mark.parametrize("atomic", ["atomic_file", "atomic_folder"])
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, atomic: str) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from bevdistill_ros.core.files import {atomic}
+with {atomic}(Path({str(tmp_path / "thing")!r})) as partial:
+    (partial / "inside" if partial.is_dir() else partial).write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == [".thing.partial"]
+    with getattr(files, atomic)(tmp_path / "thing") as partial:
+        assert not (list(partial.iterdir()) if partial.is_dir() else partial.read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
+def test_a_link_that_has_the_name_of_a_leftover_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    (tmp_path / ".thing.partial").symlink_to(tmp_path / "mine")
+    with atomic_folder(tmp_path / "thing"):
+        pass
+    assert (tmp_path / "mine" / "file").exists()

@@ -167,7 +167,8 @@ def test_print_config_shows_all_and_can_be_read_again(capsys: pytest.CaptureFixt
     [
         ("role: student\x00\n", "is not YAML: .*special characters are not allowed"),
         ("student: " + "[" * 5000, "nested deeper than 30 levels in line 1"),
-        ("optim: {steps: !!timestamp 99}", "has a value that can't be read"),
+        ("optim: {steps: !!timestamp 99}", "has .99. in line 1, which is no timestamp"),
+        ("optim:\n  steps: 2026-99-99", "has .2026-99-99. in line 2, which is no timestamp"),
         ("optim: {learning_rate: 1" + "0" * 400 + "}", "too large|must be a number"),
         ("a: &a [lol, lol]\nstudent: [*a, *a]", r"has the alias '\*a' in line 2; write its value there"),
         ("settings: &s {x: *s}", "has the alias"),

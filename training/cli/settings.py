@@ -18,6 +18,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from bevdistill_ros.core.files import read_text
+from bevdistill_ros.core.text import quote
 
 T = TypeVar("T")
 MAX_CONFIG_BYTES = 1_000_000
@@ -156,23 +157,53 @@ def _yaml_of(text: str, name: str) -> object:
         ValueError: It is not such YAML, or a value in it can't be read.
     """
     try:
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            line = event.start_mark.line + 1 if event.start_mark else 0
-            if isinstance(event, yaml.AliasEvent):
-                alias = str(event.anchor)[:40]
-                raise ValueError(f"{name} has the alias '*{alias}' in line {line}; write its value there")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise ValueError(f"{name} is nested deeper than {MAX_DEPTH} levels in line {line}")
-        return yaml.safe_load(text)
+        _check_structure(text, name)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        return None if node is None else _value_of(node, name)
     except yaml.MarkedYAMLError as error:
         place = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{name} is not YAML: {error.problem}{place}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())[:_QUOTED]}") from error
-    except (AttributeError, TypeError, OverflowError) as error:  # of a value with a YAML tag, such as !!timestamp
+
+
+def _check_structure(text: str, name: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, yaml.AliasEvent):
+            alias = str(event.anchor)[:40]
+            raise ValueError(f"{name} has the alias '*{alias}' in line {line}; write its value there")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{name} is nested deeper than {MAX_DEPTH} levels in line {line}")
+
+
+def _value_of(node: yaml.Node, name: str) -> object:
+    """The value of a document; a scalar that its type does not allow, such as the date 2026-99-99, is named."""
+    try:
+        return yaml.SafeLoader("").construct_document(node)
+    except (AttributeError, TypeError, OverflowError, ValueError) as error:
+        for scalar in _scalars_of(node):
+            try:
+                yaml.SafeLoader("").construct_document(scalar)
+            except (AttributeError, TypeError, OverflowError, ValueError):
+                line = scalar.start_mark.line + 1
+                value, kind = quote(scalar.value, _QUOTED), scalar.tag.rpartition(":")[2]
+                raise ValueError(f"{name} has {value} in line {line}, which is no {kind}") from error
         raise ValueError(f"{name} has a value that can't be read: {str(error)[:_QUOTED]}") from error
+
+
+def _scalars_of(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for entry in node.value:
+            yield from _scalars_of(entry)
+    elif isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            for entry in pair:
+                yield from _scalars_of(entry)
 
 
 def _mistake(message: str, hints: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bevdistill_ros.interface.parameters import SyncParameters
 from bevdistill_ros.interface.topics import TopicMap, has_tf
 from training.bag.choose_topics import Wish
 from training.bag.read_bag import Bag, BagSample
@@ -40,7 +41,7 @@ class ReplayConfig:
     pace: Literal["realtime", "step"] = "realtime"  # step: time stands still until the node has answered the last set
     rate: float = 1.0  # speed; 0.5 takes twice the time
     reference_camera: str = ""  # its image anchors a set and gives its stamp; empty: CAM_FRONT, or the first camera
-    max_spread_ms: float = 100.0  # [ms] largest difference of two image stamps in a set
+    max_spread_ms: float = SyncParameters.max_spread_ms  # [ms] largest difference of two image stamps in a set
     namespace: str = ""  # of the node and of all that is played, such as /replay to watch it; empty: a unique one
     device: str = "auto"  # of the node
     precision: str = "fp32"  # of the node

@@ -102,6 +102,24 @@ def test_another_folder_is_never_replaced(
     assert (tmp_path / "holiday.jpg").exists()
 
 
+def test_a_bundle_that_also_holds_other_files_is_left_alone(
+    tmp_path: Path, make_student: Callable[..., BevFormer], rig: CameraRig
+) -> None:
+    def save() -> None:
+        save_bundle(tmp_path / "b", make_student(), name="tiny", version="1", rig=rig, provenance={})
+
+    save()
+    save()  # a bundle alone is replaced
+    (tmp_path / "b" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"also holds 'notes\.txt', which would be lost"):
+        save()
+    assert (tmp_path / "b" / "notes.txt").exists()
+    (tmp_path / "b" / "notes.txt").unlink()
+    (tmp_path / "b" / "pictures.json").mkdir()
+    with pytest.raises(ValueError, match=r"also holds 'pictures\.json'"):
+        save()
+
+
 def test_the_rig_must_be_that_of_the_student(
     tmp_path: Path, make_student: Callable[..., BevFormer], rig: CameraRig
 ) -> None:
