@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import cycle
 from typing import Literal, Protocol
 
 import cv2
@@ -20,13 +21,14 @@ from bevdistill_ros.inference.coverage import CameraCoverage, coverage_of
 from bevdistill_ros.inference.frame import ImageTarget, frame_from_images, motion_from_twist
 from bevdistill_ros.inference.temporal_memory import Memory
 from bevdistill_ros.interface import drops
-from bevdistill_ros.node.convert import image_of, image_size_of, loses_colours
 from bevdistill_ros.node.images import FULL_WIDTH
-from bevdistill_ros.node.records import ImageSet, Motion, Outcome
+from bevdistill_ros.node.records import ImageSet, Motion, Outcome, Prepared
 from bevdistill_ros.node.rig.calibration import SIZE_OF_IMAGE
 from bevdistill_ros.node.rig.ego_motion import EgoMotion, compensate
 from bevdistill_ros.node.rig.live_rig import CalibratedCamera, LiveRig
 from bevdistill_ros.node.rig.rectifier import Rectifier
+from bevdistill_ros.node.rig.waiting import REAL_TIME, Waiting
+from bevdistill_ros.node.unpack import image_of, image_size_of, loses_colours
 
 
 class Engine(Protocol):
@@ -47,7 +49,7 @@ class UnusableSet(ValueError):
 
 
 class Pipeline:
-    """Decodes, calibrates and detects.
+    """Decodes, calibrates and detects: `prepare` and `detect`, each of them for one set after the other.
 
     Args:
         engine: What runs the network.
@@ -61,6 +63,8 @@ class Pipeline:
         max_image_pixels: Pixels that an image may have.
         decode_threads: Maximum number of threads that decode images; never more than there are cores.
         on_fault: Called with a camera and what is wrong with its image.
+        time: In which poses and calibrations are waited for.
+        num_buffers: Sets whose images must stay good; more than one where sets are prepared ahead of the detection.
     """
 
     def __init__(
@@ -77,6 +81,8 @@ class Pipeline:
         max_image_pixels: int,
         decode_threads: int,
         on_fault: Callable[[str, str], None],
+        time: Waiting = REAL_TIME,
+        num_buffers: int = 1,
     ) -> None:
         self._engine = engine
         self._cameras = tuple(cameras)
@@ -92,7 +98,9 @@ class Pipeline:
         num_threads = min(decode_threads, os.cpu_count() or 1)  # more would only take turns
         self._pool = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="decode")
         cv2.setNumThreads(1)  # one image per thread; threads inside of them would only wait for each other
-        self._images = torch.empty((len(self._cameras), 3, *target.size), dtype=torch.uint8)
+        shape = (num_buffers, len(self._cameras), 3, *target.size)
+        self._buffers = cycle(torch.empty(shape, dtype=torch.uint8).unbind())
+        self._time = time
         self._reset_wanted = threading.Event()
 
     def request_reset(self) -> None:
@@ -104,14 +112,18 @@ class Pipeline:
         self._pool.shutdown(wait=True)
 
     def run(self, images: ImageSet) -> Outcome:
-        """Detect in a set.
+        """Detect in a set; see `prepare`."""
+        return self.detect(self.prepare(images))
+
+    def prepare(self, images: ImageSet) -> Prepared:
+        """Make of a set what the network takes.
 
         Raises:
             UnusableSet: An image or calibration is not usable, and the policy does not allow a blank camera.
         """
         stages = {"transport_age": images.transport_age_ms}
         rig = self._await_sources(images)
-        stages["wait"] = (time.monotonic() - images.received) * 1e3
+        stages["wait"] = (self._time.now_s() - images.received) * 1e3
         with timed(stages, "decode"):
             decoded = list(self._pool.map(lambda index: self._decoded(index, images, rig[index]), range(len(rig))))
         pixels, rig = [image for image, _ in decoded], [camera for _, camera in decoded]
@@ -119,35 +131,51 @@ class Pipeline:
         rig_changed = self._rig.update(rig)
         with timed(stages, "preprocess"):
             frame, motion_known = self._frame(images, pixels, self._rig.filled(rig))
-        if self._reset_wanted.is_set() or rig_changed:
+        forget = self._reset_wanted.is_set() or rig_changed
+        if forget:
             self._reset_wanted.clear()
-            self._engine.reset()
-        # Without poses the memory would be warped by an unknown motion; the next set may have poses again.
-        self._engine.memory.is_paused = not motion_known
-        detections = self._engine.infer(frame)
-        stages["preprocess"] += self._engine.stage_ms["preprocess"]
-        stages |= {name: self._engine.stage_ms[name] for name in ("inference", "postprocess")}
         new_rig = self._rig.take_new()
-        return Outcome(
+        newest = max(stamp for stamp in images.stamps_ns if stamp is not None)
+        return Prepared(
             frame=frame,
-            detections=detections,
             stage_ms=stages,
-            motion=self._motion_of(images, motion_known),
+            motion=Motion(is_known=motion_known, lag_ms=self._motion.lag_ns(newest) / 1e6),
+            forget=forget,
             rig_changed=rig_changed,
             new_rig=self._fitted(new_rig) if new_rig else None,
             coverage=self._coverage(new_rig) if new_rig else (),
         )
 
+    def detect(self, prepared: Prepared) -> Outcome:
+        """Detect in a set that was prepared."""
+        stages = dict(prepared.stage_ms)
+        if prepared.forget:
+            self._engine.reset()
+        # Without poses the memory would be warped by an unknown motion; the next set may have poses again.
+        self._engine.memory.is_paused = not prepared.motion.is_known
+        detections = self._engine.infer(prepared.frame)
+        stages["preprocess"] += self._engine.stage_ms["preprocess"]
+        stages |= {name: self._engine.stage_ms[name] for name in ("inference", "postprocess")}
+        return Outcome(
+            frame=prepared.frame,
+            detections=detections,
+            stage_ms=stages,
+            motion=replace(prepared.motion, memory_s=self._engine.memory.age_s),
+            rig_changed=prepared.rig_changed,
+            new_rig=prepared.new_rig,
+            coverage=prepared.coverage,
+        )
+
     def _await_sources(self, images: ImageSet) -> list[CalibratedCamera | None]:
         """Wait for poses, and for the calibration of each camera."""
-        deadline = time.monotonic() + self._max_wait_s
+        deadline = self._time.now_s() + self._max_wait_s
         headers = {
             name: (stamp, frame)
             for name, stamp, frame in zip(self._cameras, images.stamps_ns, images.frame_ids, strict=True)
             if stamp is not None
         }
         self._motion.wait_for(max(stamp for stamp, _ in headers.values()), self._max_wait_s)
-        return self._rig.at(headers, max(deadline - time.monotonic(), 0.0))
+        return self._rig.at(headers, max(deadline - self._time.now_s(), 0.0))
 
     def _decoded(
         self, index: int, images: ImageSet, camera: CalibratedCamera | None
@@ -190,16 +218,8 @@ class Pipeline:
             [self._motion.odom_from_ego(stamp) for stamp in stamps],
         )
         pose = np.eye(4) if reference_pose is None else reference_pose
-        frame = self._assemble(pixels, rig, images.stamp_ns, mountings, pose, self._images)
+        frame = self._assemble(pixels, rig, images.stamp_ns, mountings, pose, next(self._buffers))
         return replace(frame, motion=motion_from_twist(self._motion.twist_at(images.stamp_ns))), motion_known
-
-    def _motion_of(self, images: ImageSet, motion_known: bool) -> Motion:
-        newest = max(stamp for stamp in images.stamps_ns if stamp is not None)
-        return Motion(
-            is_known=motion_known,
-            lag_ms=self._motion.lag_ns(newest) / 1e6,
-            memory_s=self._engine.memory.age_s,
-        )
 
     def _fitted(self, rig: Sequence[CalibratedCamera]) -> CameraRig:
         """Rig of the vehicle, for images of the network's input size."""

@@ -44,6 +44,19 @@ class Motion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A set that is ready for the network."""
+
+    frame: CameraFrame  # its images are good until the pipeline's buffers are used again
+    stage_ms: dict[str, float]  # so far
+    motion: Motion  # without the age of the memory
+    forget: bool  # the memory before this set
+    rig_changed: bool  # intrinsics or a mounting differ from the set before
+    new_rig: CameraRig | None  # see `Outcome`
+    coverage: Sequence[CameraCoverage] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What came of a set."""
 

@@ -3,34 +3,29 @@
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 
-import torch
 from rclpy.lifecycle import LifecycleNode
 
 from bevdistill_ros.core.rig import CameraRig, VehicleRig
 from bevdistill_ros.core.text import one_line
-from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.inference.coverage import CameraCoverage
-from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.rig_file import load_rig
-from bevdistill_ros.inference.temporal_memory import MemoryLimits
 from bevdistill_ros.interface import drops
 from bevdistill_ros.interface.parameters import DetectorParameters
+from bevdistill_ros.node.build import in_model_order, make_engine, make_odometry, make_pipeline
 from bevdistill_ros.node.diagnostics import Monitor, calibration_item
-from bevdistill_ros.node.pipeline import Pipeline, UnusableSet
+from bevdistill_ros.node.pipeline import UnusableSet
 from bevdistill_ros.node.publishers import Publishers
 from bevdistill_ros.node.records import DroppedSet, ImageSet, Item, Level
 from bevdistill_ros.node.rig.calibration import calibrations_of
 from bevdistill_ros.node.rig.calibration_store import CalibrationStore
 from bevdistill_ros.node.rig.ego_motion import EgoMotion, NoEgoMotion
 from bevdistill_ros.node.rig.from_tf import TfMotion, TfMountings
-from bevdistill_ros.node.rig.live_rig import LiveRig
 from bevdistill_ros.node.rig.mountings import Mountings, RigMountings
-from bevdistill_ros.node.rig.odometry import OdometryBuffer
 from bevdistill_ros.node.rig.training_rig import differences_from_training
+from bevdistill_ros.node.sets import Listeners
 from bevdistill_ros.node.sources import CameraInfoTopics, OdometryTopic
-from bevdistill_ros.node.subscriptions import Listeners, Subscriptions
+from bevdistill_ros.node.subscriptions import Subscriptions
 from bevdistill_ros.node.sync.filters import require_message_filters
 from bevdistill_ros.node.tf import Transforms
 from bevdistill_ros.node.worker import LatestWorker
@@ -79,7 +74,14 @@ class Session:
         self._transforms = self._make_transforms() if rig is None or parameters.ego_motion.source == "tf" else None
         self._calibrations = self._make_calibrations(rig)
         self._motion = self._make_motion()
-        self._pipeline = self._make_pipeline(self._make_mountings(rig))
+        self._pipeline = make_pipeline(
+            parameters,
+            self._engine,
+            calibrations=self._calibrations,
+            mountings=self._make_mountings(rig),
+            motion=self._motion,
+            on_fault=self._fault,
+        )
         self._closing.callback(self._pipeline.close)
         self._publishers = Publishers(
             self._node,
@@ -160,48 +162,20 @@ class Session:
 
     def _make_motion(self) -> EgoMotion:
         parameters = self._parameters
-        max_extrapolation_s = parameters.ego_motion.max_extrapolation_ms / 1e3
         match parameters.ego_motion.source:
             case "odometry":
                 topic = OdometryTopic(self._node, parameters.base_frame, self._fault)
                 self._closing.callback(topic.close)
-                return OdometryBuffer(
-                    topic.take,
-                    max_gap_s=parameters.ego_motion.max_gap_s,
-                    max_extrapolation_s=max_extrapolation_s,
-                )
+                return make_odometry(parameters, topic.take)
             case "tf":
                 return TfMotion(
                     self._transforms,
                     parameters.odom_frame,
                     parameters.base_frame,
-                    max_extrapolation_s=max_extrapolation_s,
+                    max_extrapolation_s=parameters.ego_motion.max_extrapolation_ms / 1e3,
                 )
             case "none":
                 return NoEgoMotion()
-
-    def _make_pipeline(self, mountings: Mountings) -> Pipeline:
-        parameters, training_rig = self._parameters, self._engine.manifest.rig
-        rig = LiveRig(
-            parameters.cameras,
-            training_rig,
-            calibrations=self._calibrations,
-            mountings=mountings,
-            on_fault=self._fault,
-        )
-        return Pipeline(
-            engine=self._engine,
-            cameras=parameters.cameras,
-            training_rig=training_rig,
-            target=self._engine.config.images,
-            rig=rig,
-            motion=self._motion,
-            missing_camera=parameters.missing_camera,
-            max_wait_s=parameters.ego_motion.max_wait_ms / 1e3,
-            max_image_pixels=parameters.max_image_pixels,
-            decode_threads=parameters.decode_threads,
-            on_fault=self._fault,
-        )
 
     def _work(self, images: ImageSet) -> None:
         """Work on a set; nothing that goes wrong with one set may end the thread."""
@@ -262,50 +236,3 @@ class Session:
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)
-
-
-def make_engine(parameters: DetectorParameters) -> Engine:
-    """Load the bundle and make it ready.
-
-    Raises:
-        ValueError: The bundle is missing or refused, or the engine cannot run so.
-    """
-    if not parameters.bundle:
-        raise ValueError("parameter bundle is empty; give the folder of a model bundle")
-    if parameters.num_threads:
-        torch.set_num_threads(parameters.num_threads)
-    temporal = parameters.temporal
-    engine = Engine(
-        load_bundle(parameters.bundle),
-        parameters.engine_choice,
-        temporal=MemoryLimits(
-            interval_s=temporal.interval_s, max_gap_s=temporal.max_gap_s, max_jump_m=temporal.max_jump_m
-        ),
-    )
-    engine.warm_up()
-    return engine
-
-
-def in_model_order(parameters: DetectorParameters, model_cameras: Sequence[str]) -> DetectorParameters:
-    """Parameters with the cameras in the model's order.
-
-    Cameras of the model's own names are put into its order. Cameras of other names take the model's places one by one.
-
-    Raises:
-        ValueError: Their number is not that of the model.
-    """
-    cameras = parameters.cameras
-    if len(cameras) != len(model_cameras):
-        raise ValueError(
-            f"parameter cameras names {len(cameras)}, but the bundle takes {len(model_cameras)} cameras in the order "
-            f"{', '.join(model_cameras)}"
-        )
-    known = [name for name in cameras if name in model_cameras]
-    if known and len(known) < len(cameras):
-        foreign = [name for name in cameras if name not in model_cameras]
-        raise ValueError(
-            f"parameter cameras mixes names of the bundle ({', '.join(known)}) with others ({', '.join(foreign)}); "
-            "use the bundle's names for all, or for none and give them in the bundle's order"
-        )
-    sync = replace(parameters.sync, reference_camera=parameters.reference_camera)
-    return replace(parameters, cameras=tuple(model_cameras) if known else cameras, sync=sync)

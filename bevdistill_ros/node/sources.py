@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo
 
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.interface.topics import own_image_topic
-from bevdistill_ros.node import convert
+from bevdistill_ros.node import unpack
 from bevdistill_ros.node.polled import PolledSubscription
 from bevdistill_ros.node.quality import input_quality, is_latched, latched_quality
 from bevdistill_ros.node.rig.calibration import Calibration
@@ -82,7 +82,7 @@ class CameraInfoTopics:
 
     def _calibration_of(self, camera: str, message: Any) -> Calibration | str:
         try:
-            return convert.calibration_of(
+            return unpack.calibration_of(
                 message,
                 rectified=self._rectified,
                 image_topic=self._image_topics[camera],
@@ -111,7 +111,7 @@ class OdometryTopic:
         """Usable poses that came."""
         for message in self._topic.take():
             try:
-                yield convert.odometry_of(message, base_frame=self._base_frame)
+                yield unpack.odometry_of(message, base_frame=self._base_frame)
             except ValueError as error:
                 self._on_fault("odometry", str(error))
 

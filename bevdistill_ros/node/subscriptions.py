@@ -1,9 +1,5 @@
-"""The camera topics, and the sets of images that they give."""
+"""The camera topics, whose images become sets."""
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
@@ -12,31 +8,13 @@ from rclpy.node import Node
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
-from bevdistill_ros.interface import drops
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.interface.topics import own_image_topic
-from bevdistill_ros.node.convert import frame_of, stamp_of
-from bevdistill_ros.node.diagnostics import age_ms
 from bevdistill_ros.node.quality import input_quality, misfit
-from bevdistill_ros.node.records import DroppedSet, ImageSet
-from bevdistill_ros.node.sync.anchor import AnchorSynchronizer
-from bevdistill_ros.node.sync.clocks import ClockWatch
-from bevdistill_ros.node.sync.filters import Subscriber, approximate_time
+from bevdistill_ros.node.sets import QUEUE_SIZE, Listeners, SetMaker
+from bevdistill_ros.node.sync.filters import Subscriber
 
-IMAGE_DEPTH = 10
 EXPIRY_PERIOD_S = 0.02
-NUM_ARRIVALS = 64  # arrivals of a camera's images that are remembered
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listeners:
-    """Who gets what."""
-
-    on_set: Callable[[ImageSet], None]
-    on_image: Callable[[str], None]  # camera
-    on_drop: Callable[[DroppedSet], None]
-    on_clock_jump: Callable[[int], None]  # the new stamp [ns]
-    on_fault: Callable[[str, str], None]  # subject, what is wrong
 
 
 class Subscriptions:
@@ -51,22 +29,18 @@ class Subscriptions:
     def __init__(self, node: Node, parameters: DetectorParameters, listeners: Listeners) -> None:
         self._node = node
         self._parameters = parameters
-        self._listeners = listeners
-        self._clocks = ClockWatch()
-        self._arrivals: dict[tuple[str, int], tuple[float, float]] = {}
         self._filters: list[Any] = []
         self._timer: Any = None
         try:
-            self._open()
+            self._open(listeners)
         except Exception:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _open(self, listeners: Listeners) -> None:
         for name in self._parameters.cameras:
             self._filters.append(self._image_filter(name))
-        self._synchronizer = self._synchronize()
-        self._synchronizer.registerCallback(self._on_messages)
+        self._sets = SetMaker(self._filters, self._parameters, listeners, now_ns=self._now_ns)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = self._node.create_timer(EXPIRY_PERIOD_S, self._expire, clock=steady)
 
@@ -93,78 +67,23 @@ class Subscriptions:
             self._node,
             kind,
             own_image_topic(camera, self._parameters.transport),
-            qos_profile=input_quality(IMAGE_DEPTH),
+            qos_profile=input_quality(QUEUE_SIZE),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             event_callbacks=_no_events(),
         )
-        # Registered before the synchroniser's own, so that the arrival is known when it emits.
-        source.registerCallback(self._on_image, camera)
+        source.registerCallback(self._wake)
         return source
 
-    def _synchronize(self) -> Any:
-        sync = self._parameters.sync
-        if sync.policy == "approximate_time":
-            return approximate_time(
-                self._filters,
-                queue_size=IMAGE_DEPTH,
-                slop=sync.max_spread_ms / 1e3,
-                stamp_of=stamp_of,
-                on_clock_jump=self._listeners.on_clock_jump,
-            )
-        return AnchorSynchronizer(
-            self._filters,
-            names=self._parameters.cameras,
-            reference=self._parameters.reference_camera,
-            max_spread_ns=round(sync.max_spread_ms * 1e6),
-            max_age_ns=round(sync.max_age_ms * 1e6),
-            camera_timeout_ns=round(self._parameters.diagnostics.camera_timeout_s * 1e9),
-            missing_camera=self._parameters.missing_camera,
-            stamp_of=stamp_of,
-            now_ns=self._now_ns,
-            on_drop=self._listeners.on_drop,
-            on_ignored=self._listeners.on_fault,
-            on_clock_jump=self._listeners.on_clock_jump,
-            queue_size=IMAGE_DEPTH,
-        )
-
-    def _on_image(self, message: Any, camera: str) -> None:
-        self._listeners.on_image(camera)
+    def _wake(self, message: Any) -> None:
+        """Something may wait from now on."""
         if self._timer.is_canceled():
             self._timer.reset()
-        stamp = stamp_of(message)
-        arrived = time.monotonic()
-        self._arrivals[camera, stamp] = (arrived, age_ms(stamp, self._now_ns()))
-        if fault := self._clocks.check(camera, stamp, arrived):
-            self._listeners.on_fault(camera, fault)
-        while len(self._arrivals) > NUM_ARRIVALS * len(self._filters):
-            del self._arrivals[next(iter(self._arrivals))]
-
-    def _on_messages(self, *messages: Any) -> None:
-        stamps = tuple(None if message is None else stamp_of(message) for message in messages)
-        anchor = getattr(self._synchronizer, "anchor", self._parameters.reference_camera)
-        stamp = stamps[self._parameters.cameras.index(anchor)]
-        assert stamp is not None, "a set has no image that anchors it"
-        received, transport_age = self._arrivals.get((anchor, stamp), (time.monotonic(), math.nan))
-        images = ImageSet(
-            stamp_ns=stamp,
-            messages=messages,
-            stamps_ns=stamps,
-            frame_ids=tuple("" if message is None else frame_of(message) for message in messages),
-            received=received,
-            transport_age_ms=transport_age,
-        )
-        if images.spread_ms > self._parameters.sync.max_spread_ms:
-            self._listeners.on_drop(images.dropped(drops.spread(images.spread_ms)))
-            return
-        self._listeners.on_set(images)
 
     def _expire(self) -> None:
         """Let no set wait for ever; while none waits the timer rests, as each of its calls wakes the node."""
-        if isinstance(self._synchronizer, AnchorSynchronizer):
-            self._synchronizer.expire()
-            if self._synchronizer.is_waiting:
-                return
-        self._timer.cancel()
+        self._sets.expire()
+        if not self._sets.is_waiting:
+            self._timer.cancel()
 
     def _now_ns(self) -> int:
         return int(self._node.get_clock().now().nanoseconds)

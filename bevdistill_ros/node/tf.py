@@ -5,7 +5,7 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
 
-from bevdistill_ros.node.convert import transform_of
+from bevdistill_ros.node.unpack import transform_of
 
 try:
     import tf2_ros

@@ -16,7 +16,8 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
-from bevdistill_ros.node.convert import calibration_of, header_from, stamp_of
+from bevdistill_ros.node.convert import header_from
+from bevdistill_ros.node.unpack import calibration_of, stamp_of
 from training.benchmark.node.overhead import NodeBenchConfig, run_node_bench, synthetic_rig
 from training.benchmark.node.pictures import PICTURE_SIZE
 from training.benchmark.node.ros.approximate_time import ApproximateTime

@@ -14,9 +14,9 @@ pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from bevdistill_ros.node.convert import calibration_of
 from bevdistill_ros.node.rig.calibration import SIZE_OF_IMAGE, Calibration
 from bevdistill_ros.node.rig.rectifier import Rectifier
+from bevdistill_ros.node.unpack import calibration_of
 
 K = [500.0, 0.0, 319.5, 0.0, 500.0, 179.5, 0.0, 0.0, 1.0]
 P = [450.0, 0.0, 310.0, 0.0, 0.0, 450.0, 170.0, 0.0, 0.0, 0.0, 1.0, 0.0]

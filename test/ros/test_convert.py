@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
 
 from bevdistill_ros.core.records import Detections
-from bevdistill_ros.node import convert
+from bevdistill_ros.node import convert, unpack
 from bevdistill_ros.node.markers import shapes_of
 from bevdistill_ros.node.records import Item, Level, Motion, SetReport
 
@@ -40,7 +40,7 @@ def image_message(data: np.ndarray, encoding: str, padding: int = 0) -> Image:
 
 
 def decoded(message: Any, width: int = COLS) -> np.ndarray:
-    return convert.image_of(message, nominal_width=COLS, width=width)
+    return unpack.image_of(message, nominal_width=COLS, width=width)
 
 
 def info(**fields: Any) -> CameraInfo:
@@ -59,7 +59,7 @@ def two_detections() -> Detections:
 
 
 def test_stamps_keep_every_nanosecond() -> None:
-    assert convert.stamp_of(Image(header=convert.header_from(STAMP, "a"))) == STAMP
+    assert unpack.stamp_of(Image(header=convert.header_from(STAMP, "a"))) == STAMP
 
 
 @pytest.mark.parametrize("padding", [0, 7])
@@ -107,7 +107,7 @@ def test_compressed_image_is_rgb(suffix: str) -> None:
     rgb = np.zeros((16, 16, 3), dtype=np.uint8)
     rgb[..., 0] = 200
     content = cv2.imencode(suffix, rgb[..., ::-1])[1].tobytes()
-    image = convert.image_of(CompressedImage(format="jpeg", data=content), nominal_width=16, width=16)
+    image = unpack.image_of(CompressedImage(format="jpeg", data=content), nominal_width=16, width=16)
     assert image.shape == (16, 16, 3)
     np.testing.assert_allclose(image.mean(axis=(0, 1)), [200, 0, 0], atol=2)
 
@@ -115,14 +115,14 @@ def test_compressed_image_is_rgb(suffix: str) -> None:
 @pytest.mark.parametrize(("width", "expected"), [(16, 16), (9, 16), (8, 8), (4, 4), (1, 4)])
 def test_a_much_larger_jpeg_is_decoded_smaller(width: int, expected: int) -> None:
     content = cv2.imencode(".jpg", np.zeros((16, 16, 3), dtype=np.uint8))[1].tobytes()
-    image = convert.image_of(CompressedImage(format="jpeg", data=content), nominal_width=16, width=width)
+    image = unpack.image_of(CompressedImage(format="jpeg", data=content), nominal_width=16, width=width)
     assert image.shape == (expected, expected, 3)
 
 
 def test_padding_behind_a_jpeg_is_no_damage() -> None:
     content = cv2.imencode(".jpg", np.zeros((16, 16, 3), dtype=np.uint8))[1].tobytes()
     padded = CompressedImage(format="jpeg", data=content + bytes(9000))
-    assert convert.image_of(padded, nominal_width=16, width=16).shape == (16, 16, 3)
+    assert unpack.image_of(padded, nominal_width=16, width=16).shape == (16, 16, 3)
 
 
 def test_cut_jpeg_is_refused_even_with_a_whole_thumbnail_inside() -> None:
@@ -132,31 +132,31 @@ def test_cut_jpeg_is_refused_even_with_a_whole_thumbnail_inside() -> None:
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     whole = content[:2] + segment + content[2:]
     message = CompressedImage(format="jpeg", data=whole)
-    assert convert.image_of(message, nominal_width=64, width=64).shape == (64, 64, 3)
+    assert unpack.image_of(message, nominal_width=64, width=64).shape == (64, 64, 3)
     message.data = whole[:-100]
     with pytest.raises(ValueError, match="cut off"):
-        convert.image_of(message, nominal_width=64, width=64)
+        unpack.image_of(message, nominal_width=64, width=64)
 
 
 def test_depth_image_is_refused() -> None:
     message = CompressedImage(format="16UC1; compressedDepth png", data=b"")
     with pytest.raises(ValueError, match="not a colour image"):
-        convert.image_of(message, nominal_width=16, width=16)
+        unpack.image_of(message, nominal_width=16, width=16)
 
 
 def test_camera_info() -> None:
-    calibration = convert.calibration_of(info(d=[0.0] * 5), rectified=False)
+    calibration = unpack.calibration_of(info(d=[0.0] * 5), rectified=False)
     np.testing.assert_array_equal(calibration.matrix, [[100, 0, 50], [0, 110, 40], [0, 0, 1]])
     assert calibration.size == (80, 100)
     assert calibration.distortion is None
-    bent = convert.calibration_of(info(d=[0.1, 0.0, 0.0, 0.0, 0.0]), rectified=False)
+    bent = unpack.calibration_of(info(d=[0.1, 0.0, 0.0, 0.0, 0.0]), rectified=False)
     assert bent.model == "plumb_bob"
     np.testing.assert_array_equal(bent.distortion, [0.1, 0, 0, 0, 0])
 
 
 def test_camera_info_of_rectified_images() -> None:
     projection = [90.0, 0.0, 48.0, 0.0, 0.0, 95.0, 41.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-    calibration = convert.calibration_of(info(d=[0.1, 0, 0, 0, 0.0], p=projection), rectified=True)
+    calibration = unpack.calibration_of(info(d=[0.1, 0, 0, 0, 0.0], p=projection), rectified=True)
     np.testing.assert_array_equal(calibration.matrix, [[90, 0, 48], [0, 95, 41], [0, 0, 1]])
     assert calibration.distortion is None
 
@@ -172,32 +172,32 @@ def test_camera_info_of_rectified_images() -> None:
 )
 def test_unusable_camera_info_is_refused(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        convert.calibration_of(info(**change), rectified=False)
+        unpack.calibration_of(info(**change), rectified=False)
 
 
 def test_region_of_interest_is_refused() -> None:
     message = info()
     message.roi.width, message.roi.height = 50, 40
     with pytest.raises(ValueError, match="region of interest"):
-        convert.calibration_of(message, rectified=False)
+        unpack.calibration_of(message, rectified=False)
 
 
 def test_odometry() -> None:
     message = Odometry(header=convert.header_from(STAMP, "odom"), child_frame_id="base_link")
     message.pose.pose.position.x = 3.0
     message.pose.pose.orientation.z = message.pose.pose.orientation.w = math.sqrt(0.5)
-    found = convert.odometry_of(message, base_frame="base_link")
+    found = unpack.odometry_of(message, base_frame="base_link")
     stamp, pose = found.stamp_ns, found.odom_from_ego
     assert stamp == STAMP
     np.testing.assert_allclose(pose, [[0, -1, 0, 3], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], atol=1e-12)
     with pytest.raises(ValueError, match="frame 'base_link', but base_frame is 'base'"):
-        convert.odometry_of(message, base_frame="base")
+        unpack.odometry_of(message, base_frame="base")
     message.pose.pose.orientation.z = message.pose.pose.orientation.w = 0.0
     with pytest.raises(ValueError, match="not a rotation"):
-        convert.odometry_of(message, base_frame="base_link")
+        unpack.odometry_of(message, base_frame="base_link")
     message.pose.pose.position.y = math.inf
     with pytest.raises(ValueError, match="not finite"):
-        convert.odometry_of(message, base_frame="base_link")
+        unpack.odometry_of(message, base_frame="base_link")
 
 
 def test_transform() -> None:
@@ -205,12 +205,12 @@ def test_transform() -> None:
     message.transform.translation.y = 2.0
     message.transform.rotation.x, message.transform.rotation.w = 1.0, 0.0
     expected = [[1, 0, 0, 0], [0, -1, 0, 2], [0, 0, -1, 0], [0, 0, 0, 1]]
-    np.testing.assert_allclose(convert.transform_of(message), expected, atol=1e-12)
+    np.testing.assert_allclose(unpack.transform_of(message), expected, atol=1e-12)
 
 
 def test_detections() -> None:
     message = convert.detections_message(two_detections(), frame_id="base_link", model="tiny 1")
-    assert convert.stamp_of(message) == STAMP
+    assert unpack.stamp_of(message) == STAMP
     assert message.header.frame_id == "base_link"
     assert message.model == "tiny 1"
     car, cone = message.detections
@@ -248,7 +248,7 @@ def test_markers() -> None:
         ("velocities", 0): Marker.ARROW,
     }
     assert all(marker.lifetime.nanosec == 750_000_000 for marker in message.markers)
-    assert all(convert.stamp_of(marker) == STAMP for marker in message.markers)
+    assert all(unpack.stamp_of(marker) == STAMP for marker in message.markers)
     assert all(marker.color.a > 0 for marker in message.markers)
 
 
@@ -288,23 +288,23 @@ def test_sizes_are_compared_before_anything_is_decoded() -> None:
     done, png = cv2.imencode(".png", np.zeros((40, 50), np.uint8))
     assert done
     message = CompressedImage(format="png", data=png.tobytes())
-    assert convert.image_size_of(message) == (40, 50)
+    assert unpack.image_size_of(message) == (40, 50)
     with pytest.raises(ValueError, match="image of 50x40 has"):
-        convert.image_of(message, nominal_width=50, width=50, max_pixels=1999)
+        unpack.image_of(message, nominal_width=50, width=50, max_pixels=1999)
     raw = Image(height=40, width=50, step=50, encoding="mono8", data=bytes(2000))
-    assert convert.image_size_of(raw) == (40, 50)
+    assert unpack.image_size_of(raw) == (40, 50)
     with pytest.raises(ValueError, match="image of 50x40 has"):
-        convert.image_of(raw, nominal_width=50, width=50, max_pixels=1999)
+        unpack.image_of(raw, nominal_width=50, width=50, max_pixels=1999)
     thin = Image(height=3000, width=1, step=1, encoding="mono8", data=bytes(3000))
     with pytest.raises(ValueError, match="is too thin"):
-        convert.image_of(thin, nominal_width=1, width=1)
+        unpack.image_of(thin, nominal_width=1, width=1)
 
 
 @pytest.mark.parametrize("size", [(65_500, 65_500), (60_000, 1), (1, 60_000)])
 def test_calibrations_of_no_camera(size: tuple[int, int]) -> None:
     info = CameraInfo(height=size[0], width=size[1], k=[50.0, 0.0, 1.0, 0.0, 50.0, 1.0, 0.0, 0.0, 1.0])
     with pytest.raises(ValueError, match=f"image of {size[1]}x{size[0]} "):
-        convert.calibration_of(info, rectified=False)
+        unpack.calibration_of(info, rectified=False)
 
 
 def test_a_fault_quotes_little_of_what_was_sent() -> None:
@@ -313,12 +313,12 @@ def test_a_fault_quotes_little_of_what_was_sent() -> None:
     camera = {"height": 40, "width": 50, "k": [50.0, 0.0, 1.0, 0.0, 50.0, 1.0, 0.0, 0.0, 1.0]}
     odometry = Odometry(child_frame_id=long)
     attempts = [
-        lambda: convert.image_of(Image(height=1, width=1, encoding=long), nominal_width=1, width=1),
-        lambda: convert.image_of(CompressedImage(format=long + "depth", data=b"x"), nominal_width=1, width=1),
-        lambda: convert.calibration_of(CameraInfo(**camera, distortion_model=long, d=[0.1]), rectified=False),
-        lambda: convert.calibration_of(CameraInfo(**camera, d=[float("nan")] * 100_000), rectified=False),
-        lambda: convert.calibration_of(CameraInfo(**camera, header=Header(frame_id=long)), rectified=False),
-        lambda: convert.odometry_of(odometry, base_frame="base_link"),
+        lambda: unpack.image_of(Image(height=1, width=1, encoding=long), nominal_width=1, width=1),
+        lambda: unpack.image_of(CompressedImage(format=long + "depth", data=b"x"), nominal_width=1, width=1),
+        lambda: unpack.calibration_of(CameraInfo(**camera, distortion_model=long, d=[0.1]), rectified=False),
+        lambda: unpack.calibration_of(CameraInfo(**camera, d=[float("nan")] * 100_000), rectified=False),
+        lambda: unpack.calibration_of(CameraInfo(**camera, header=Header(frame_id=long)), rectified=False),
+        lambda: unpack.odometry_of(odometry, base_frame="base_link"),
     ]
     for attempt in attempts:
         with pytest.raises(ValueError, match=r".") as caught:

@@ -24,7 +24,8 @@ from rosgraph_msgs.msg import Clock
 from tiny_model import CAMERAS, MS, OFFSETS_MS, assert_same, decoded, offline
 from vehicle import jpeg, jpegs
 
-from bevdistill_ros.node.convert import stamp_of, time_from
+from bevdistill_ros.node.convert import time_from
+from bevdistill_ros.node.unpack import stamp_of
 
 PERIOD_MS = 100
 

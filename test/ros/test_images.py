@@ -15,7 +15,7 @@ pytest.importorskip("bevdistill_ros.msg", reason="needs the built messages: make
 
 from sensor_msgs.msg import CompressedImage, Image
 
-from bevdistill_ros.node.convert import image_of, loses_colours
+from bevdistill_ros.node.unpack import image_of, loses_colours
 
 ROWS, COLS = 48, 64
 COLOURS = np.array([[[200, 40, 60], [30, 180, 90]], [[50, 70, 210], [120, 120, 120]]], dtype=np.uint8)

@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.interface.reference import parameter_table, write_into
 from bevdistill_ros.node import parameters as rules
-from bevdistill_ros.node.session import in_model_order
+from bevdistill_ros.node.build import in_model_order
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "node" / "detector.param.yaml"

@@ -15,10 +15,11 @@ from nav_msgs.msg import Odometry
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
-from bevdistill_ros.node.convert import header_from, stamp_of
+from bevdistill_ros.node.convert import header_from
 from bevdistill_ros.node.polled import PolledSubscription
 from bevdistill_ros.node.rig.odometry import OdometryBuffer
 from bevdistill_ros.node.sources import OdometryTopic
+from bevdistill_ros.node.unpack import stamp_of
 
 QUALITY = QoSProfile(depth=3, reliability=QoSReliabilityPolicy.RELIABLE)
 TIMEOUT_S = 20.0

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,7 @@ def test_nobody_there_is_told(tmp_path: Path) -> None:
         play(bag, layout=TopicMap(), cameras=NUSCENES_CAMERAS, timeout_s=0.2)
 
 
-def test_live_detections_equal_offline_ones(bundle: Path, tmp_path: Path) -> None:
+def test_live_and_offline_replay_equal_the_engine(bundle: Path, tmp_path: Path) -> None:
     """Two scenes, given in the wrong order; the second must not remember the first."""
     first = scene_of(tmp_path, num_sets=5, name="first")
     second = scene_of(tmp_path, num_sets=2, name="second", start_ns=START_NS + 3_100_000_000)
@@ -247,8 +248,9 @@ def test_live_detections_equal_offline_ones(bundle: Path, tmp_path: Path) -> Non
     assert (report.sets_sent, report.sets_processed, report.sets_lost) == (7, 7, 0)
     assert (report.samples, report.samples_unanswered, report.metrics) == (7, 0, None)
     assert report.bags == ("first", "second")
-    for scene in (first, second):
-        live = read_recording(tmp_path / "out" / "detections" / scene.name).detections
+    run_replay(replace(replay_config(bundle, tmp_path / "fast", *bags), mode="offline"))
+    for scene, output in product((first, second), ("out", "fast")):
+        live = read_recording(tmp_path / output / "detections" / scene.name).detections
         offline = detect_offline(scene, bundle)
         assert list(live) == list(offline)
         for stamp_ns, expected in offline.items():

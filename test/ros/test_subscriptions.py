@@ -20,7 +20,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from bevdistill_ros.interface.parameters import DetectorParameters, SyncParameters
 from bevdistill_ros.node.convert import header_from
 from bevdistill_ros.node.records import ImageSet
-from bevdistill_ros.node.subscriptions import Listeners, Subscriptions
+from bevdistill_ros.node.sets import Listeners
+from bevdistill_ros.node.subscriptions import Subscriptions
 
 BEST_EFFORT = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 TIMEOUT_S = 20.0

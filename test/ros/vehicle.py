@@ -19,7 +19,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tiny_model import CAMERAS, MS, OFFSETS_MS, SIZE, jpeg_of, picture, position, tiny_rig
 from visualization_msgs.msg import MarkerArray
 
-from bevdistill_ros.node.convert import header_from, stamp_of
+from bevdistill_ros.node.convert import header_from
+from bevdistill_ros.node.unpack import stamp_of
 
 TIMEOUT_S = 60.0
 KINDS = {"compressed": (CompressedImage, "image/compressed"), "raw": (Image, "image")}

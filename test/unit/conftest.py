@@ -52,14 +52,21 @@ def ego_from(channel: str) -> np.ndarray:
 
 
 class TinyDatabase:
-    """The database, and the numbers it was made from."""
+    """The database, and the numbers it was made from.
+
+    Args:
+        root: Where it goes.
+        front_delay: Of CAM_FRONT from the LiDAR's stamp [s].
+        is_whole: CAM_BACK is in all samples.
+        start: When the drive begins [s].
+    """
 
     version = "v1.0-tiny"
     landmarks = LANDMARKS
     colours = COLOURS
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, front_delay: float = -0.04, is_whole: bool = False, start: float = 0.0) -> None:
+        self.root, self.front_delay, self.is_whole, self.start = root, front_delay, is_whole, start
         self.tables: dict[str, list[dict[str, Any]]] = {
             name: []
             for name in (
@@ -81,7 +88,7 @@ class TinyDatabase:
     def write(self) -> None:
         """Write everything."""
         self._write_fixed_tables()
-        self._write_scene("scene-drive", [0.0, 0.5, 1.0])
+        self._write_scene("scene-drive", [self.start + seconds for seconds in (0.0, 0.5, 1.0)])
         self._write_scene("scene-stand", [10.0])
         self._write_scene("scene-empty", [20.0])
         self._annotate("vehicle.car", "drive", lambda t: [110.0 + 5.0 * t, 50.0, 1.0], [1.9, 4.5, 1.6], 0.0)
@@ -126,13 +133,14 @@ class TinyDatabase:
 
     def _write_scene(self, name: str, times: list[float]) -> None:
         tokens = [f"{name}-{number}" for number in range(len(times))]
-        self.tables["scene"].append({"token": name, "name": name, "log_token": "log"})
+        ends = {"first_sample_token": tokens[0], "last_sample_token": tokens[-1], "nbr_samples": len(tokens)}
+        self.tables["scene"].append({"token": name, "name": name, "log_token": "log", **ends})
         for token, before, after, time in zip(tokens, ["", *tokens], [*tokens[1:], ""], times, strict=False):
             self.tables["sample"].append(
                 {"token": token, "scene_token": name, "timestamp": round(time * 1e6), "prev": before, "next": after}
             )
-            self._write_camera(token, "CAM_FRONT", time - 0.04)
-            if token != "scene-drive-2":
+            self._write_camera(token, "CAM_FRONT", time + self.front_delay)
+            if token != "scene-drive-2" or self.is_whole:
                 self._write_camera(token, "CAM_BACK", time + 0.03)
         previous = ""
         for step in range(round((times[-1] - times[0]) / 0.1) + 1):
@@ -140,7 +148,11 @@ class TinyDatabase:
             previous = self._write_sweep(tokens[sample + (rest > 0)], times[0] + 0.1 * step, rest == 0, previous)
 
     def _write_camera(self, sample: str, channel: str, time: float) -> None:
+        scene, rows = sample.rpartition("-")[0], self.tables["sample_data"]
+        before = [row for row in rows if row["filename"].split("/")[1] == channel]
         record = self._sample_data(sample, channel, time, True, "jpg")
+        if before and before[-1]["sample_token"].startswith(scene):
+            before[-1]["next"], record["prev"] = record["token"], before[-1]["token"]
         image = np.full((*SIZE, 3), COLOURS[channel][::-1], dtype=np.uint8)
         cv2.imwrite(str(self.root / record["filename"]), image)
 

@@ -20,9 +20,9 @@ from training.bag.read_bag import BagError, read_bag
 from training.bag.rig import frames_of, rig_of
 from training.bag.write_bag import write_scene
 from training.replay.config import ReplayConfig, Setup
+from training.replay.node_parameters import node_parameters
 from training.replay.order import ODOMETRY_FROM_TF, stream
 from training.replay.run import _check_playable
-from training.replay.session import _node_parameters
 
 YAWS = {"FRONT": 0.0, "LEFT": 75.0, "RIGHT": -75.0, "REAR": 180.0}
 CAMERAS = tuple(YAWS)
@@ -87,7 +87,7 @@ def test_cameras_of_other_names_are_known_by_their_direction(ours: Path, tmp_pat
     assert "FRONT is /car/cam3/image_rect/compressed" in chosen.notes[0]
     setup = Setup(config=config_of(path), layout=chosen.topics, cameras=CAMERAS)
     _check_playable(setup, read_bag(path))
-    assert _node_parameters(setup, read_bag(path), tmp_path)["base_frame"] == "base_footprint"
+    assert node_parameters(setup, read_bag(path))["base_frame"] == "base_footprint"
 
 
 def test_directions_that_are_not_clear_are_not_taken() -> None:
@@ -143,7 +143,7 @@ def test_motion_on_tf_is_played_as_odometry(ours: Path, tmp_path: Path) -> None:
     chosen = choose_topics(config_of(path).wish, bag, CAMERAS, None)
     assert chosen.topics.odometry == ""
     setup = Setup(config=config_of(path), layout=chosen.topics, cameras=CAMERAS)
-    assert "ego_motion.source" not in _node_parameters(setup, bag, tmp_path)
+    assert "ego_motion.source" not in node_parameters(setup, bag)
     played = list(stream(bag, [ODOMETRY_FROM_TF, "/FRONT/camera_info"], chosen.topics, CAMERAS))
     poses = [message for message in played if message.topic == ODOMETRY_FROM_TF]
     expected = [content for _, content in read_bag(ours).decoded("/odom")]
@@ -157,7 +157,7 @@ def test_nothing_tells_the_motion(ours: Path, tmp_path: Path) -> None:
     path = rewritten(ours, tmp_path / "bag", drop=("/odom", "/tf"))
     chosen = choose_topics(config_of(path).wish, read_bag(path), CAMERAS, None)
     setup = Setup(config=config_of(path), layout=chosen.topics, cameras=CAMERAS)
-    assert _node_parameters(setup, read_bag(path), tmp_path)["ego_motion.source"] == "none"
+    assert node_parameters(setup, read_bag(path))["ego_motion.source"] == "none"
 
 
 def test_an_odometry_that_was_asked_for_must_be_there(ours: Path) -> None:

@@ -38,8 +38,9 @@ class ReplayConfig:
     camera_info_topic: str = ""  # calibration topics, with {camera} for the camera's name; empty: those of layout
     odometry_topic: str = ""  # nav_msgs/Odometry; empty: that of layout
     frames: Frames = "key"  # images to play: those of key frames, as offline evaluation has them, or all
-    pace: Literal["realtime", "step"] = "realtime"  # step: time stands still until the node has answered the last set
-    rate: float = 1.0  # speed; 0.5 takes twice the time
+    mode: Literal["live", "offline"] = "live"  # live: through the ROS 2 node; offline: its parts without ROS, faster
+    pace: Literal["realtime", "step"] = "realtime"  # live; step: time stands still until the last set is answered
+    rate: float = 1.0  # live: speed; 0.5 takes twice the time
     reference_camera: str = ""  # its image anchors a set and gives its stamp; empty: CAM_FRONT, or the first camera
     max_spread_ms: float = SyncParameters.max_spread_ms  # [ms] largest difference of two image stamps in a set
     namespace: str = ""  # of the node and of all that is played, such as /replay to watch it; empty: a unique one
@@ -63,6 +64,8 @@ class ReplayConfig:
         )
 
     def __post_init__(self) -> None:
+        if self.mode == "offline" and (self.pace, self.rate) != ("realtime", 1.0):
+            raise ValueError("pace and rate are those of a live replay; offline goes as fast as the engine")
         if not self.rate > 0:
             raise ValueError(f"rate must be above 0, but is {self.rate}")
         if self.namespace and not re.fullmatch(r"/|(/[A-Za-z_][A-Za-z0-9_]*)+", self.namespace):
@@ -132,5 +135,8 @@ class Replayed:
     key_frames: KeyFrames
     sets_sent: int  # images of the reference camera
     recording: Recording
-    round_trips_ms: tuple[float, ...]  # reference image sent to detections received [ms], by arrival
-    late_s: tuple[float, ...]  # how much after its time each message went out [s]
+    round_trips_ms: tuple[float, ...] = ()  # live: reference image sent to detections received [ms], by arrival
+    late_s: tuple[float, ...] = ()  # live: how much after its time each message went out [s]
+    faults: Mapping[str, int] = field(default_factory=dict)  # offline: what was wrong with inputs, and how often
+    wall_s: float = 0.0  # offline: time that it took [s]
+    engine_s: float = 0.0  # offline: of it, in the engine [s]

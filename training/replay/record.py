@@ -2,32 +2,18 @@
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rosbags.rosbag2 import StoragePlugin
 from sensor_msgs.msg import CompressedImage
 
-from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, OVERLAY_TOPIC, STATUS_TOPIC
+from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, OVERLAY_TOPIC
 from training.bag import messages
-from training.bag.writer import bag_writer
 from training.replay.message_classes import message_class
 from training.replay.play import ReplayError, Wait
-
-_TYPES = {DETECTIONS_TOPIC: messages.DETECTIONS_TYPE, STATUS_TOPIC: messages.STATUS_TYPE}
+from training.replay.recording import ANSWER_TYPES, Answer
 
 _POLL_S = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One message of the node."""
-
-    topic: str
-    stamp_ns: int  # of its header
-    received_at_s: float  # time.perf_counter()
-    data: bytes  # CDR
 
 
 @dataclass
@@ -54,7 +40,7 @@ class Recorder:
             ReplayError: The node does not publish in time.
         """
         deadline = time.perf_counter() + timeout_s
-        for topic, message_type in _TYPES.items():
+        for topic, message_type in ANSWER_TYPES.items():
             name = self.namespace + topic
             while not (publishers := self.node.get_publishers_info_by_topic(name)):
                 if time.perf_counter() > deadline:
@@ -89,22 +75,3 @@ class Recorder:
         taken, self.answers = self.answers, []
         self.answered_ns, self.pictures = set(), {}
         return taken
-
-
-def write_recording(answers: list[Answer], path: Path, storage: StoragePlugin = StoragePlugin.MCAP) -> Path:
-    """Write answers as a rosbag2 directory, each at the stamp of its header.
-
-    Raises:
-        ValueError: `path` exists.
-        OSError: It cannot be written.
-    """
-    store = messages.detector_types()
-    quality = messages.quality(depth=10)
-    with bag_writer(path, storage) as writer:
-        connections = {
-            topic: writer.add_connection(topic, kind, typestore=store, offered_qos_profiles=[quality])
-            for topic, kind in _TYPES.items()
-        }
-        for answer in sorted(answers, key=lambda answer: answer.stamp_ns):
-            writer.write(connections[answer.topic], answer.stamp_ns, answer.data)
-    return path

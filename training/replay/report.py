@@ -1,9 +1,10 @@
 """What a replay showed: sets, drops, latency by stage, metrics; as JSON and as a table."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,17 @@ class Latency:
 
     p50: float
     p95: float
+    p99: float
     max: float
     count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """How long an offline replay took."""
+
+    wall_s: float  # all of it but starting the engine and scoring [s]
+    engine_s: float  # of it, in the engine [s]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +47,15 @@ class ReplayReport:
     sets_sent: int  # images of the reference camera that went out
     sets_processed: int  # sets that detections came back for
     drops: Mapping[str, int]  # by the reason that the node reports
-    messages_late_ms: float  # the 99th percentile of how late our own messages went out
+    messages_late_ms: float | None  # live: the 99th percentile of how late our own messages went out
     messages_lost: int  # that the bags count and that are missing or damaged, of the topics that were read
     samples: int  # key frames with ground truth
     samples_unanswered: int  # those without detections; they count as frames in which nothing was found
     latency_ms: Mapping[str, Latency]  # by stage
     metrics: Metrics | None  # None where no split was scored
     notes: tuple[str, ...] = ()  # what was decided about the bags, such as their topics
+    faults: Mapping[str, int] = field(default_factory=dict)  # offline: what was wrong with inputs, and how often
+    throughput: Throughput | None = None  # offline
 
     @property
     def sets_lost(self) -> int:
@@ -59,14 +71,15 @@ class ReplayReport:
         rows = [
             ("bundle", self.bundle),
             ("bags", ", ".join(self.bags)),
-            ("pace", f"{self.pace}, rate {self.rate:g}"),
+            ("pace", "offline" if self.throughput else f"{self.pace}, rate {self.rate:g}"),
             ("sets sent", self.sets_sent),
             ("sets processed", self.sets_processed),
             ("sets lost", self.sets_lost),
             *(("note", note.replace("|", "/")) for note in self.notes),
             *((f"dropped: {reason}", count) for reason, count in self.drops.items()),
+            *((f"fault: {fault}".replace("|", "/"), count) for fault, count in self.faults.items()),
             ("messages lost in the bags", self.messages_lost),
-            ("our messages late, p99 [ms]", f"{self.messages_late_ms:.1f}"),
+            *self._speed(),
             ("key frames", self.samples),
             ("key frames without an answer", self.samples_unanswered),
         ]
@@ -74,14 +87,29 @@ class ReplayReport:
             rows += [("NDS", f"{self.metrics.nds:.4f}"), ("mAP", f"{self.metrics.mean_ap:.4f}")]
         lines = ["# Replay", "", "| what | value |", "| --- | --- |"]
         lines += [f"| {name} | {value} |" for name, value in rows]
-        lines += ["", "| stage | p50 [ms] | p95 [ms] | max [ms] | sets |", "| --- | ---: | ---: | ---: | ---: |"]
         lines += [
-            f"| {stage} | {entry.p50:.1f} | {entry.p95:.1f} | {entry.max:.1f} | {entry.count} |"
+            "",
+            "| stage | p50 [ms] | p95 [ms] | p99 [ms] | max [ms] | sets |",
+            "| --- | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        lines += [
+            f"| {stage} | {entry.p50:.1f} | {entry.p95:.1f} | {entry.p99:.1f} | {entry.max:.1f} | {entry.count} |"
             for stage, entry in self.latency_ms.items()
         ]
         if self.metrics is not None:
             lines += ["", "```", self.metrics.table(), "```"]
         return "\n".join(lines) + "\n"
+
+    def _speed(self) -> list[tuple[str, str]]:
+        """How timely we were live, or how fast offline."""
+        rows = []
+        if self.messages_late_ms is not None:
+            rows.append(("our messages late, p99 [ms]", f"{self.messages_late_ms:.1f}"))
+        if self.throughput is not None:
+            wall_s, engine_s = self.throughput.wall_s, self.throughput.engine_s
+            rate = f"{self.sets_processed / wall_s:.1f} sets/s"
+            rows.append(("time [s]", f"{wall_s:.2f}, {rate}; in the engine {engine_s:.2f} (x {wall_s / engine_s:.2f})"))
+        return rows
 
 
 def write_report(report: ReplayReport, folder: Path) -> Path:
@@ -108,12 +136,13 @@ def latencies(
     series = {stage: [status.stage_ms[stage] for status in settled if stage in status.stage_ms] for stage in stages}
     series["oldest image to publish"] = [status.latency_ms for status in settled]
     series["reference image to answer"] = list(round_trips_ms[warm_up:]) or list(round_trips_ms)
-    return {stage: _distribution(values) for stage, values in series.items() if values}
+    known = {stage: [value for value in values if math.isfinite(value)] for stage, values in series.items()}
+    return {stage: _distribution(values) for stage, values in known.items() if values}
 
 
 def _distribution(values: Sequence[float]) -> Latency:
-    p50, p95, largest = (float(value) for value in np.percentile(values, [50, 95, 100]))
-    return Latency(p50=p50, p95=p95, max=largest, count=len(values))
+    p50, p95, p99, largest = (float(value) for value in np.percentile(values, [50, 95, 99, 100]))
+    return Latency(p50=p50, p95=p95, p99=p99, max=largest, count=len(values))
 
 
 def drops_by_reason(statuses: Sequence[SetStatus], *, dropped_before: int = 0) -> dict[str, int]:

@@ -1,10 +1,11 @@
-"""Replay bags through the detector node and score what it answers.
+"""Replay bags through the detector and score what it answers.
 
-The node runs in a process of its own, as on the vehicle; this process plays the bags to it over Fast DDS and records.
-ROS is imported only when the replay begins.
+Live, the node runs in a process of its own, as on the vehicle; this process plays the bags to it over Fast DDS and
+records. ROS is imported only when such a replay begins. Offline, the node's parts run here, without ROS.
 """
 
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ from training.replay.config import KeyFrames, Played, ReplayConfig, Replayed, Se
 from training.replay.playable import SUGGEST
 from training.replay.playable import check_playable as _check_playable
 from training.replay.process import ending_in_order
-from training.replay.report import ReplayReport, drops_by_reason, latencies, write_report
+from training.replay.report import ReplayReport, Throughput, drops_by_reason, latencies, write_report
 from training.replay.score import Scored, evaluate, match_samples, merge
 
 
@@ -45,7 +46,8 @@ def run_replay(config: ReplayConfig) -> ReplayReport:
         OSError: The output cannot be written.
         ConnectionError: The node does not start or does not answer at all.
     """
-    check_ros()
+    if config.mode == "live":
+        check_ros()
     with ending_in_order(), _output_of(config):
         return _run(config)
 
@@ -169,16 +171,21 @@ def check_ros() -> None:
     missing = [name for name in ("rclpy", "bevdistill_ros.msg") if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"replay needs ROS 2, but {', '.join(missing)} is missing: make setup, then source scripts/env.sh; "
-            "or source your ROS 2 workspace"
+            f"a live replay needs ROS 2, but {', '.join(missing)} is missing: make setup, then source scripts/env.sh; "
+            "or source your ROS 2 workspace; or replay with mode offline, which needs none"
         )
 
 
 def _replay_all(setup: Setup, bags: Sequence[Played]) -> list[Replayed]:
-    from training.replay.session import replay_group
-
-    replayed: list[Replayed] = []
     with tqdm(total=len(bags), desc="replay", unit="bag", disable=not setup.config.progress) as progress:
+        if setup.config.mode == "offline":
+            from training.replay.offline import replay_offline
+
+            ordered = sorted(bags, key=lambda part: _first_stamp(setup, part.bag))
+            return replay_offline(setup, ordered, progress.update)
+        from training.replay.session import replay_group
+
+        replayed: list[Replayed] = []
         for number, group in enumerate(_by_rig(setup, bags)):
             replayed += replay_group(setup, group, setup.config.output / f"node{number}", progress.update)
     return replayed
@@ -219,16 +226,32 @@ def _report(
     return ReplayReport(
         bags=tuple(entry.bag.path.name for entry in replayed),
         bundle=config.bundle.name,
-        pace=config.pace,
+        pace=config.pace if config.mode == "live" else "offline",
         rate=config.rate,
         sets_sent=sum(entry.sets_sent for entry in replayed),
         sets_processed=sum(len(entry.recording.detections) for entry in replayed),
         drops=drops_by_reason(statuses),
-        messages_late_ms=float(np.percentile(late_s, 99)) * 1e3,
+        messages_late_ms=float(np.percentile(late_s, 99)) * 1e3 if late_s else None,
         messages_lost=lost,
         samples=len(scored.detections),
         samples_unanswered=len(scored.unanswered),
         latency_ms=latencies(statuses, [trip for entry in replayed for trip in entry.round_trips_ms]),
         metrics=metrics,
         notes=notes,
+        faults=_faults(replayed),
+        throughput=_throughput(replayed) if config.mode == "offline" else None,
+    )
+
+
+def _faults(replayed: Sequence[Replayed]) -> dict[str, int]:
+    """What was wrong with inputs, the most frequent first."""
+    found: Counter[str] = Counter()
+    for entry in replayed:
+        found.update(entry.faults)
+    return dict(found.most_common())
+
+
+def _throughput(replayed: Sequence[Replayed]) -> Throughput:
+    return Throughput(
+        wall_s=sum(entry.wall_s for entry in replayed), engine_s=sum(entry.engine_s for entry in replayed)
     )

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -15,13 +14,15 @@ from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE, has_tf
 from training.bag.read_bag import Bag, BagMessage
-from training.bag.rig import frames_of, rig_of
+from training.bag.rig import rig_of
 from training.replay.clock import HeaderClock
 from training.replay.config import KeyFrames, Played, Replayed, Setup
+from training.replay.node_parameters import moves_on_tf, node_parameters
 from training.replay.node_process import NodeProcess
 from training.replay.order import ODOMETRY_FROM_TF, stream
 from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node
-from training.replay.record import Answer, Recorder, write_recording
+from training.replay.record import Answer, Recorder
+from training.replay.recording import write_recording
 from training.replay.score import read_recording
 
 _PICTURE_TIMEOUT_S = 5.0
@@ -50,7 +51,7 @@ def replay_group(setup: Setup, bags: Sequence[Played], folder: Path, on_done: Ca
     transforms = setup.layout.transform_routes() if has_tf() else {}
     timeout_s = setup.config.start_timeout_s
     replayed: list[Replayed] = []
-    parameters = _node_parameters(setup, bags[0].bag, folder)
+    parameters = {"use_sim_time": True, **_rig_file(setup, bags[0].bag, folder), **node_parameters(setup, bags[0].bag)}
     namespace = (setup.config.namespace or f"/replay_{secrets.token_hex(8)}").rstrip("/")
     process = NodeProcess(parameters, folder, namespace)
     with ros_node("bevdistill_replay") as (node, wait), ExitStack() as stack:
@@ -75,37 +76,14 @@ def replay_group(setup: Setup, bags: Sequence[Played], folder: Path, on_done: Ca
     return replayed
 
 
-def _node_parameters(setup: Setup, bag: Bag, folder: Path) -> dict[str, Any]:
-    """Parameters of the node, by their full names.
-
-    Where tf2 is not installed, the mountings go to the node in a rig file that is written beside its log. All
-    detections are published, as offline evaluation scores them all.
-    """
-    config = setup.config
-    parameters: dict[str, Any] = {
-        "use_sim_time": True,
-        "bundle": str(Path(config.bundle).absolute()),
-        "device": config.device,
-        "precision": config.precision,
-        "cameras": list(setup.cameras),
-        **setup.layout.node_parameters(),
-        "sync.reference_camera": setup.reference_camera,
-        "sync.max_spread_ms": float(config.max_spread_ms),
-        "score_threshold": 0.0,
-    }
-    if not setup.layout.odometry and not moves_on_tf(bag, setup):
-        parameters["ego_motion.source"] = "none"
-    if setup.needs_rig_file:
-        path = folder / "rig.yaml"
-        rig = rig_of(bag, setup.layout, setup.cameras, base_frame=setup.base_frame)
-        write_whole(path, yaml.safe_dump(rig.to_dict(), sort_keys=False))
-        parameters["rig_file"] = str(path.absolute())
-    return parameters | config.parameters
-
-
-def moves_on_tf(bag: Bag, setup: Setup) -> bool:
-    """Whether the bag has the motion of the vehicle on /tf."""
-    return setup.base_frame in frames_of(bag, setup.layout).moving
+def _rig_file(setup: Setup, bag: Bag, folder: Path) -> dict[str, str]:
+    """The parameter that names a rig file, written here; none where the node gets the mountings otherwise."""
+    if not setup.needs_rig_file:
+        return {}
+    path = folder / "rig.yaml"
+    rig = rig_of(bag, setup.layout, setup.cameras, base_frame=setup.base_frame)
+    write_whole(path, yaml.safe_dump(rig.to_dict(), sort_keys=False))
+    return {"rig_file": str(path.absolute())}
 
 
 class Session:

@@ -15,7 +15,7 @@ from bevdistill_ros.doctor.live.topics import Topics
 from bevdistill_ros.doctor.records import CalibrationRecord, ImageRecord, OdometryRecord, Recording, Topic
 from bevdistill_ros.doctor.streams import Stream
 from bevdistill_ros.interface.parameters import DetectorParameters
-from bevdistill_ros.node import convert
+from bevdistill_ros.node import unpack
 from bevdistill_ros.node.images import FULL_WIDTH
 from bevdistill_ros.node.quality import input_quality, mismatch
 from bevdistill_ros.node.tf import HAS_TF2, Transforms
@@ -36,7 +36,7 @@ class Track:
 
     def add(self, message: Any, arrival_ns: int) -> None:
         """A message came."""
-        self.stamps_ns.append(convert.stamp_of(message))
+        self.stamps_ns.append(unpack.stamp_of(message))
         self.arrivals_ns.append(arrival_ns)
         self.num_bytes += len(getattr(message, "data", b""))
         self.last = message
@@ -111,13 +111,13 @@ def image_record(track: Track) -> ImageRecord:
     last = track.last
     if last is None:
         return ImageRecord(topic=track.topic, stream=track.stream)
-    doubt = convert.loses_colours(last)
+    doubt = unpack.loses_colours(last)
     kind = str(last.format if isinstance(last, CompressedImage) else last.encoding)
     return ImageRecord(
         topic=track.topic,
         stream=track.stream,
         kind=kind,
-        frame_id=convert.frame_of(last),
+        frame_id=unpack.frame_of(last),
         picture=_picture_of(last),
         doubt=doubt,
     )
@@ -128,7 +128,7 @@ def calibration_record(track: Track, *, rectified: bool, image_topic: str) -> Ca
     if track.last is None:
         return CalibrationRecord(topic=track.topic, stream=track.stream)
     try:
-        calibration = convert.calibration_of(track.last, rectified=rectified, image_topic=image_topic)
+        calibration = unpack.calibration_of(track.last, rectified=rectified, image_topic=image_topic)
     except ValueError as error:
         return CalibrationRecord(topic=track.topic, stream=track.stream, calibration=str(error))
     return CalibrationRecord(topic=track.topic, stream=track.stream, calibration=calibration)
@@ -141,7 +141,7 @@ def odometry_record(track: Track, *, base_frame: str) -> OdometryRecord:
         return OdometryRecord(topic=track.topic, stream=track.stream)
     frames = f"{one_line(last.header.frame_id)} <- {one_line(last.child_frame_id or base_frame)}"
     try:
-        convert.odometry_of(last, base_frame=base_frame)
+        unpack.odometry_of(last, base_frame=base_frame)
     except ValueError as error:
         return OdometryRecord(topic=track.topic, stream=track.stream, frames=frames, fault=str(error))
     return OdometryRecord(topic=track.topic, stream=track.stream, frames=frames)
@@ -150,7 +150,7 @@ def odometry_record(track: Track, *, base_frame: str) -> OdometryRecord:
 def _picture_of(message: Any) -> np.ndarray | str:
     """Pixels (h, w, 3) uint8 RGB of an image, or what is wrong with it."""
     try:
-        return convert.image_of(message, nominal_width=FULL_WIDTH, width=FULL_WIDTH)
+        return unpack.image_of(message, nominal_width=FULL_WIDTH, width=FULL_WIDTH)
     except ValueError as error:
         return str(error)
 

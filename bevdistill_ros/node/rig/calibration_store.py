@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from bevdistill_ros.node.rig.calibration import Calibration
-from bevdistill_ros.node.rig.waiting import wait_until
+from bevdistill_ros.node.rig.waiting import REAL_TIME, Waiting
 
 NOT_YET = "no camera_info yet"
 
@@ -17,10 +17,12 @@ class CalibrationStore:
 
     Args:
         source: Asked before each use.
+        time: In which calibrations are waited for.
     """
 
-    def __init__(self, source: CalibrationSource) -> None:
+    def __init__(self, source: CalibrationSource, time: Waiting = REAL_TIME) -> None:
         self._source = source
+        self._time = time
         self._lock = threading.Lock()
         self._entries: dict[str, Calibration | str] = {}
         self._waited_for: set[str] = set()
@@ -49,7 +51,7 @@ class CalibrationStore:
         def missing() -> set[str]:
             return set(cameras) - set(self._newest())
 
-        if not wait_until(lambda: missing() <= self._waited_for, timeout_s):
+        if not self._time.until(lambda: missing() <= self._waited_for, timeout_s):
             self._waited_for |= missing()
 
     def _newest(self) -> dict[str, Calibration | str]:

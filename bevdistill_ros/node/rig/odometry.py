@@ -10,7 +10,7 @@ import numpy as np
 
 from bevdistill_ros.core.geometry import interpolate_poses, transform_from
 from bevdistill_ros.node.records import CLOCK_JUMP_NS
-from bevdistill_ros.node.rig.waiting import wait_until
+from bevdistill_ros.node.rig.waiting import REAL_TIME, Waiting
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +41,7 @@ class OdometryBuffer:
         keep_s: How far back poses are kept [s].
         max_gap_s: Poses further apart are not interpolated [s].
         max_extrapolation_s: Stamps further beyond a pose have none [s].
+        time: In which poses are waited for.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class OdometryBuffer:
         keep_s: float = 10.0,
         max_gap_s: float = 0.5,
         max_extrapolation_s: float = 0.0,
+        time: Waiting = REAL_TIME,
     ) -> None:
         self._source = source
+        self._time = time
         self._keep = round(keep_s * 1e9)
         self._max_gap = round(max_gap_s * 1e9)
         self._max_extrapolation = round(max_extrapolation_s * 1e9)
@@ -96,7 +99,7 @@ class OdometryBuffer:
         """Wait until odometry reaches a stamp; not where it has not come in time again and again."""
         if self._vain_waits >= VAIN_WAITS and self._vain_waits % RETRY:
             timeout_s = 0.0
-        wait_until(lambda: self._reaches(stamp_ns) or self._is_silent, timeout_s)
+        self._time.until(lambda: self._reaches(stamp_ns) or self._is_silent, timeout_s)
         reached = self._reaches(stamp_ns)
         self._is_silent = not reached
         self._vain_waits = 0 if reached else self._vain_waits + 1

@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bevdistill_ros.node.convert import stamp_of
 from bevdistill_ros.node.sync.filters import HAS_MESSAGE_FILTERS, approximate_time
+from bevdistill_ros.node.unpack import stamp_of
 
 
 class ApproximateTime:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bevdistill_ros.node.convert import stamp_of
+from bevdistill_ros.node.unpack import stamp_of
 from training.benchmark.node.drive_plan import DriveLog, DrivePlan
 from training.benchmark.node.pictures import PICTURE_SIZE
 from training.benchmark.node.ros.vehicle import Vehicle, camera_infos, images_of
