@@ -73,7 +73,7 @@ COMMANDS: dict[str, Command] = {
         function="run_import",
     ),
     "replay": Command(
-        summary="replay scenes live through the ROS 2 node and score what it publishes",
+        summary="replay bags or scenes, live through the ROS 2 node or offline, and score what it publishes",
         module="training.replay.run",
         config="ReplayConfig",
         function="run_replay_command",
