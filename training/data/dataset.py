@@ -89,7 +89,7 @@ class NuScenesDataset(Dataset[Sample]):
             stamp_ns=int(self.index.stamps_ns[number]),
             cameras=self._camera_input(number),
             history=tuple(self._camera_input(earlier) for earlier in self._history_of(number)),
-            points=self._points_of(number),
+            points=self._points_of(number, self.num_sweeps) if self.with_points else torch.zeros(0, 5),
             ego_from_lidar=self._ego_from_lidar(number),
             boxes=boxes,
             labels=torch.tensor(self.index.labels[rows]),
@@ -164,10 +164,12 @@ class NuScenesDataset(Dataset[Sample]):
             file = self.index.sweep_files[self.index.sweeps_of(int(number)).start]
             check_points(self.index.root / file.decode(), self.index.layout)
 
-    def _points_of(self, number: int) -> Tensor:
-        if not self.with_points:
-            return torch.zeros(0, 5)
-        sweeps = range(len(self.index.sweep_files))[self.index.sweeps_of(number)][: self.num_sweeps + 1]
+    def key_frame_points(self, number: int) -> Tensor:
+        """LiDAR points (P, 5) of a sample of the index, without those of sweeps; none where there is no LiDAR."""
+        return self._points_of(number, num_sweeps=0)
+
+    def _points_of(self, number: int, num_sweeps: int) -> Tensor:
+        sweeps = range(len(self.index.sweep_files))[self.index.sweeps_of(number)][: num_sweeps + 1]
         return load_sweeps(
             [self.index.root / self.index.sweep_files[sweep].decode() for sweep in sweeps],
             self.index.ego_from_sweep[sweeps.start : sweeps.stop],

@@ -1,0 +1,193 @@
+"""`bevdistill label`: a trained detector labels the scenes of a split that nobody annotated.
+
+Scene by scene, on this machine or a cluster; then the tables of a new version are written in one step. Images and point
+clouds are not copied.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bevdistill_ros.core.files import atomic_folder
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.core.text import aligned
+from training.data.index.load import DataConfig, load_index
+from training.data.points import PointLayout
+from training.data.tables import LIDAR, check_new_version, read_tables
+from training.label.annotations import Names, SceneLabels, rows_of
+from training.label.records import FrameBoxes
+from training.label.scene import annotated, dataset_of, detected, detector_of, points_in_labels
+from training.label.thresholds import ClassQuality, calibrated_thresholds, given_thresholds, quality_of
+from training.label.tracker import TrackConfig, distinct, tracks_of
+from training.spread import listed_errors, spread
+
+REPORT = "labels.json"  # beside the tables: what made the labels
+_FOLDERS = ("samples", "sweeps", "maps")
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """What `bevdistill label` labels, and how."""
+
+    checkpoint: str  # of the teacher; a student's checkpoint or bundle labels too
+    root: Path  # of the database, the folder that holds samples/ and the tables
+    version: str  # folder of its tables
+    split: str  # whose scenes are labelled; all other annotations stay
+    output_version: str  # folder for the new tables, which must not exist
+    output_root: Path | None = None  # where that folder comes, with links to the data; null is root
+    thresholds: float | dict[str, float] = 0.3  # least score of a label: one for all, or by class (others have 0.3)
+    calibrate_split: str = ""  # annotated split, unknown to the teacher, on which thresholds are found instead
+    precision: float | None = None  # share of right labels that they are to have there; null: the best F1 of each class
+    distinct: float = 0.5  # [m] of detections of a class whose centres are nearer, the best one stays
+    track: TrackConfig | None = field(default_factory=TrackConfig)  # consistency over time; null: each frame alone
+    replace: bool = False  # label frames again that are annotated
+    truth_version: str = ""  # tables with annotations of the same scenes, to say how good the labels are
+    lidar: str = LIDAR  # channel of the LiDAR
+    points: PointLayout = field(default_factory=PointLayout)  # of the LiDAR files
+    mmdet3d_config: str = ""  # configuration of the detector, where checkpoint is of mmdet3d
+    device: str = "auto"  # auto, cpu, cuda or cuda:<index>
+    batch_size: int = 4  # frames at once
+    processes: int = 1  # scenes at once on this machine
+    ray: str = ""  # address of a Ray cluster that shares the files (host:6379, ray://host:10001, auto); empty: none
+    progress: bool = True  # show a bar
+
+    def __post_init__(self) -> None:
+        given_thresholds(self.thresholds)
+        if self.precision is not None and not (self.calibrate_split and 0 < self.precision <= 1):
+            raise ValueError(f"precision must be in (0, 1] and needs calibrate_split, but is {self.precision}")
+        if self.batch_size < 1 or self.processes < 1 or self.distinct < 0:
+            raise ValueError(
+                f"batch_size and processes must be at least 1 and distinct at least 0, but they are {self.batch_size}, "
+                f"{self.processes} and {self.distinct}"
+            )
+
+    @property
+    def data(self) -> DataConfig:
+        """The database for a detector, with the split to label as its training split."""
+        return DataConfig(
+            root=self.root, version=self.version, train_split=self.split, lidar=self.lidar, points=self.points
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What a worker must know to label a scene, besides its name."""
+
+    config: LabelConfig
+    thresholds: tuple[float, ...]
+    origin: str
+
+
+def run_label(config: LabelConfig) -> str:
+    """Label; returns the closing text.
+
+    Raises:
+        ValueError: The detector or the data can't be read, the output exists, frames are annotated already, or no scene
+            could be labelled.
+    """
+    target = _target(config)
+    index = load_index(replace(config.data, num_sweeps=0))
+    scenes = _scenes_of(config)
+    _check_unlabelled(config, index.samples_of(config.split))
+    task = _Task(config=config, thresholds=tuple(_thresholds(config)), origin=_origin(config.checkpoint))
+    outcomes = []
+    todo = spread(partial(label_scene, task), scenes, processes=config.processes, ray=config.ray)
+    for outcome in tqdm(todo, "label", len(scenes), unit="scene", disable=not config.progress):
+        outcomes.append(outcome)
+    done = {outcome.item: outcome.result for outcome in outcomes if outcome.result is not None}
+    if not done:
+        raise ValueError(f"no scene was labelled; the first reason: {outcomes[0].error}")
+    labels = [done[name] for name in scenes if name in done]
+    _write(config, target, labels, task)
+    return "\n".join(filter(None, [_summary(config, target, labels), _quality(config, target, labels), listed_errors(outcomes)]))
+
+
+def label_scene(task: _Task, scene: str) -> SceneLabels:
+    """Rows of the labels of a scene.
+
+    Raises:
+        ValueError: Its data can't be read.
+    """
+    config, thresholds = task.config, np.array(task.thresholds)
+    detector = detector_of(config.checkpoint, config.device, config.mmdet3d_config)
+    dataset = dataset_of(detector, config.data, [scene])
+    frames = [distinct(frame, config.distinct) for frame in detected(detector, dataset, batch_size=config.batch_size)]
+    tracks = tracks_of(frames, thresholds, config.track)
+    tables = read_tables(config.root, config.version, only=("category.json", "attribute.json"))
+    return rows_of(
+        tracks,
+        scene=scene,
+        samples=[frame.token for frame in frames],
+        stamps_ns=[frame.stamp_ns for frame in frames],
+        num_points=points_in_labels(dataset, tracks),
+        names=Names(tables["category.json"], tables["attribute.json"]),
+        origin=task.origin,
+    )
+
+
+def _target(config: LabelConfig) -> Path:
+    root = config.output_root or config.root
+    target = check_new_version(root, config.version, config.output_version)
+    if config.output_root is not None and config.output_root.resolve() != config.root.resolve():
+        foreign = [name for name in _FOLDERS if (root / name).exists() and not _links_to(root / name, config.root / name)]
+        if foreign:
+            raise ValueError(f"{root} holds {foreign[0]} of another data set; choose another output_root")
+    return target
+
+
+def _links_to(path: Path, target: Path) -> bool:
+    return path.is_symlink() and path.resolve() == target.resolve()
+
+
+def _scenes_of(config: LabelConfig) -> list[str]:
+    index = load_index(replace(config.data, num_sweeps=0))
+    numbers = dict.fromkeys(index.scenes[index.samples_of(config.split)].tolist())
+    return [index.scene_names[number].decode() for number in numbers]
+
+
+def _check_unlabelled(config: LabelConfig, samples: np.ndarray) -> None:
+    index = load_index(replace(config.data, num_sweeps=0))
+    counts = [np.diff(index.box_offsets)[number] + index.ignored_boxes[number] for number in samples]
+    known = int(np.count_nonzero(counts))
+    if known and not config.replace:
+        raise ValueError(
+            f"{known} of {len(samples)} frames of split '{config.split}' are annotated already; choose another split, or "
+            "set replace to true to label them again"
+        )
+
+
+def _origin(checkpoint: str) -> str:
+    """What the labels say of where they come from: the detector by name and content."""
+    path = Path(checkpoint)
+    file = path if path.is_file() else next(iter(sorted(path.glob("*.safetensors"))), None)
+    digest = ""
+    if file is not None:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+    return f"bevdistill label: {path.name} {digest}".strip()
+
+
+def _thresholds(config: LabelConfig) -> np.ndarray:
+    if not config.calibrate_split:
+        return given_thresholds(config.thresholds)
+    detector = detector_of(config.checkpoint, config.device, config.mmdet3d_config)
+    data = replace(config.data, train_split=config.calibrate_split)
+    dataset = detector.dataset(data, config.calibrate_split)
+    truth = annotated(dataset.index, dataset.samples)
+    if not sum(len(frame.labels) for frame in truth):
+        raise ValueError(f"calibrate_split '{config.calibrate_split}' has no annotations to calibrate with")
+    found = detected(detector, dataset, batch_size=config.batch_size, progress=config.progress)
+    grid = detector.grid
+    return calibrated_thresholds(
+        [distinct(frame, config.distinct) for frame in found], _near(dataset.index, truth, dataset.samples, grid), config.precision
+    )

@@ -1,0 +1,91 @@
+"""One scene through the detector: its boxes in the global frame, and the points in them."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from bevdistill_ros.core.boxes import points_in_boxes, transform_boxes
+from bevdistill_ros.core.geometry import invert_rigid
+from training.data.dataset import NuScenesDataset
+from training.data.index.arrays import NuScenesIndex
+from training.data.index.load import DataConfig
+from training.evaluate.detector import Detector, load_detector
+from training.evaluate.run import detect_split
+from training.label.records import FrameBoxes, Track
+from training.teacher.mmdet3d_config import Mmdet3dConfig
+
+
+@lru_cache(maxsize=1)
+def detector_of(checkpoint: str, device: str, mmdet3d_config: str) -> Detector:
+    """The detector of a checkpoint, once in a process."""
+    return load_detector(checkpoint, device, Mmdet3dConfig(config=mmdet3d_config))
+
+
+def dataset_of(detector: Detector, data: DataConfig, scenes: Sequence[str]) -> NuScenesDataset:
+    """Some scenes as a detector sees them.
+
+    Raises:
+        ValueError: A scene lacks LiDAR or cameras that the detector needs.
+    """
+    dataset = detector.dataset(data, data.train_split)
+    wanted = np.isin(dataset.index.scene_names[dataset.index.scenes[dataset.samples]], [name.encode() for name in scenes])
+    dataset.samples = dataset.samples[wanted]
+    return dataset
+
+
+def detected(detector: Detector, dataset: NuScenesDataset, *, batch_size: int, progress: bool = False) -> list[FrameBoxes]:
+    """What a detector finds in the frames of a data set, in their order."""
+    found = detect_split(detector, dataset, batch_size=batch_size, num_workers=0, progress=progress)
+    frames = []
+    for number in dataset.samples:
+        token = dataset.index.token(int(number))
+        boxes = found[token].boxes.double()
+        if not bool(torch.isfinite(boxes[:, :7]).all()):
+            raise ValueError(f"detections of sample {token} are not finite; the model has diverged")
+        frames.append(
+            FrameBoxes(
+                token=token,
+                stamp_ns=int(dataset.index.stamps_ns[number]),
+                boxes=transform_boxes(torch.tensor(dataset.index.global_from_ego[number]), boxes).numpy(),
+                scores=found[token].scores.double().numpy(),
+                labels=found[token].labels.numpy(),
+            )
+        )
+    return frames
+
+
+def annotated(index: NuScenesIndex, samples: Sequence[int]) -> list[FrameBoxes]:
+    """The annotations of some samples, each with a score of 1."""
+    frames = []
+    for number in samples:
+        rows = index.boxes_of(int(number))
+        boxes = torch.tensor(index.boxes[rows]).double()
+        frames.append(
+            FrameBoxes(
+                token=index.token(int(number)),
+                stamp_ns=int(index.stamps_ns[number]),
+                boxes=transform_boxes(torch.tensor(index.global_from_ego[number]), boxes).numpy(),
+                scores=np.ones(len(boxes)),
+                labels=index.labels[rows],
+            )
+        )
+    return frames
+
+
+def points_in_labels(dataset: NuScenesDataset, tracks: Sequence[Track]) -> dict[tuple[int, int], int]:
+    """LiDAR points of the key frame, without sweeps, in each label: by the track's number and the frame."""
+    counts: dict[tuple[int, int], int] = {}
+    of_frame: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for number, track in enumerate(tracks):
+        for label in track.labels:
+            of_frame.setdefault(label.frame, []).append((number, label.box))
+    for frame, labels in of_frame.items():
+        sample = int(dataset.samples[frame])
+        boxes = torch.tensor(np.stack([box for _, box in labels]))
+        in_ego = transform_boxes(invert_rigid(torch.tensor(dataset.index.global_from_ego[sample])), boxes)
+        points = dataset.key_frame_points(sample)[:, :3].double()
+        for (number, _), inside in zip(labels, points_in_boxes(points, in_ego), strict=True):
+            counts[number, frame] = int(inside.sum())
+    return counts
