@@ -54,6 +54,12 @@ COMMANDS: dict[str, Command] = {
         config="EvaluateConfig",
         function="run_evaluate",
     ),
+    "label": Command(
+        summary="label unlabelled drives with a trained teacher: annotations with scores, tracked over time",
+        module="training.label.run",
+        config="LabelConfig",
+        function="run_label",
+    ),
     "score": Command(
         summary="score a results file whole and by distance band, region and scene",
         module="training.score.run",

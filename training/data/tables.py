@@ -1,7 +1,7 @@
 """Opening nuScenes tables, with errors that say what is there instead of what was asked for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,13 @@ def check_new_version(root: Path, version: str, name: str) -> Path:
     return target
 
 
-def read_tables(root: Path, version: str) -> dict[str, Any]:
-    """All tables of a version by their file's name, as they are; `splits.json` among them where there is one.
+def read_tables(root: Path, version: str, only: Collection[str] = ()) -> dict[str, Any]:
+    """Tables of a version by their file's name, as they are; `splits.json` among them where there is one.
+
+    Args:
+        root: Folder that holds the folder of tables.
+        version: Name of that folder.
+        only: Names of the files that are wanted; empty: all.
 
     Raises:
         ValueError: There is no such version, or a table can't be read.
@@ -98,6 +103,8 @@ def read_tables(root: Path, version: str) -> dict[str, Any]:
     check_version(root, version)
     tables = {}
     for path in sorted((root / version).glob("*.json")):
+        if only and path.name not in only:
+            continue
         try:
             tables[path.name] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -6,7 +6,6 @@ clouds are not copied.
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -16,23 +15,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bevdistill_ros.core.files import atomic_folder
+from bevdistill_ros.core.files import atomic_folder, write_whole
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.text import aligned
+from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
 from training.data.points import PointLayout
 from training.data.tables import LIDAR, check_new_version, read_tables
 from training.label.annotations import Names, SceneLabels, rows_of
-from training.label.records import FrameBoxes
 from training.label.scene import annotated, dataset_of, detected, detector_of, points_in_labels
 from training.label.thresholds import ClassQuality, calibrated_thresholds, given_thresholds, quality_of
 from training.label.tracker import TrackConfig, distinct, tracks_of
 from training.spread import listed_errors, spread
 
-REPORT = "labels.json"  # beside the tables: what made the labels
+REPORT, QUALITY = "labels.json", "quality.json"  # beside the tables: what made the labels, and how good they are
 _FOLDERS = ("samples", "sweeps", "maps")
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +94,8 @@ def run_label(config: LabelConfig) -> str:
     """
     target = _target(config)
     index = load_index(replace(config.data, num_sweeps=0))
-    scenes = _scenes_of(config)
-    _check_unlabelled(config, index.samples_of(config.split))
+    scenes = _scenes_of(config, index)
+    _check_unlabelled(config, index)
     task = _Task(config=config, thresholds=tuple(_thresholds(config)), origin=_origin(config.checkpoint))
     outcomes = []
     todo = spread(partial(label_scene, task), scenes, processes=config.processes, ray=config.ray)
@@ -109,7 +106,12 @@ def run_label(config: LabelConfig) -> str:
         raise ValueError(f"no scene was labelled; the first reason: {outcomes[0].error}")
     labels = [done[name] for name in scenes if name in done]
     _write(config, target, labels, task)
-    return "\n".join(filter(None, [_summary(config, target, labels), _quality(config, target, labels), listed_errors(outcomes)]))
+    parts = [
+        _summary(config, target, labels),
+        _quality(config, target, labels, task.thresholds),
+        listed_errors(outcomes),
+    ]
+    return "\n".join(filter(None, parts))
 
 
 def label_scene(task: _Task, scene: str) -> SceneLabels:
@@ -139,7 +141,9 @@ def _target(config: LabelConfig) -> Path:
     root = config.output_root or config.root
     target = check_new_version(root, config.version, config.output_version)
     if config.output_root is not None and config.output_root.resolve() != config.root.resolve():
-        foreign = [name for name in _FOLDERS if (root / name).exists() and not _links_to(root / name, config.root / name)]
+        foreign = [
+            name for name in _FOLDERS if (root / name).exists() and not _links_to(root / name, config.root / name)
+        ]
         if foreign:
             raise ValueError(f"{root} holds {foreign[0]} of another data set; choose another output_root")
     return target
@@ -149,20 +153,19 @@ def _links_to(path: Path, target: Path) -> bool:
     return path.is_symlink() and path.resolve() == target.resolve()
 
 
-def _scenes_of(config: LabelConfig) -> list[str]:
-    index = load_index(replace(config.data, num_sweeps=0))
+def _scenes_of(config: LabelConfig, index: NuScenesIndex) -> list[str]:
     numbers = dict.fromkeys(index.scenes[index.samples_of(config.split)].tolist())
     return [index.scene_names[number].decode() for number in numbers]
 
 
-def _check_unlabelled(config: LabelConfig, samples: np.ndarray) -> None:
-    index = load_index(replace(config.data, num_sweeps=0))
-    counts = [np.diff(index.box_offsets)[number] + index.ignored_boxes[number] for number in samples]
+def _check_unlabelled(config: LabelConfig, index: NuScenesIndex) -> None:
+    samples = index.samples_of(config.split)
+    counts = (np.diff(index.box_offsets) + index.ignored_boxes)[samples]
     known = int(np.count_nonzero(counts))
     if known and not config.replace:
         raise ValueError(
-            f"{known} of {len(samples)} frames of split '{config.split}' are annotated already; choose another split, or "
-            "set replace to true to label them again"
+            f"{known} of {len(samples)} frames of split '{config.split}' are annotated already; choose another split, "
+            "or set replace to true to label them again"
         )
 
 
@@ -183,11 +186,88 @@ def _thresholds(config: LabelConfig) -> np.ndarray:
     detector = detector_of(config.checkpoint, config.device, config.mmdet3d_config)
     data = replace(config.data, train_split=config.calibrate_split)
     dataset = detector.dataset(data, config.calibrate_split)
-    truth = annotated(dataset.index, dataset.samples)
-    if not sum(len(frame.labels) for frame in truth):
+    truth = annotated(dataset.index, dataset.samples, detector.grid)
+    if not any(len(frame.labels) for frame in truth):
         raise ValueError(f"calibrate_split '{config.calibrate_split}' has no annotations to calibrate with")
     found = detected(detector, dataset, batch_size=config.batch_size, progress=config.progress)
-    grid = detector.grid
-    return calibrated_thresholds(
-        [distinct(frame, config.distinct) for frame in found], _near(dataset.index, truth, dataset.samples, grid), config.precision
+    return calibrated_thresholds([distinct(frame, config.distinct) for frame in found], truth, config.precision)
+
+
+def _write(config: LabelConfig, target: Path, labels: Sequence[SceneLabels], task: _Task) -> None:
+    """Write the tables with the labels in the place of the split's annotations, and links to the data."""
+    tables = read_tables(config.root, config.version)
+    _put(tables, labels)
+    tables[REPORT] = {
+        "origin": task.origin,
+        "thresholds": dict(zip(CLASS_NAMES, task.thresholds, strict=True)),
+        "settings": json.loads(json.dumps(asdict(config), default=str)),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(target) as folder:
+        for name, content in tables.items():
+            (folder / name).write_text(json.dumps(content, indent=1))
+        for name in _FOLDERS:
+            if (config.root / name).exists() and not (target.parent / name).exists():
+                (target.parent / name).symlink_to((config.root / name).resolve())
+
+
+def _put(tables: dict[str, Any], labels: Sequence[SceneLabels]) -> None:
+    """Exchange the annotations of the labelled scenes' frames."""
+    Names(tables["category.json"], tables["attribute.json"])  # adds what the labels name
+    frames = {token for scene in labels for token in scene.samples}
+    for sample in tables["sample.json"]:
+        if sample["token"] in frames:
+            sample.pop("annotated", None)
+    kept = [row for row in tables["sample_annotation.json"] if row["sample_token"] not in frames]
+    seen = {row["instance_token"] for row in kept}
+    tables["instance.json"] = [row for row in tables["instance.json"] if row["token"] in seen]
+    tables["sample_annotation.json"] = kept
+    for scene in labels:
+        tables["instance.json"] += scene.instances
+        tables["sample_annotation.json"] += scene.annotations
+
+
+def _summary(config: LabelConfig, target: Path, labels: Sequence[SceneLabels]) -> str:
+    boxes = [row for scene in labels for row in scene.annotations]
+    filled = sum(row["filled"] for row in boxes)
+    objects, frames = (sum(map(len, rows)) for rows in zip(*((s.instances, s.samples) for s in labels), strict=True))
+    return (
+        f"{len(boxes)} labels ({filled} of them filled in) of {objects} objects in {frames} frames of {len(labels)} "
+        "scenes\n"
+        f"data set: {target.parent}, version {target.name}, with the splits of {config.version}"
     )
+
+
+def _quality(config: LabelConfig, target: Path, labels: Sequence[SceneLabels], thresholds: Sequence[float]) -> str:
+    """How good the labels are, where the truth is known; empty where it is not."""
+    if not config.truth_version:
+        return ""
+    data = replace(config.data, num_sweeps=0)
+    made = load_index(replace(data, root=target.parent, version=target.name))
+    truth = load_index(replace(data, version=config.truth_version))
+    grid = detector_of(config.checkpoint, config.device, config.mmdet3d_config).grid
+    tokens = [token for scene in labels for token in scene.samples]
+    found, real = (
+        annotated(index, [index.tokens.tolist().index(token.encode()) for token in tokens], grid)
+        for index in (made, truth)
+    )
+    qualities = quality_of(found, real, np.array(thresholds))
+    write_whole(
+        target / QUALITY, json.dumps({name: asdict(entry) for name, entry in qualities.items()}, indent=1) + "\n"
+    )
+    return quality_table(qualities)
+
+
+def quality_table(qualities: Mapping[str, ClassQuality]) -> str:
+    """Precision and recall by class, as text."""
+    total = ClassQuality(
+        threshold=float("nan"),
+        found=sum(entry.found for entry in qualities.values()),
+        right=sum(entry.right for entry in qualities.values()),
+        objects=sum(entry.objects for entry in qualities.values()),
+    )
+    rows = [
+        (name, f"{entry.threshold:.2f}", entry.found, entry.objects, f"{entry.precision:.2f}", f"{entry.recall:.2f}")
+        for name, entry in {**qualities, "all": total}.items()
+    ]
+    return aligned([("class", "threshold", "labels", "objects", "precision", "recall"), *rows]).replace("nan", "-")

@@ -1,6 +1,6 @@
 """One scene through the detector: its boxes in the global frame, and the points in them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 
 from bevdistill_ros.core.boxes import points_in_boxes, transform_boxes
 from bevdistill_ros.core.geometry import invert_rigid
+from bevdistill_ros.core.grid import BevGrid
 from training.data.dataset import NuScenesDataset
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig
@@ -30,12 +31,16 @@ def dataset_of(detector: Detector, data: DataConfig, scenes: Sequence[str]) -> N
         ValueError: A scene lacks LiDAR or cameras that the detector needs.
     """
     dataset = detector.dataset(data, data.train_split)
-    wanted = np.isin(dataset.index.scene_names[dataset.index.scenes[dataset.samples]], [name.encode() for name in scenes])
+    wanted = np.isin(
+        dataset.index.scene_names[dataset.index.scenes[dataset.samples]], [name.encode() for name in scenes]
+    )
     dataset.samples = dataset.samples[wanted]
     return dataset
 
 
-def detected(detector: Detector, dataset: NuScenesDataset, *, batch_size: int, progress: bool = False) -> list[FrameBoxes]:
+def detected(
+    detector: Detector, dataset: NuScenesDataset, *, batch_size: int, progress: bool = False
+) -> list[FrameBoxes]:
     """What a detector finds in the frames of a data set, in their order."""
     found = detect_split(detector, dataset, batch_size=batch_size, num_workers=0, progress=progress)
     frames = []
@@ -56,19 +61,22 @@ def detected(detector: Detector, dataset: NuScenesDataset, *, batch_size: int, p
     return frames
 
 
-def annotated(index: NuScenesIndex, samples: Sequence[int]) -> list[FrameBoxes]:
-    """The annotations of some samples, each with a score of 1."""
+def annotated(index: NuScenesIndex, samples: Iterable[int], grid: BevGrid) -> list[FrameBoxes]:
+    """The annotations of some samples that a LiDAR detector can find, each with a score of 1: on its grid, and with at
+    least one point."""
     frames = []
     for number in samples:
         rows = index.boxes_of(int(number))
         boxes = torch.tensor(index.boxes[rows]).double()
+        kept = grid.contains(boxes[:, :3]).numpy() & (index.num_lidar_points[rows] > 0)
+        in_global = transform_boxes(torch.tensor(index.global_from_ego[number]), boxes)
         frames.append(
             FrameBoxes(
                 token=index.token(int(number)),
                 stamp_ns=int(index.stamps_ns[number]),
-                boxes=transform_boxes(torch.tensor(index.global_from_ego[number]), boxes).numpy(),
-                scores=np.ones(len(boxes)),
-                labels=index.labels[rows],
+                boxes=in_global.numpy()[kept],
+                scores=np.ones(int(kept.sum())),
+                labels=index.labels[rows][kept],
             )
         )
     return frames

@@ -59,8 +59,8 @@ def calibrated_thresholds(
         found: Detections of frames, of any score.
         truth: Annotations of the same frames.
         precision: The lowest threshold is taken from which on this share of a class's boxes are objects. Where a class
-            reaches it at no threshold, and with None, that of the best F1 score is taken. A class without annotations or
-            right detections keeps the default.
+            reaches it at no threshold, and with None, that of the best F1 score is taken. A class without annotations
+            or right detections keeps the default.
     """
     thresholds = np.full(NUM_CLASSES, DEFAULT)
     for label, name in enumerate(CLASS_NAMES):

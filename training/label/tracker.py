@@ -1,8 +1,8 @@
 """Consistency over time: detections of a scene become tracks, greedily and with constant velocity.
 
 As in CenterPoint (arXiv 2006.11275, section 4.3), detections are associated by the distance of centres, nearest first.
-Here this happens in the global frame and per class, tracks are carried on by the velocity of their last detection, and a
-detection too weak to begin a track may continue one (as in ByteTrack, arXiv 2110.06864).
+Here this happens in the global frame and per class, tracks are carried on by the velocity of their last detection, and
+a detection too weak to begin a track may continue one (as in ByteTrack, arXiv 2110.06864).
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ class TrackConfig:
         if self.max_distance <= 0 or self.max_gap <= 0 or self.min_length < 1 or not 0 < self.continues_at <= 1:
             raise ValueError(
                 "track.max_distance and track.max_gap must be above 0, track.min_length at least 1 and "
-                f"track.continues_at in (0, 1], but they are {self.max_distance}, {self.max_gap}, {self.min_length} and "
-                f"{self.continues_at}"
+                f"track.continues_at in (0, 1], but they are {self.max_distance}, {self.max_gap}, {self.min_length} "
+                f"and {self.continues_at}"
             )
 
 

@@ -1,0 +1,198 @@
+"""Labels of unlabelled drives: tracks, thresholds, and a data set that the devkit reads and a student learns from."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nuscenes.nuscenes import NuScenes
+
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from training.cli.commands import main
+from training.data.index.load import DataConfig, load_index
+from training.label.records import FrameBoxes
+from training.label.run import LabelConfig, run_label
+from training.label.thresholds import calibrated_thresholds, given_thresholds, quality_of
+from training.label.tracker import TrackConfig, distinct, tracks_of
+
+THRESHOLDS = np.full(len(CLASS_NAMES), 0.5)
+PEDESTRIAN = CLASS_NAMES.index("pedestrian")
+
+
+def frame(number: int, *boxes: tuple[float, float, float], label: int = 0, vx: float = 0.0) -> FrameBoxes:
+    """A key frame, two a second, of cars (x, y, score)."""
+    rows = np.array([[x, y, 0, 4, 2, 1.5, 0, vx, 0] for x, y, _ in boxes], dtype=float).reshape(-1, 9)
+    return FrameBoxes(
+        token=f"frame-{number}",
+        stamp_ns=number * 500_000_000,
+        boxes=rows,
+        scores=np.array([score for *_, score in boxes], dtype=float),
+        labels=np.full(len(boxes), label),
+    )
+
+
+def test_a_moving_car_is_one_track_and_a_lone_detection_none() -> None:
+    frames = [frame(0, (0, 0, 0.9), (50, 0, 0.9), vx=10), frame(1, (5, 0, 0.8), vx=10), frame(2, (10, 0, 0.9), vx=10)]
+    (track,) = tracks_of(frames, THRESHOLDS, TrackConfig())
+    assert [(label.frame, label.box[0], label.score) for label in track.labels] == [
+        (0, 0, 0.9),
+        (1, 5, 0.8),
+        (2, 10, 0.9),
+    ]
+    assert len(tracks_of(frames, THRESHOLDS, TrackConfig(min_length=1))) == 2
+
+
+def test_nearest_detection_continues_a_track_and_no_other_class() -> None:
+    first = frame(0, (0, 0, 0.9), (3, 0, 0.9))
+    tracks = tracks_of([first, frame(1, (1, 0, 0.9), (3.1, 0, 0.9))], THRESHOLDS, TrackConfig())
+    assert sorted([label.box[0] for label in track.labels] for track in tracks) == [[0, 1], [3, 3.1]]
+    assert not tracks_of([first, frame(1, (0, 0, 0.9), label=PEDESTRIAN)], THRESHOLDS, TrackConfig())
+
+
+def test_weak_detections_continue_tracks_but_begin_none() -> None:
+    frames = [frame(0, (0, 0, 0.9), (20, 0, 0.4)), frame(1, (0, 0, 0.3), (20, 0, 0.4)), frame(2, (0, 0, 0.2))]
+    (track,) = tracks_of(frames, THRESHOLDS, TrackConfig())
+    assert [label.score for label in track.labels] == [0.9, 0.3]
+
+
+def test_gaps_are_filled_evenly_and_long_ones_end_a_track() -> None:
+    frames = [frame(0, (0, 0, 0.9), vx=4), frame(1), frame(2, (4, 0, 0.6), vx=4)]
+    (track,) = tracks_of(frames, THRESHOLDS, TrackConfig())
+    filled = track.labels[1]
+    assert (filled.frame, filled.box[0], filled.score, filled.is_filled) == (1, 2.0, 0.6, True)
+    (track,) = tracks_of(frames, THRESHOLDS, TrackConfig(fill_gaps=False))
+    assert [label.frame for label in track.labels] == [0, 2]
+    assert not tracks_of(frames, THRESHOLDS, TrackConfig(max_gap=0.9))
+
+
+def test_filled_headings_turn_the_short_way() -> None:
+    frames = [frame(0, (0, 0, 0.9)), frame(1), frame(2, (0, 0, 0.9))]
+    frames[0].boxes[0, 6], frames[2].boxes[0, 6] = 3.0, -3.0
+    (track,) = tracks_of(frames, THRESHOLDS, TrackConfig())
+    assert np.cos(track.labels[1].box[6]) == pytest.approx(-1.0)
+
+
+def test_without_tracking_each_detection_is_a_label() -> None:
+    tracks = tracks_of([frame(0, (0, 0, 0.5), (9, 0, 0.4)), frame(1, (0, 0, 0.5))], THRESHOLDS, None)
+    assert [[label.frame for label in track.labels] for track in tracks] == [[0], [1]]
+
+
+def test_the_better_of_two_detections_of_one_object_stays() -> None:
+    kept = distinct(frame(0, (0, 0, 0.4), (0.3, 0, 0.9), (2, 0, 0.1)), 0.5)
+    assert kept.scores.tolist() == [0.9, 0.1]
+
+
+def test_thresholds_reach_a_precision_by_hand() -> None:
+    found = [frame(0, (0, 0, 0.9), (10, 0, 0.8), (30, 0, 0.7), (20, 0, 0.6), (40, 0, 0.5))]
+    truth = [frame(0, (0, 0.5, 1), (10, 0, 1), (20, 1, 1), (60, 0, 1))]
+    # Right, right, wrong, right, wrong: precisions 1, 1, 2/3, 3/4, 3/5.
+    for precision, expected in ((1.0, 0.8), (0.7, 0.6), (0.6, 0.5), (None, 0.6)):
+        assert calibrated_thresholds(found, truth, precision)[0] == expected
+    assert calibrated_thresholds(found, truth, 0.7)[1] == 0.3  # no truck anywhere
+    quality = quality_of(found, truth, THRESHOLDS)["car"]
+    assert (quality.found, quality.right, quality.objects) == (5, 3, 4)
+    assert (quality.precision, quality.recall) == (0.6, 0.75)
+
+
+def test_an_object_is_found_once() -> None:
+    quality = quality_of([frame(0, (0, 0, 0.9), (0.6, 0, 0.8))], [frame(0, (0, 0, 1))], THRESHOLDS)["car"]
+    assert (quality.found, quality.right) == (2, 1)
+
+
+def test_thresholds_by_class() -> None:
+    thresholds = given_thresholds({"car": 0.6})
+    assert (thresholds[0], thresholds[1]) == (0.6, 0.3)
+    with pytest.raises(ValueError, match="'cars', which is no class"):
+        given_thresholds({"cars": 0.6})
+    with pytest.raises(ValueError, match="that of car is 0"):
+        given_thresholds(0.0)
+
+
+@pytest.fixture
+def settings(tiny: Any, tiny_teacher: Path) -> dict[str, Any]:
+    return {
+        "checkpoint": str(tiny_teacher),
+        "root": tiny.root,
+        "version": tiny.version,
+        "split": "tiny_empty",
+        "output_version": "v1.0-labels",
+        "thresholds": 0.01,
+        "track": None,
+        "device": "cpu",
+        "progress": False,
+    }
+
+
+def test_a_scene_without_annotations_is_labelled(settings: dict[str, Any], tiny: Any) -> None:
+    closing = run_label(LabelConfig(**settings))
+    assert "in 1 frames of 1 scenes" in closing
+    nusc = NuScenes("v1.0-labels", str(tiny.root), verbose=False)
+    labels = [entry for entry in nusc.sample_annotation if entry["sample_token"] == "scene-empty-0"]
+    assert labels
+    assert len(nusc.sample_annotation) == len(labels) + 10  # those of the other scenes stay
+    for entry in labels:
+        assert 0.01 <= entry["score"] <= 1
+        assert entry["origin"].startswith("bevdistill label: last.ckpt")
+        assert entry["category_name"].split(".")[0] in ("vehicle", "human", "movable_object")
+        assert nusc.get("instance", entry["instance_token"])["nbr_annotations"] == 1
+    index = load_index(DataConfig(root=tiny.root, version="v1.0-labels", num_sweeps=0))
+    (sample,) = index.samples_of("tiny_empty")
+    assert len(index.boxes[index.boxes_of(sample)]) == len(labels)
+    assert json.loads((tiny.root / "v1.0-labels" / "labels.json").read_text())["thresholds"]["car"] == 0.01
+
+
+def test_labels_of_a_track_are_linked_and_hold_their_points(settings: dict[str, Any], tiny: Any) -> None:
+    track = TrackConfig(max_distance=60.0, continues_at=1.0)
+    known = {"split": "tiny_train", "replace": True, "truth_version": tiny.version, "track": track}
+    closing = run_label(LabelConfig(**{**settings, **known}))
+    assert "precision" in closing
+    nusc = NuScenes("v1.0-labels", str(tiny.root), verbose=False)
+    chains = [entry for entry in nusc.instance if entry.get("nbr_annotations", 0) > 1]
+    assert chains
+    for instance in chains:
+        entry, seen = nusc.get("sample_annotation", instance["first_annotation_token"]), 1
+        while entry["next"]:
+            following = nusc.get("sample_annotation", entry["next"])
+            assert following["prev"] == entry["token"]
+            entry, seen = following, seen + 1
+        assert (seen, entry["token"]) == (instance["nbr_annotations"], instance["last_annotation_token"])
+    assert not [entry for entry in nusc.sample_annotation if "origin" not in entry and "drive" in entry["sample_token"]]
+
+
+def test_labels_of_another_root_link_to_the_data(settings: dict[str, Any], tiny: Any, tmp_path: Path) -> None:
+    run_label(LabelConfig(**{**settings, "output_root": tmp_path / "other"}))
+    assert (tmp_path / "other" / "samples").resolve() == (tiny.root / "samples").resolve()
+    assert len(load_index(DataConfig(root=tmp_path / "other", version="v1.0-labels", num_sweeps=0))) == 5
+
+
+def test_mistakes_leave_nothing(settings: dict[str, Any], tiny: Any) -> None:
+    with pytest.raises(ValueError, match=r"3 of 3 frames of split 'tiny_train' are annotated already"):
+        run_label(LabelConfig(**{**settings, "split": "tiny_train"}))
+    with pytest.raises(ValueError, match="needs calibrate_split"):
+        LabelConfig(**{**settings, "precision": 0.7})
+    for path in (tiny.root / "samples" / "LIDAR_TOP").glob("LIDAR_TOP-20*"):
+        path.write_bytes(b"123")
+    with pytest.raises(ValueError, match=r"no scene was labelled.*cut off"):
+        run_label(LabelConfig(**settings))
+    assert not (tiny.root / "v1.0-labels").exists()
+
+
+def test_thresholds_are_calibrated_on_an_annotated_split(settings: dict[str, Any], tiny: Any) -> None:
+    settings |= {"calibrate_split": "tiny_train", "precision": 0.5}
+    run_label(LabelConfig(**settings))
+    found = json.loads((tiny.root / "v1.0-labels" / "labels.json").read_text())["thresholds"]
+    assert set(found) == set(CLASS_NAMES)
+    with pytest.raises(ValueError, match="'tiny_empty' has no annotations to calibrate with"):
+        run_label(LabelConfig(**{**settings, "calibrate_split": "tiny_empty", "output_version": "v1.0-other"}))
+
+
+def test_labels_train_a_student(
+    settings: dict[str, Any], tiny: Any, train_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    words = [f"--{name}={json.dumps(value, default=str).strip(chr(34))}" for name, value in settings.items()]
+    assert main(["label", *words]) == 0
+    data = {"data.root": str(tiny.root), "data.version": "v1.0-labels", "data.train_split": "tiny_empty"}
+    assert main(["train", *train_arguments(tmp_path / "run", **data)]) == 0
+    assert (tmp_path / "run" / "last.ckpt").exists()
