@@ -16,7 +16,8 @@ from training.evaluate.metrics import Metrics
 from training.evaluate.results import results_from
 from training.score.by_class import ClassMatches
 from training.score.parts import distance_bands, regions_of
-from training.score.run import REPORT, ScoreConfig, run_score
+from training.score.run import ScoreConfig, run_score
+from training.score.schema import REPORT
 
 SPLIT = "tiny_train"
 
@@ -109,7 +110,7 @@ def test_a_report_tells_of_frames_curves_and_matches(index: NuScenesIndex, tmp_p
     frames = report["frames"]
     assert frames["stamp_us"] == sorted(frames["stamp_us"])
     for name, total in report["bands"]["0 to 15 m"]["boxes"].items():
-        counts = frames["counts"]
+        counts = report["frame_counts"]
         assert sum(counts["found"].get(name, [])) == total
         assert sum(counts["missed"].get(name, [])) == report["bands"]["15 m and more"]["boxes"].get(name, 0)
         assert name not in counts["false"]

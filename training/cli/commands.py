@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from training.cli.ending import Ending, WrongCall
 from training.cli.failures import meaning_of
 from training.cli.settings import nearest, settings_from
 
@@ -65,6 +66,12 @@ COMMANDS: dict[str, Command] = {
         module="training.score.run",
         config="ScoreConfig",
         function="run_score",
+    ),
+    "gate": Command(
+        summary="judge a report by the criteria of a gate, alone or against a baseline: table, JUnit XML, exit status",
+        module="training.gate.run",
+        config="GateConfig",
+        function="run_gate",
     ),
     "export": Command(
         summary="turn a student's checkpoint into a bundle for the node",
@@ -188,6 +195,11 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         return 0
     try:
         closing = getattr(module, command.function)(config)
+    except Ending as ending:
+        sys.stdout.write(f"{ending}\n")
+        return ending.status
+    except WrongCall as error:
+        return _fail(str(error), 2)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         return _fail(_reason(error), 1)
     except RuntimeError as error:

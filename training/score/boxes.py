@@ -54,7 +54,7 @@ def table_of(boxes: EvalBoxes, tokens: Sequence[str]) -> BoxTable:
         label=np.array([_LABELS[box.detection_name] for box in found], dtype=np.int64),
         centre=column([box.translation[:2] for box in found], 2),
         size=column([box.size for box in found], 3),
-        yaw=_yaw_of(column([box.rotation for box in found], 4)),
+        yaw=yaw_of_quaternions(column([box.rotation for box in found], 4)),
         velocity=column([box.velocity for box in found], 2),
         attribute=np.array([box.attribute_name for box in found], dtype=np.str_),
         score=np.array([box.detection_score for box in found], dtype=np.float64),
@@ -62,7 +62,7 @@ def table_of(boxes: EvalBoxes, tokens: Sequence[str]) -> BoxTable:
     )
 
 
-def _yaw_of(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+def yaw_of_quaternions(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Heading [rad] of quaternions w, x, y, z (N, 4) of any length."""
     w, x, y, z = rotation.T
     return np.arctan2(2 * (w * z + x * y), w**2 + x**2 - y**2 - z**2)

@@ -48,6 +48,17 @@ class ClassMatches:
             truth=self.truth[scene : scene + 1],
         )
 
+    @classmethod
+    def nothing(cls, num_scenes: int) -> Self:
+        """No object and no detection."""
+        return cls(
+            scene=np.zeros(0, dtype=np.int64),
+            score=np.zeros(0),
+            hits=np.zeros((0, len(THRESHOLDS)), dtype=np.bool_),
+            errors=np.zeros((0, NUM_ERRORS)),
+            truth=np.zeros(num_scenes, dtype=np.int64),
+        )
+
     def packed(self) -> dict[str, Any]:
         """Plain values for JSON: scores in 16 bits, errors in half precision, deflated; about two bytes a detection."""
         levels = np.maximum(np.rint(self.score * _LEVELS), self.score > 0).astype(np.uint16)

@@ -111,7 +111,7 @@ class Hits:
         used = own > 0
         found: dict[str, float | None] = {}
         for place, error in enumerate(ERROR_NAMES):
-            if error in _UNDEFINED.get(name, ()):
+            if not has_error(name, error):
                 found[error] = None
             elif last < FIRST:
                 found[error] = 1.0
@@ -142,3 +142,8 @@ def _running_mean(values: Floats, weights: Floats) -> Floats:
 def nds_of(mean_ap: float, errors: dict[str, float]) -> float:
     """The nuScenes detection score of a mean AP and of mean errors."""
     return (5 * mean_ap + sum(max(1 - error, 0.0) for error in errors.values())) / 10
+
+
+def has_error(name: str, error: str) -> bool:
+    """Whether the protocol measures an error of a class."""
+    return error not in _UNDEFINED.get(name, ())

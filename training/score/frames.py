@@ -1,4 +1,4 @@
-"""Frames of a split by time: what the report tells of each, and what was missed and wrong in it."""
+"""Frames of a split by time: what the report says of each, and what was missed and wrong in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -7,18 +7,33 @@ from typing import Any
 from training.evaluate.metrics import RESULTS, Metrics
 from training.score.boxes import BoxTable
 from training.score.by_class import ERROR_THRESHOLD, THRESHOLDS, ClassMatches
+from training.score.detections import detections_of
 from training.score.frames import Frames, counts_of, operating_scores
 from training.score.matching import Matches, by_class, match
 from training.score.parts import Parts
+from training.score.schema import SCENES, SCHEMA, WHOLE
 from training.score.scores import ClassScore, Scored, class_scores, scored
 
-REPORT = "report.json"
-SCHEMA = 1  # rises when a key changes its meaning; new keys do not count
-WHOLE = "whole"
-SCENES = "scenes"
+
+def head_of(source: Mapping[str, str], frames: Frames, found: BoxTable, min_score: float) -> dict[str, Any]:
+    """What a report has of detections, with ground truth or without.
+
+    Args:
+        source: Where the frames are from.
+        frames: Of the split.
+        found: All detections in them.
+        min_score: Least score of a detection that counts where there is no ground truth to choose by.
+    """
+    return {
+        "schema": SCHEMA,
+        "source": dict(source),
+        "results": RESULTS,
+        "frames": frames.to_dict(),
+        "detections": detections_of(found, frames, min_score),
+    }
 
 
-def report_of(
+def scores_of(
     official: Metrics,
     truth: BoxTable,
     found: BoxTable,
@@ -26,9 +41,8 @@ def report_of(
     groups: Mapping[str, Parts],
     *,
     with_scenes: bool,
-    source: Mapping[str, str],
 ) -> tuple[dict[str, Any], dict[str, dict[str, Scored]]]:
-    """The report, and the scores of its parts.
+    """What a report has of scores, and the scores of its parts.
 
     Args:
         official: The devkit's metrics of the whole.
@@ -37,35 +51,31 @@ def report_of(
         frames: Of the split.
         groups: Parts by name of the group.
         with_scenes: Whether each scene is scored too.
-        source: Where the ground truth is from.
     """
     matches = match(truth, found, len(frames.tokens))
     whole = by_class(matches, frames.scene)
     scores = class_scores(whole)
     least = operating_scores({name: score.curves[THRESHOLDS[ERROR_THRESHOLD]] for name, score in scores.items()})
     content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "source": dict(source),
-        "results": RESULTS,
         WHOLE: asdict(official),
-        "curves": {WHOLE: _curves(whole, scores)},
         "operating_scores": least,
-        "frames": {**frames.to_dict(), "counts": counts_of(matches, least)},
+        "frame_counts": counts_of(matches, least),
+        "curves": {WHOLE: _curves(whole, scores)},
         "matches": {WHOLE: _packed(whole)},
     }
-    found_parts: dict[str, dict[str, Scored]] = {}
+    scored_parts: dict[str, dict[str, Scored]] = {}
     for group, parts in groups.items():
         own = {name: by_class(_part(truth, found, frames, part), frames.scene) for name, part in parts.items()}
         own_scores = {name: class_scores(part) for name, part in own.items()}
-        found_parts[group] = {
+        scored_parts[group] = {
             name: scored(part, own_scores[name], official.split, len(frames.tokens)) for name, part in own.items()
         }
         content["curves"][group] = {name: _curves(part, own_scores[name]) for name, part in own.items()}
         content["matches"][group] = {name: _packed(part) for name, part in own.items()}
     if with_scenes:
-        found_parts[SCENES] = _scenes(whole, frames, official.split)
-    content |= {group: {name: _plain(part) for name, part in parts.items()} for group, parts in found_parts.items()}
-    return content, found_parts
+        scored_parts[SCENES] = _scenes(whole, frames, official.split)
+    content |= {group: {name: _plain(part) for name, part in parts.items()} for group, parts in scored_parts.items()}
+    return content, scored_parts
 
 
 def _part(truth: BoxTable, found: BoxTable, frames: Frames, part: Any) -> Matches:

@@ -3,15 +3,20 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from nuscenes.nuscenes import NuScenes
 
 from bevdistill_ros.core.files import write_whole
 from training.data.tables import open_tables
-from training.evaluate.metrics import evaluate_boxes
+from training.evaluate.metrics import RESULTS, evaluate_boxes
 from training.evaluate.results import Results
 from training.score.boxes import table_of
-from training.score.frames import frames_of
+from training.score.detections import found_in
+from training.score.frames import Frames, frames_of
 from training.score.parts import Parts, distance_bands, regions_of
-from training.score.report import REPORT, report_of
+from training.score.report import head_of, scores_of
+from training.score.schema import BANDS, REGIONS, REPORT
 from training.score.scores import Scored
 
 
@@ -26,30 +31,47 @@ class ScoreConfig:
     bands: tuple[float, ...] = (0.0, 20.0, 40.0)  # [m] edges of the distance bands
     regions: Path | None = None  # YAML, `name: [[x, y], ...]`: polygons in the global frame [m]
     scenes: bool = False  # score each scene too
+    min_score: float = 0.3  # least score of a box that is counted in frames, and for flicker
     output: Path = Path("runs/score")  # folder for report.json and the official files
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1:
+            raise ValueError(f"min_score must be in 0...1, but is {self.min_score:g}")
 
 
 def run_score(config: ScoreConfig) -> str:
-    """Score; returns the tables.
+    """Score, or only count where the split has no annotations; returns the tables.
 
     Raises:
         ValueError: The results, the data or the regions can't be read, or the split has nothing to score.
     """
     results, nusc = _read(config.results), open_tables(config.root, config.version)
-    groups: dict[str, Parts] = {"bands": distance_bands(config.bands)}
+    groups: dict[str, Parts] = {BANDS: distance_bands(config.bands)}
     if config.regions is not None:
-        groups["regions"] = regions_of(config.regions)
+        groups[REGIONS] = regions_of(config.regions)
     frames = frames_of(nusc, config.split)
-    evaluated = evaluate_boxes(nusc, results, config.split, config.output)
-    truth, found = (table_of(boxes, frames.tokens) for boxes in (evaluated.truth, evaluated.found))
+    found = found_in(results, frames)
     source = {"root": str(config.root.absolute()), "version": config.version, "split": config.split}
-    report, scored = report_of(
-        evaluated.metrics, truth, found, frames, groups, with_scenes=config.scenes, source=source
-    )
+    report = head_of(source, frames, found, config.min_score)
+    if any(nusc.get("sample", token)["anns"] for token in frames.tokens):
+        scores, tables = _score(config, nusc, results, frames, groups)
+        report |= scores
+    else:
+        chosen = {"meta": results["meta"], "results": {token: results["results"][token] for token in frames.tokens}}
+        write_whole(config.output / RESULTS, json.dumps(chosen, allow_nan=False))
+        tables = [f"split '{config.split}' has no annotations: {len(found)} boxes counted, none scored"]
     path = config.output / REPORT
     write_whole(path, json.dumps(report, allow_nan=False))
-    tables = [_table(name, parts) for name, parts in scored.items()]
-    return "\n\n".join([evaluated.metrics.table(), *tables, f"report: {path}"])
+    return "\n\n".join([*tables, f"report: {path}"])
+
+
+def _score(
+    config: ScoreConfig, nusc: NuScenes, results: Results, frames: Frames, groups: dict[str, Parts]
+) -> tuple[dict[str, Any], list[str]]:
+    evaluated = evaluate_boxes(nusc, results, config.split, config.output)
+    truth, found = (table_of(boxes, frames.tokens) for boxes in (evaluated.truth, evaluated.found))
+    scores, parts = scores_of(evaluated.metrics, truth, found, frames, groups, with_scenes=config.scenes)
+    return scores, [evaluated.metrics.table(), *(_table(name, own) for name, own in parts.items())]
 
 
 def _read(path: Path) -> Results:
