@@ -12,6 +12,7 @@ from typing import TypeVar
 from bevdistill_ros.core.files import write_whole
 from training.benchmark.speed import SpeedConfig, engine_ms, measure
 from training.cli.settings import settings_from
+from training.compare import CompareConfig, run_compare
 from training.data.index.load import DataConfig
 from training.evaluate.metrics import Metrics
 from training.evaluate.run import EvaluateConfig, evaluate
@@ -31,9 +32,14 @@ _ORIGIN = (
     "The models started from the small weights in config/weights, which were trained on other scenes by the commands\n"
     "in config/weights/README.md, and were trained on here for some steps; both students started from the same ones."
 )
-_START = {"teacher": "teacher", "student": "student", "bevdistill": "student"}  # weights that each model starts from
+_START = {"teacher": "teacher", "student": "student", "bevdistill": "student"}  # weights of each model
+_NAMES = {"teacher": "LiDAR teacher", "student": "student", "bevdistill": "student + BEVDistill"}
+_STUDENTS = ("student", "bevdistill")
 _CONFIG = Path(__file__).parent.parent / "config"
-_RESULTS = {"demo.txt", "world", "teacher", "student", "bevdistill", "bundle", "pictures", "replay"}
+_RESULTS = {
+    *("demo.txt", "world", "pictures", "bundle", "bundle_student", "replay", "replay_student", "replay_bevdistill"),
+    *_NAMES,
+}
 _MARK = "demo.txt"  # in the output folder, so that only an earlier demo is ever replaced
 
 
@@ -76,21 +82,39 @@ def run_demo(config: DemoConfig) -> str:
     for model, title in titles.items():
         _stage(title, partial(_train, model, config, data))
         scores[model] = _score(output, model, data)
-    bundle = output / "bundle"
-    run_export(ExportConfig(checkpoint=str(output / "bevdistill" / LAST), output=str(bundle), name="bevformer-tiny"))
+    bundles = {model: _export(output, model) for model in _STUDENTS}
+    bundle = bundles["bevdistill"]
     pictures = [
         run_show(ShowConfig(source=str(source), data=data, output=str(output / "pictures" / name), frames=1))
         for name, source in (("student", bundle), ("teacher", output / "teacher" / LAST))
     ]
+    pictures.append(run_compare(_comparison(output, data)))
     table = _score_table(scores)
     if config.replay:
-        table += "\n" + _stage(
-            "5/6 live replay through the ROS 2 node", lambda: _replay(bundle, data, output / "replay")
-        )
+        table += "\n" + _stage("5/6 live replay through the ROS 2 node", lambda: _replay(bundles, data, output))
     speed = _stage("6/6 speed", lambda: measure(SpeedConfig(bundle=bundle, data=data), _trainings(config, data)))
     minutes = (time.monotonic() - started) / 60
     return (
         f"\n{table}\n\n{speed}\n\n{_ORIGIN}\n" + "\n".join(pictures) + f"\nresults: {output}  ({minutes:.1f} minutes)"
+    )
+
+
+def _export(output: Path, model: str) -> Path:
+    """The bundle of a student; that of the distilled one is the demo's product."""
+    folder = output / ("bundle" if model == "bevdistill" else f"bundle_{model}")
+    run_export(ExportConfig(checkpoint=str(output / model / LAST), output=str(folder), name="bevformer-tiny"))
+    return folder
+
+
+def _comparison(output: Path, data: DataConfig) -> CompareConfig:
+    first, second, teacher = (str(output / model / LAST) for model in (*_STUDENTS, "teacher"))
+    return CompareConfig(
+        first=first,
+        second=second,
+        teacher=teacher,
+        names=(_NAMES["student"], _NAMES["bevdistill"]),
+        data=data,
+        output=output / "pictures" / "compare.png",
     )
 
 
@@ -135,7 +159,7 @@ def _training(model: str, config: DemoConfig, data: DataConfig) -> TrainConfig:
         "run.initial_weights": _CONFIG / "weights" / f"{_START[model]}.safetensors",
     }
     if model == "bevdistill":
-        settings |= {"distill.method": "bevdistill", "teacher_checkpoint": config.output / "teacher" / LAST}
+        settings |= {"distill.method": "bevdistill_plus", "teacher_checkpoint": config.output / "teacher" / LAST}
     return settings_from(TrainConfig, [f"--{name}={value}" for name, value in settings.items()])
 
 
@@ -143,20 +167,30 @@ def _trainings(config: DemoConfig, data: DataConfig) -> tuple[tuple[str, TrainCo
     return tuple((model, _training(model, config, data)) for model in ("teacher", "student", "bevdistill"))
 
 
-def _replay(bundle: Path, data: DataConfig, output: Path) -> str:
-    """Replay the validation scenes live; returns the line for the score table and the stage table."""
-    report = run_replay(
-        ReplayConfig(bundle=bundle, output=output, root=data.root, version=data.version, split=data.val_split)
-    )
-    assert report.metrics is not None
-    line = f"{'the same, live through ROS 2':<28}{report.metrics.nds:>8.3f}{report.metrics.mean_ap:>8.3f}"
+def _replay(bundles: Mapping[str, Path], data: DataConfig, output: Path) -> str:
+    """Replay the validation scenes live; returns the lines for the score table, and the stage table of the last."""
+    reports = {
+        model: run_replay(
+            ReplayConfig(
+                bundle=bundle,
+                output=output / f"replay_{model}",
+                root=data.root,
+                version=data.version,
+                split=data.val_split,
+            )
+        )
+        for model, bundle in bundles.items()
+    }
+    live = {model: report.metrics for model, report in reports.items() if report.metrics is not None}
+    lines = [_score_line(f"{_NAMES[model]}, live", metrics) for model, metrics in live.items()]
+    report, bundle = reports["bevdistill"], bundles["bevdistill"]
     stages = [
         f"  {name:<20}{entry.p50:>9.1f}{entry.p95:>9.1f}{entry.max:>9.1f}" for name, entry in report.latency_ms.items()
     ]
     head = f"live replay: {report.sets_sent} sets sent, {report.sets_lost} lost; ms of each stage (p50, p95, max)"
-    own, live = engine_ms(SpeedConfig(bundle=bundle, data=data)), report.latency_ms["inference"].p50
-    ratio = f"inference in the node {live:.1f} ms, the same engine alone {own:.1f} ms: {live / own:.2f} times (p50)"
-    return "\n".join([line, "", head, *stages, ratio])
+    own, there = engine_ms(SpeedConfig(bundle=bundle, data=data)), report.latency_ms["inference"].p50
+    ratio = f"inference in the node {there:.1f} ms, the same engine alone {own:.1f} ms: {there / own:.2f} times (p50)"
+    return "\n".join([*lines, _gain_line("gain, live through ROS 2", live), "", head, *stages, ratio])
 
 
 def _score(output: Path, model: str, data: DataConfig) -> Metrics:
@@ -167,9 +201,17 @@ def _score(output: Path, model: str, data: DataConfig) -> Metrics:
 
 def _score_table(scores: Mapping[str, Metrics]) -> str:
     lines = [f"{'on scenes not trained on':<28}{'NDS':>8}{'mAP':>8}"]
-    names = {"teacher": "LiDAR teacher", "student": "student", "bevdistill": "student + BEVDistill"}
-    lines += [f"{names[model]:<28}{metrics.nds:>8.3f}{metrics.mean_ap:>8.3f}" for model, metrics in scores.items()]
-    return "\n".join(lines)
+    lines += [_score_line(_NAMES[model], metrics) for model, metrics in scores.items()]
+    return "\n".join([*lines, _gain_line("gain of distillation", scores)])
+
+
+def _score_line(name: str, metrics: Metrics) -> str:
+    return f"{name:<28}{metrics.nds:>8.3f}{metrics.mean_ap:>8.3f}"
+
+
+def _gain_line(name: str, scores: Mapping[str, Metrics]) -> str:
+    plain, distilled = (scores[model] for model in _STUDENTS)
+    return f"{name:<28}{distilled.nds - plain.nds:>+8.3f}{distilled.mean_ap - plain.mean_ap:>+8.3f}"
 
 
 def _stage(title: str, work: Callable[[], Result]) -> Result:

@@ -8,7 +8,7 @@ import torch
 from training.data.sample import collate
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.build import DistillConfig, weights_of
-from training.run.balance import GradientBalance, dominant_terms, gradient_norms
+from training.run.balance import GradientBalance, UncertaintyBalance, dominant_terms, gradient_norms
 from training.run.config import TrainConfig
 from training.run.data import train_dataset
 from training.run.fit import build_module, fit
@@ -114,3 +114,32 @@ def test_published_weights_go_by_name() -> None:
     assert weights_of(DistillConfig(method="bevdistill_dense")) == {"dense": None}
     with pytest.raises(ValueError, match="must be one of auto, a number, release, but is paper"):
         BevDistillDenseConfig(weight="paper")
+
+
+def test_uncertainty_weighting_learns_the_inverse_of_a_term() -> None:
+    """exp(-s) L + s is smallest at s = log L."""
+    balance = UncertaintyBalance(["large", "small"])
+    terms = {"large": 50.0, "small": 0.02}
+    optimizer = torch.optim.Adam(balance.parameters(), lr=0.1)
+    for _ in range(300):
+        factors = balance.factors()
+        loss = sum(factors[name] * value for name, value in terms.items()) + balance.penalty()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    weighted = {name: float(factor) * terms[name] for name, factor in balance.factors().items()}
+    assert weighted == pytest.approx({"large": 1.0, "small": 1.0}, abs=0.02)
+
+
+def test_a_run_learns_its_uncertainties(
+    make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "distill.method": "bevdistill_dense",
+        "distill.balance": "uncertainty",
+        "teacher_checkpoint": str(tiny_teacher),
+        "optim.steps": 2,
+    }
+    weights = read_checkpoint(fit(make_run(tmp_path / "run", **changes)))["state_dict"]
+    assert weights["gradient_balance.log_variance"].abs().max() > 0
+    assert set(weights) & {"gradient_balance.norms", "gradient_balance.count"} == set()

@@ -14,9 +14,10 @@ import yaml
 
 import training.benchmark.distillation.run as benchmark
 from training.benchmark.distillation.config import DistillationConfig
+from training.benchmark.distillation.outcome import Outcome
 from training.benchmark.distillation.report import class_gains
 from training.benchmark.distillation.run import run_distillation
-from training.benchmark.distillation.table import Outcome, Table, paired_gains, rows_of
+from training.benchmark.distillation.table import Table, paired_gains, rows_of
 from training.cli.settings import settings_from
 from training.evaluate.metrics import Metrics
 from training.run.callbacks import LAST, LOSSES, LossLog
@@ -103,6 +104,7 @@ def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch:
         ("plain", 1),
     ]
     assert {"nds", "mean_ap", "tp_errors", "split", "class_ap", "parameters"} <= results_of(whole)[0].keys()
+    assert results_of(whole)[0]["without_scenes"].keys() == {"scene-stand", "scene-drive"}
     for line in ("none", "fitnet", "bevdistill", "LiDAR teacher", "latency of the last row's student", "Does plain"):
         assert line in closing
     # What is done is not done again.

@@ -39,14 +39,34 @@ def test_more_points_share_the_place_and_weight_of_one() -> None:
     torch.testing.assert_close(student([bev]).logits, teacher([bev]).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_the_finest_of_several_maps_and_the_first_layers_are_inherited() -> None:
+@pytest.mark.parametrize(("points", "levels"), [(6, 3), (2, 1), (12, 3)])
+def test_points_on_coarse_maps_stay_where_they_were_or_are_left_out(points: int, levels: int) -> None:
     torch.manual_seed(0)
-    teacher, student = decoder(num_levels=3, num_layers=4), decoder()
+    teacher, student = decoder(num_levels=3, num_layers=4), decoder(num_points=points)
     inherit_decoder(student, teacher)
     for layer, theirs in zip(student.layers, teacher.layers, strict=False):
-        offsets = theirs.cross_attention.sampling_offsets.bias.view(2, 3, 2, 2)[:, 0]
-        assert torch.equal(layer.cross_attention.sampling_offsets.bias.view(2, 2, 2), offsets)
+        offsets = theirs.cross_attention.sampling_offsets.bias.view(2, 3, 2, 2)[:, :levels]
+        in_cells = offsets * torch.tensor([1.0, 2.0, 4.0][:levels])[:, None, None]  # of the finest map
+        expected = in_cells.flatten(1, 2).repeat_interleave(points // (2 * levels), dim=1)
+        assert torch.equal(layer.cross_attention.sampling_offsets.bias.view(2, points, 2), expected)
+        weights = theirs.cross_attention.attention_weights.bias.view(2, 3, 2)[:, :levels].flatten(1)
+        repeated = weights.repeat_interleave(points // (2 * levels), dim=1)
+        assert torch.equal(layer.cross_attention.attention_weights.bias.view(2, points), repeated)
         assert torch.equal(layer.feed_forward.state_dict()["0.weight"], theirs.feed_forward.state_dict()["0.weight"])
+
+
+def test_coarse_maps_that_repeat_the_finest_can_be_left_out() -> None:
+    """On maps that change nowhere it does not matter on which of them a point lies."""
+    torch.manual_seed(0)
+    whole = decoder(num_levels=2)
+    value = torch.randn(1, 16, 1, 1)
+    maps = [value.expand(1, 16, 40, 40), value.expand(1, 16, 20, 20)]
+    for layer in whole.layers:
+        nn.init.normal_(layer.cross_attention.sampling_offsets.weight, std=0.01)
+        nn.init.normal_(layer.cross_attention.sampling_offsets.bias, std=0.01)
+    with torch.no_grad():
+        whole.selection.reference.mul_(0.1)
+    torch.testing.assert_close(on_finest_map(whole)(maps[:1]).logits, whole(maps).logits, atol=1e-3, rtol=1e-3)
 
 
 def test_a_student_that_selects_queries_in_another_way_keeps_its_own() -> None:
@@ -84,19 +104,29 @@ def test_a_decoder_of_one_map_is_the_same_on_its_finest_map() -> None:
     assert on_finest_map(decoder(num_levels=3))([bev]).codes.isfinite().all()
 
 
-@pytest.mark.parametrize("method", ["none", "bevdistill_dense"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distill.inherit": "decoder"},
+        {"distill.inherit": "decoder", "distill.method": "bevdistill_dense"},
+        {"distill.method": "bevdistill_plus"},
+    ],
+)
 def test_a_run_starts_with_the_decoder_of_its_teacher(
-    method: str, make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path
+    changes: dict[str, str], make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path
 ) -> None:
-    changes = {
-        "distill.method": method,
-        "distill.inherit": "decoder",
-        "teacher_checkpoint": str(tiny_teacher),
-    }
+    changes = {**changes, "teacher_checkpoint": str(tiny_teacher)}
     module = build_module(make_run(tmp_path / "run", **changes))
     teacher = load_teacher(tiny_teacher)[1].module
     assert torch.equal(module.model.decoder.box_heads[0][0].weight, teacher.decoder.box_heads[0][0].weight)  # type: ignore[union-attr, index]
+
+
+def test_weights_to_start_from_hold_a_decoder(
+    make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    start = {"run.initial_weights": "some.ckpt", "teacher_checkpoint": str(tiny_teacher)}
     with pytest.raises(ValueError, match="initial_weights holds a decoder already"):
-        make_run(tmp_path / "run", **changes, **{"run.initial_weights": "some.ckpt"})
-    with pytest.raises(ValueError, match=r"needs a teacher: set teacher_checkpoint"):
-        make_run(tmp_path / "run", **{**changes, "teacher_checkpoint": ""})
+        make_run(tmp_path / "run", **start, **{"distill.inherit": "decoder"})
+    with pytest.raises(ValueError, match=r"inherit decoder needs a teacher: set teacher_checkpoint"):
+        make_run(tmp_path / "run", **{"distill.inherit": "decoder"})
+    assert not make_run(tmp_path / "run", **start, **{"distill.method": "bevdistill_plus"}).inherits_decoder

@@ -97,6 +97,12 @@ COMMANDS: dict[str, Command] = {
         config="ShowConfig",
         function="run_show",
     ),
+    "compare": Command(
+        summary="who of two students finds which object, and a picture of the frame where they differ most",
+        module="training.compare",
+        config="CompareConfig",
+        function="run_compare",
+    ),
     "bench": Command(
         summary="measure data generation, training and inference on this machine",
         module="training.benchmark.speed",

@@ -24,9 +24,12 @@ from training.distill.uvtr import UvtrConfig
 class DistillConfig:
     """Which method, and the settings of each, whose names are those of the methods."""
 
-    method: str = "none"  # none, one of those below, or one of RECIPES, which are several of them
+    method: str = "none"  # none, one of those below or of RECIPES, or several, as fitnet+cross_head
+    # How terms of weight auto are balanced: by their share of detection's gradient, or by learned uncertainties.
+    balance: Literal["share", "uncertainty"] = "share"
     share: float = 0.5  # gradient of all balanced terms together at the BEV map, relative to that of detection
-    inherit: Literal["none", "decoder"] = "none"  # what of the student starts as the teacher's
+    # What of the student starts as the teacher's; auto: its decoder, for bevdistill_plus without weights to start from.
+    inherit: Literal["auto", "none", "decoder"] = "auto"
     balance_every: int = 20  # steps between two measurements of these gradients
     fitnet: FitNetConfig = field(default_factory=FitNetConfig)
     set2set: Set2SetConfig = field(default_factory=Set2SetConfig)
@@ -38,23 +41,33 @@ class DistillConfig:
     cross_head: CrossHeadConfig = field(default_factory=CrossHeadConfig)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"distill.method must be one of {', '.join(METHODS)}, but is {self.method}")
+        chosen = self.method.split("+")
+        if unknown := [name for name in chosen if name not in METHODS]:
+            raise ValueError(f"distill.method must be one of {', '.join(METHODS)}, but is {unknown[0]}")
+        if "none" in chosen and len(chosen) > 1:
+            raise ValueError(f"distill.method {self.method} has none among others; leave one out")
         check_at_least(self, "distill", 1, "balance_every")
         if self.share <= 0:
             raise ValueError(f"distill.share must be above 0, but is {self.share}; no distillation is method none")
+
+    def inherits_decoder(self, *, from_scratch: bool) -> bool:
+        """Whether the student's decoder starts as the teacher's, in a run that has no other weights to start from."""
+        expected = from_scratch and bool(set(INHERITING) & set(self.method.split("+")))
+        return self.inherit == "decoder" or (self.inherit == "auto" and expected)
 
     def parts(self) -> dict[str, MethodConfig]:
         """Settings of the methods that are to run, by name."""
         if self.method == "none":
             return {}
-        return {name: getattr(self, name) for name in RECIPES.get(self.method, (self.method,))}
+        names = [name for chosen in self.method.split("+") for name in RECIPES.get(chosen, (chosen,))]
+        return {name: getattr(self, name) for name in names}
 
 
 RECIPES: dict[str, tuple[str, ...]] = {  # methods that are several others together
     "bevdistill": ("bevdistill_dense", "bevdistill_sparse"),
-    "bevdistill_plus": ("bevdistill_dense", "bevdistill_sparse", "cross_head"),
+    "bevdistill_plus": ("bevdistill_dense", "cross_head"),
 }
+INHERITING = ("bevdistill_plus",)
 METHODS: tuple[str, ...] = (
     "none",
     *(entry.name for entry in fields(DistillConfig) if entry.default is MISSING),  # what has settings of its own

@@ -10,7 +10,8 @@ with q_i the highest class score of the teacher's query, so that no matching is 
 queries on a class heatmap, the two heatmaps are compared as the classes are. Layers are summed and items averaged.
 
 Gradients pass through the decoder, which does not move, to the student's map: it learns what the decoder reads of the
-teacher's, rather than each of its features. A decoder that reads maps of several scales is used with its finest alone.
+teacher's, rather than each of its features. A decoder of maps of several scales samples the finest alone, at the
+places where it sampled the others (`training.weights.inherit`).
 The optional adapter, a matrix on the channels that stays (semi-)orthogonal, lets the student's map have axes of its
 own, but neither scales nor mixes what it holds.
 """

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
@@ -48,6 +49,9 @@ class Detector(Protocol):
             continues: Whether the frame follows that of the call before, so that a temporal student may remember it.
         """
 
+    def bev(self, batch: Batch) -> Tensor:
+        """The BEV map (B, C, rows, cols) of each frame, on the CPU; a teacher's is that which students imitate."""
+
 
 class TeacherDetector:
     """The LiDAR teacher as a detector; it sees as many sweeps as in training.
@@ -85,6 +89,11 @@ class TeacherDetector:
         assert predictions is not None
         found = detections_from(predictions, batch.stamps_ns, grid=self.grid)
         return [detections.above(self._least_score).cpu() for detections in found]
+
+    def bev(self, batch: Batch) -> Tensor:
+        frames = batch.to(self._device)
+        said = self._teacher(frames.points, frames.ego_from_lidar)
+        return (said.finest if said.encoded is None else said.encoded).cpu()
 
 
 class StudentDetector:
@@ -127,6 +136,11 @@ class StudentDetector:
             self._previous = BevMemory(bev=output.bev, global_from_ego=cameras.global_from_ego, present=present)
         found = detections_from(output.predictions, batch.stamps_ns, grid=self._model.config.region)
         return [detections.cpu() for detections in found]
+
+    @torch.no_grad()
+    def bev(self, batch: Batch) -> Tensor:
+        output = self._model(batch.cameras.to(self._device), None)
+        return self._model.map_in_ego(output.bev).cpu()
 
 
 class EngineDetector(StudentDetector):

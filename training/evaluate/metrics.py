@@ -140,6 +140,15 @@ def evaluate_boxes(
     return Evaluated(metrics=metrics, truth=evaluation.gt_boxes, found=evaluation.pred_boxes)
 
 
+def load_boxes(nusc: NuScenes, split: str, output_dir: Path) -> tuple[EvalBoxes, EvalBoxes]:
+    """Ground truth and detections that an evaluation, whose folder this is, counted; see `Evaluated`."""
+    placeholder = output_dir / PLACEHOLDER
+    with contextlib.redirect_stderr(io.StringIO()):
+        path = placeholder if placeholder.exists() else output_dir / RESULTS
+        evaluation = _devkit(nusc, path, split, output_dir)
+    return evaluation.gt_boxes, evaluation.pred_boxes
+
+
 def split_tokens(nusc: NuScenes, split: str) -> list[str]:
     """Tokens of the samples of a split; a ValueError lists the splits that there are."""
     root = Path(nusc.dataroot)
@@ -191,15 +200,21 @@ def _run_devkit(
 ) -> tuple[DetectionEval, DetectionMetrics]:
     # The devkit draws progress bars even when it is set to be quiet.
     with contextlib.redirect_stderr(io.StringIO()):
-        evaluation = DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
+        evaluation = _devkit(nusc, path, split, output_dir)
         if keep is not None:
             evaluation.gt_boxes, evaluation.pred_boxes = (
                 _kept(boxes, keep) for boxes in (evaluation.gt_boxes, evaluation.pred_boxes)
             )
         measured, _ = evaluation.evaluate()
+    return evaluation, measured
+
+
+def _devkit(nusc: NuScenes, path: Path, split: str, output_dir: Path) -> DetectionEval:
+    """The devkit's evaluation, with its boxes."""
+    evaluation = DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
     with contextlib.suppress(OSError):
         (output_dir / "plots").rmdir()  # the empty folder that the devkit makes
-    return evaluation, measured
+    return evaluation
 
 
 def _kept(boxes: EvalBoxes, keep: BoxFilter) -> EvalBoxes:

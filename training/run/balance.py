@@ -4,8 +4,8 @@ Each balanced term is scaled so that the norm of its gradient at the student's B
 detection. Gradients are compared there since every term passes through that map, and one backward pass through the
 decoder or an adapter is cheap. Unlike GradNorm (arXiv 1711.02257) nothing is trained and no relative training rate is
 needed, as the aim is no balance between equal tasks: detection is the task, and distillation an aid to it. Unlike
-uncertainty weighting (arXiv 1705.07115) the weight does not depend on the scale of a term, which here is that of the
-teacher's features.
+uncertainty weighting (arXiv 1705.07115), which is here to compare with, the weight does not depend on the scale of a
+term, which here is that of the teacher's features.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -69,6 +69,40 @@ class GradientBalance(nn.Module):
         known = (self.count[1:] > 0) & (self.count[0] > 0)
         values = torch.where(known, self._share * (self.norms[0] - self.norms[1:]).exp(), 0.0)
         return dict(zip(self.terms, values.unbind(), strict=True))
+
+    def penalty(self) -> Tensor:
+        """Nothing to add to the total."""
+        return self.norms.new_zeros(())
+
+
+class UncertaintyBalance(nn.Module):
+    """Factors of distillation terms that are learned, as in uncertainty weighting: a term L counts exp(-s) L + s.
+
+    Deviation: the detection losses keep their weights.
+
+    Args:
+        terms: Names of the terms to balance.
+    """
+
+    def __init__(self, terms: Sequence[str]) -> None:
+        super().__init__()
+        self.terms = tuple(terms)
+        self.log_variance = nn.Parameter(torch.zeros(len(self.terms)))
+
+    def is_due(self, step: int) -> bool:
+        """Nothing is measured."""
+        return False
+
+    def update(self, detection: float, terms: Mapping[str, float]) -> None:
+        """Nothing is taken in."""
+
+    def factors(self) -> dict[str, Tensor]:
+        """Factor (scalar, float32) of each balanced term."""
+        return dict(zip(self.terms, (-self.log_variance).exp().unbind(), strict=True))
+
+    def penalty(self) -> Tensor:
+        """What keeps the factors from vanishing, a scalar to add to the total."""
+        return self.log_variance.sum()
 
 
 def gradient_norms(weighted: Mapping[str, Tensor], shared: Tensor) -> dict[str, float]:

@@ -116,9 +116,9 @@ class TrainConfig:
             raise ValueError("no camera sees pasted objects: set augment.paste to null, or role to teacher")
         if self.role == "student" and self.distill.method != "none" and not self.teacher_checkpoint:
             raise ValueError(f"distill.method {self.distill.method} needs a teacher: set teacher_checkpoint")
-        if self.role == "student" and self.distill.inherit != "none" and not self.teacher_checkpoint:
-            raise ValueError(f"distill.inherit {self.distill.inherit} needs a teacher: set teacher_checkpoint")
-        if self.distill.inherit != "none" and self.run.initial_weights:
+        if self.role == "student" and self.distill.inherit == "decoder" and not self.teacher_checkpoint:
+            raise ValueError("distill.inherit decoder needs a teacher: set teacher_checkpoint")
+        if self.distill.inherit == "decoder" and self.run.initial_weights:
             raise ValueError(
                 "run.initial_weights holds a decoder already: leave it empty, or set distill.inherit to none"
             )
@@ -134,7 +134,7 @@ class TrainConfig:
                 "student_bundle brings a student with its weights: leave run.initial_weights and run.backbone_weights "
                 "empty, and role at student"
             )
-        if self.distill.inherit != "none" and self.student_bundle:
+        if self.distill.inherit == "decoder" and self.student_bundle:
             raise ValueError("student_bundle holds a decoder already: leave it empty, or set distill.inherit to none")
         if self.public is not None and not self.student_bundle:
             raise ValueError("public follows from student_bundle: set that, to a bundle of import-weights")
@@ -148,6 +148,12 @@ class TrainConfig:
                 f"student.temporal needs frames to remember: set data.clip_length to 2 or more, it is "
                 f"{self.data.clip_length}"
             )
+
+    @property
+    def inherits_decoder(self) -> bool:
+        """Whether the student's decoder starts as the teacher's."""
+        from_scratch = not (self.run.initial_weights or self.student_bundle)
+        return self.role == "student" and self.distill.inherits_decoder(from_scratch=from_scratch)
 
     @property
     def camera_student(self) -> StudentSettings:

@@ -105,7 +105,7 @@ def build_module(config: TrainConfig) -> TrainingModule:
     module: TrainingModule
     if config.role == "teacher":
         module = TeacherTraining(config)
-    elif config.distill.method == "none" and config.distill.inherit == "none":
+    elif config.distill.method == "none" and not config.inherits_decoder:
         module = StudentTraining(config, None)
     else:
         with torch.random.fork_rng():  # so that the student starts as it does without a teacher
@@ -117,7 +117,7 @@ def build_module(config: TrainConfig) -> TrainingModule:
             )
         taught = config.distill.method != "none"
         module = StudentTraining(config, _remembering(trained, config) if taught else None)
-        if config.distill.inherit == "decoder":
+        if config.inherits_decoder:
             inherit_decoder(module.model.decoder, _decoder_of(trained, config))
     start = config.student_bundle or config.run.initial_weights
     if start:

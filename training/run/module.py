@@ -5,7 +5,7 @@ optimiser steps; what a step sees depends on its number alone, so a stopped run 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -20,8 +20,8 @@ from bevdistill_ros.model.student import CameraStudent
 from training.criterion.detection_loss import DetectionLoss
 from training.data.sample import Batch
 from training.distill.base import Distiller
-from training.distill.build import build_distiller, weights_of
-from training.run.balance import GradientBalance, dominant_terms, gradient_norms
+from training.distill.build import DistillConfig, build_distiller, weights_of
+from training.run.balance import GradientBalance, UncertaintyBalance, dominant_terms, gradient_norms
 from training.run.config import TrainConfig
 from training.run.optimizer import build_schedule, parameter_groups
 from training.teacher.frozen import FrozenTeacher
@@ -43,9 +43,7 @@ class TrainingModule(pl.LightningModule):
         self.optim = config.optim
         self._fixed = {**detection.weights, **{name: value for name, value in weights.items() if value is not None}}
         balanced = [name for name, value in weights.items() if value is None]
-        self.gradient_balance = GradientBalance(
-            balanced, share=config.distill.share, every=config.distill.balance_every
-        )
+        self.gradient_balance = _balance_of(balanced, config.distill)
         self.model, self.detection = model, detection
         self._balance_every = config.run.balance_every
         # Of some steps, each term by name: `weighted/` and, of its gradient's norm at the BEV map, `gradient/`.
@@ -68,7 +66,7 @@ class TrainingModule(pl.LightningModule):
 
     def total(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The one weighted sum."""
-        return torch.stack(list(self.weighted(losses).values())).sum()
+        return torch.stack(list(self.weighted(losses).values())).sum() + self.gradient_balance.penalty()
 
     def objective(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Unweighted named scalars of a batch and their weighted sum, balanced by this batch; for single steps."""
@@ -137,6 +135,12 @@ class TrainingModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": build_schedule(optimizer, self.optim), "interval": "step"},
         }
+
+
+def _balance_of(terms: Sequence[str], config: DistillConfig) -> GradientBalance | UncertaintyBalance:
+    if config.balance == "uncertainty":
+        return UncertaintyBalance(terms)
+    return GradientBalance(terms, share=config.share, every=config.balance_every)
 
 
 class TeacherTraining(TrainingModule):

@@ -7,6 +7,7 @@ the teacher's; as in DistillBEV (arXiv 2309.15109) and DualDistill, which start 
 import copy
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from bevdistill_ros.model.decoder import DecoderLayer, SetDecoder
@@ -18,9 +19,10 @@ _SAMPLING = ("sampling_offsets", "attention_weights")
 def inherit_decoder(student: SetDecoder, teacher: SetDecoder) -> None:
     """Fill a student's decoder and heads with the teacher's.
 
-    The student takes the teacher's first layers, in cross-attention their part for the finest map, and several of its
-    points for one of the teacher's where it has a multiple of them. Learned queries are inherited where their number
-    is the same; otherwise, and where the two select queries in different ways, the student keeps its own.
+    The student takes the teacher's first layers. In cross-attention its points on its one map take over the teacher's
+    on all maps, at the same places, where it has as many or a multiple; otherwise those on the finest. Learned queries
+    are inherited where their number is the same; otherwise, and where the two select queries in different ways, the
+    student keeps its own.
 
     Args:
         student: Filled in place.
@@ -53,17 +55,17 @@ def inherit_decoder(student: SetDecoder, teacher: SetDecoder) -> None:
 def on_finest_map(decoder: SetDecoder) -> SetDecoder:
     """A copy of a decoder that reads the finest of its maps alone, frozen and in eval mode.
 
-    Its cross-attention keeps the part for that map, whose weights then sum to one.
+    Its cross-attention samples that map at the places where it sampled the others.
     """
     single = copy.deepcopy(decoder)
     for layer in single.layers:
         assert isinstance(layer, DecoderLayer)
-        heads, _, points = layer.cross_attention.shape
+        heads, levels, points = layer.cross_attention.shape
         layer.cross_attention = MultiScaleDeformableAttention(
             embed_dim=layer.cross_attention.output_projection.out_features,
             num_heads=heads,
             num_levels=1,
-            num_points=points,
+            num_points=levels * points,
         )
     inherit_decoder(single, decoder)
     return single.requires_grad_(False).eval()
@@ -86,9 +88,15 @@ def _inherited(name: str, found: Mapping[str, Tensor], student: SetDecoder, teac
     wanted = _shape(student, attention)[2]
     if wanted % points:
         return value
-    by_level = value.reshape(heads, levels, points, -1, *value.shape[1:])[:, :1]
+    by_level = value.reshape(heads, levels, points, -1, *value.shape[1:])
+    if name.rpartition(".")[0].endswith("sampling_offsets"):  # in cells, which each level has twice as large
+        scale = 2.0 ** torch.arange(levels).to(value)
+        by_level = by_level * scale.view(-1, *(1 for _ in by_level.shape[2:]))
+    if wanted % (levels * points):
+        by_level = by_level[:, :1]
     # Points of the same place and weight share what one of them had.
-    return by_level.repeat_interleave(wanted // points, dim=2).reshape(-1, *value.shape[1:])
+    kept = by_level.flatten(1, 2)
+    return kept.repeat_interleave(wanted // kept.shape[1], dim=1).reshape(-1, *value.shape[1:])
 
 
 def _shape(decoder: SetDecoder, name: str) -> tuple[int, int, int]:

@@ -42,7 +42,7 @@ CASES: dict[str, tuple[DistillConfig, Learners]] = {
     ),
     "uvtr": (DistillConfig(method="uvtr"), {"uvtr": {"bev", "adapter"}}),
     "bevdistill": (DistillConfig(method="bevdistill"), DENSE | MATCHED),
-    "bevdistill_plus": (DistillConfig(method="bevdistill_plus"), DENSE | MATCHED | CROSSED),
+    "bevdistill_plus": (DistillConfig(method="bevdistill_plus"), DENSE | CROSSED),
     "cross_head": (DistillConfig(method="cross_head"), CROSSED),
     "cross_head_as_it_is": (
         DistillConfig(method="cross_head", cross_head=CrossHeadConfig(adapter="none")),

@@ -8,15 +8,12 @@ from statistics import mean
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from bevdistill_ros.core.boxes import corners_bev
 from bevdistill_ros.core.files import atomic_file, write_whole
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.benchmark.distillation.table import HEADER, Table, gains_of, rows_of
+from training.bev_map import draw_map, strength_of
 from training.data.dataset import dataset_for
 from training.data.index.load import DataConfig, load_index
 from training.data.sample import Batch, collate
@@ -95,8 +92,10 @@ def _table(table: Table, methods: Sequence[str] | None = None) -> str:
         f'<tr class="{"best" if row[0] == best else ""}">{cells(row, "td")}</tr>' for row in rows_of(table, methods)
     )
     caption = (
-        f"{table.teacher.split}, {table.teacher.num_samples} frames. NDS and mAP in points, mean ± standard deviation "
-        "over seeds; gains seed by seed over the row that is named beside them; train: training time relative to that "
+        f"{table.teacher.split}, {table.teacher.num_samples} frames. NDS and mAP in points, mean and 95 % interval "
+        "(bootstrap over scenes and seeds; of one seed over scenes alone), ± a standard deviation over seeds where "
+        "scenes are not known; gains seed by seed over the row that is named beside them. Rows whose difference lies "
+        "within its interval are in no order. train: training time relative to that "
         "row, memory: more than it takes at its peak; student: same, where the exported one has that row's tensors and "
         "so costs no more at inference, or how many times its numbers."
     )
@@ -168,14 +167,14 @@ def _features(table: Table, folder: Path, teacher: TrainedTeacher, split: str) -
         with torch.inference_mode():
             maps[f"student, {method}"] = load_student(checkpoint)[1](batch.cameras).bev
     grid = teacher.grid
-    panels = {name: _strength(value[0]) for name, value in maps.items()}
+    panels = {name: strength_of(value[0]) for name, value in maps.items()}
     for mask in MASKS:
         weights = foreground_mask(mask, batch.boxes, grid, sigma=1.6, predictions=said.predictions)
         panels[f"mask {mask}"] = weights[0].numpy()
     figure = Figure(figsize=(4 * 4, 2 * 4.1), layout="constrained")
     axes = figure.subplots(2, 4).flatten()
     for place, (name, values) in zip(axes, panels.items(), strict=False):
-        _draw_map(place, values, batch.boxes[0], grid, name)
+        draw_map(place, values, batch.boxes[0], grid, name)
     for place in axes[len(panels) :]:
         place.axis("off")
     return figure
@@ -194,20 +193,3 @@ def _frame(student: Path, num_sweeps: int, split: str) -> Batch:
         config, load_student(student)[0], load_index(config), split, with_images=True, with_points=True
     )
     return collate([dataset[len(dataset) // 2]])
-
-
-def _strength(features: Tensor) -> np.ndarray:
-    """Length of each cell's feature (C, rows, cols) after its channels' means are taken off."""
-    centred = features.float() - features.float().mean(dim=(1, 2), keepdim=True)
-    return centred.norm(dim=0).cpu().numpy()
-
-
-def _draw_map(axes: Axes, values: np.ndarray, boxes: Tensor, grid: BevGrid, title: str) -> None:
-    """A BEV map from above, x (ahead) up and y (left) left, with the boxes of the ground truth."""
-    shown = values.T  # rows along x, columns along y
-    extent = (grid.y_min, grid.y_max, grid.x_min, grid.x_max)
-    axes.imshow(shown, origin="lower", extent=extent, cmap="magma")
-    for corners in corners_bev(boxes):
-        closed = np.vstack([corners.numpy(), corners[:1].numpy()])
-        axes.plot(closed[:, 1], closed[:, 0], color="#00d060", linewidth=0.6)
-    axes.set(title=title, xlim=(grid.y_max, grid.y_min), ylim=(grid.x_min, grid.x_max), xlabel="y [m]", ylabel="x [m]")

@@ -21,11 +21,13 @@ from tqdm import tqdm
 from bevdistill_ros.core.files import write_whole
 from training.benchmark.distillation.config import DistillationConfig
 from training.benchmark.distillation.inference_cost import graph_of, latency_ratio
+from training.benchmark.distillation.outcome import Outcome
 from training.benchmark.distillation.report import write_report
-from training.benchmark.distillation.table import Outcome, Table, table_text
+from training.benchmark.distillation.table import Table, table_text
 from training.child import module_command
 from training.cli.settings import settings_from
 from training.data.index.load import load_index
+from training.data.tables import open_tables
 from training.evaluate.metrics import Metrics
 from training.evaluate.run import EvaluateConfig, evaluate
 from training.replay.process import Commands
@@ -34,6 +36,7 @@ from training.run.config import TrainConfig
 from training.run.cost import cost_of
 from training.run.fit import fit
 from training.run.resume import differences
+from training.score.without_scenes import scores_without_scenes
 from training.teacher.load import trained_teacher
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 from training.weights.checkpoint import config_text
@@ -113,7 +116,7 @@ def _training(config: DistillationConfig, arm: str, seed: int, teacher: Path) ->
         "run.resume": True,
         "run.progress": False,
     }
-    if any(settings.get(f"distill.{name}", "none") != "none" for name in ("method", "inherit")):
+    if settings.get("distill.method", "none") != "none" or settings.get("distill.inherit") == "decoder":
         settings.setdefault("teacher_checkpoint", str(teacher))
     try:
         training = settings_from(TrainConfig, [f"--config={config.student}", *_words(settings)])
@@ -182,8 +185,16 @@ def _outcome(config: DistillationConfig, commands: Commands, arm: str, seed: int
                 progress=False,
             )
         )
-        graph = graph_of(folder / LAST)
-        outcome = Outcome.of(arm, seed, metrics, cost=cost_of(folder / LAST), graph=graph)
+        outcome = Outcome.of(
+            arm,
+            seed,
+            metrics,
+            cost=cost_of(folder / LAST),
+            graph=graph_of(folder / LAST),
+            without_scenes=scores_without_scenes(
+                open_tables(training.data.root, training.data.version), config.split, folder / "evaluation"
+            ),
+        )
         write_whole(found, outcome.to_json())
     return Outcome.from_json(found.read_text())
 

@@ -1,4 +1,4 @@
-"""Outcomes of the method table: on disk as JSON, and as the table that the paper prints."""
+"""The method table: its file, and its rows as the paper prints them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,55 +6,13 @@ from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import Any, Self
+from typing import Any
 
 from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.core.text import aligned
+from training.benchmark.distillation.intervals import Interval, gain_interval, score_interval
+from training.benchmark.distillation.outcome import Outcome
 from training.evaluate.metrics import Metrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One run: a method and a seed."""
-
-    method: str  # the row of the table
-    seed: int
-    split: str
-    nds: float  # 0...1
-    mean_ap: float  # 0...1
-    tp_errors: dict[str, float]
-    class_ap: dict[str, float]
-    train_seconds: float
-    peak_memory_bytes: int
-    parameters: int  # numbers in the exported student
-    graph: dict[str, list[int]]  # names and shapes of its tensors
-
-    @classmethod
-    def of(
-        cls, method: str, seed: int, metrics: Metrics, *, cost: dict[str, float], graph: dict[str, list[int]]
-    ) -> Self:
-        """Put together what is known of a run."""
-        return cls(
-            method=method,
-            seed=seed,
-            split=metrics.split,
-            nds=metrics.nds,
-            mean_ap=metrics.mean_ap,
-            tp_errors=metrics.tp_errors,
-            class_ap=metrics.class_ap,
-            train_seconds=cost["train_seconds"],
-            peak_memory_bytes=int(cost["peak_memory_bytes"]),
-            parameters=sum(_product(shape) for shape in graph.values()),
-            graph=graph,
-        )
-
-    def to_json(self) -> str:
-        """JSON text; inverse of `from_json`."""
-        return json.dumps(asdict(self), indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        return cls(**json.loads(text))
 
 
 @dataclass(kw_only=True)
@@ -142,7 +100,8 @@ HEADER = (
 def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[str, ...]]:
     """Cells of some of the table's methods, None: of all; teachers come first where the rows differ in theirs.
 
-    Scores are in points, mean ± standard deviation over seeds, and gains over the row that is named beside them.
+    Scores are in points, mean and 95 % interval over scenes and seeds (`intervals`), and gains over the row that is
+    named beside them; ± is a standard deviation over seeds, where the scenes of the runs are not known.
     Training time is a multiple of that row's, peak memory a difference to it, both medians; the exported student is
     the same, or so many times as large.
     """
@@ -157,7 +116,7 @@ def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[st
             (
                 method,
                 str(len(runs)),
-                *_scores([run.nds for run in runs], [run.mean_ap for run in runs]),
+                *(_score(runs, name) for name in ("nds", "mean_ap")),
                 *(_gain(runs, base, name) if runs != base else "" for name in ("nds", "mean_ap")),
                 table.baseline_of(method) if runs != base else "",
                 *(f"{mean(run.tp_errors[name] for run in runs):.3f}" for name in runs[0].tp_errors),
@@ -170,7 +129,7 @@ def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[st
 
 def _teacher_cells(name: str, metrics: Metrics) -> tuple[str, ...]:
     errors = (f"{value:.3f}" for value in metrics.tp_errors.values())
-    return (name, "", *_scores([metrics.nds], [metrics.mean_ap]), "", "", "", *errors, "", "", "")
+    return (name, "", f"{100 * metrics.nds:.1f}", f"{100 * metrics.mean_ap:.1f}", "", "", "", *errors, "", "", "")
 
 
 def table_text(table: Table) -> str:
@@ -197,17 +156,20 @@ def gains_of(runs: Sequence[Outcome], base: Sequence[Outcome], score: Callable[[
     return [100 * (score(run) - before[run.seed]) for run in runs if run.seed in before]
 
 
+def _score(runs: Sequence[Outcome], name: str) -> str:
+    return _spread([100 * getattr(run, name) for run in runs], score_interval(runs, name))
+
+
 def _gain(runs: Sequence[Outcome], base: Sequence[Outcome], name: str) -> str:
     gains = paired_gains(runs, base, name)
-    return _spread(gains, sign="+") if gains else "-"
+    return _spread(gains, gain_interval(runs, base, name), sign="+") if gains else "-"
 
 
-def _scores(nds: Sequence[float], mean_ap: Sequence[float]) -> tuple[str, str]:
-    return _spread([100 * value for value in nds]), _spread([100 * value for value in mean_ap])
-
-
-def _spread(values: Sequence[float], sign: str = "") -> str:
+def _spread(values: Sequence[float], interval: Interval | None, sign: str = "") -> str:
     text = f"{mean(values):{sign}.1f}"
+    if interval is not None:
+        low, high = interval
+        return f"{text} [{low:{sign}.1f}, {high:{sign}.1f}]"
     return f"{text} ±{stdev(values):.1f}" if len(values) > 1 else text
 
 
@@ -217,10 +179,3 @@ def _costs(runs: Sequence[Outcome], base: Sequence[Outcome]) -> tuple[str, str]:
     seconds, before = (median(run.train_seconds for run in entries) for entries in (runs, base))
     peak, peak_before = (median(run.peak_memory_bytes for run in entries) for entries in (runs, base))
     return f"{seconds / before:.2f}x", f"{(peak - peak_before) / 2**20:+.0f} MiB"
-
-
-def _product(shape: Sequence[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
