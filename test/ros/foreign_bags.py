@@ -13,7 +13,7 @@ from training.bag import messages
 from training.bag.scene import KeyFrame, Mounting, Scene, SensorFrame
 
 START_NS = 1_600_000_000_000_000_123
-OURS_ALONE = ("/nuscenes/sample", "/markers/annotations")
+OURS_ALONE = ("/nuscenes/sample", "/annotations", "/markers/annotations")
 
 
 def rewritten(

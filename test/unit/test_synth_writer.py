@@ -27,6 +27,7 @@ from bevdistill_ros.core.nuscenes import CLASS_NAMES, NUSCENES_CAMERAS
 from bevdistill_ros.core.records import Detections
 from training.data.dataset import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
+from training.data.schema import ATTRIBUTES, CATEGORIES, token_of
 from training.data.tables import open_tables
 from training.evaluate.metrics import evaluate_detections
 from training.synth import writer
@@ -35,7 +36,6 @@ from training.synth.rays import RayCaster, Surfaces
 from training.synth.recorder import _may_show
 from training.synth.render import camera_rays
 from training.synth.rig import nuscenes_cameras
-from training.synth.tables import ATTRIBUTES, CATEGORIES, token_of
 from training.synth.world import make_world, moving, resting
 from training.synth.writer import write_world
 

@@ -162,6 +162,7 @@ def test_topics_are_those_of_the_interface(bag: Path) -> None:
         "/tf_static": "tf2_msgs/msg/TFMessage",
         "/tf": "tf2_msgs/msg/TFMessage",
         "/odom": "nav_msgs/msg/Odometry",
+        "/annotations": "vision_msgs/msg/Detection3DArray",
         "/markers/annotations": "visualization_msgs/msg/MarkerArray",
         "/nuscenes/sample": "std_msgs/msg/String",
     }
@@ -172,7 +173,7 @@ def test_static_transforms_reach_late_subscribers(bag: Path) -> None:
         latched = {
             c.topic for c in reader.connections if c.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
         }
-    assert latched == {"/tf_static", "/nuscenes/sample", "/markers/annotations"}
+    assert latched == {"/tf_static", "/nuscenes/sample", "/annotations", "/markers/annotations"}
     ((_, message),) = contents(bag, "/tf_static")
     front = next(entry for entry in message.transforms if entry.child_frame_id == "CAM_FRONT")
     assert front.header.frame_id == "base_link"

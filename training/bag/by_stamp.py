@@ -39,7 +39,7 @@ def samples_by_stamp(
     for token in split_tokens(nusc, split):
         sample = nusc.get("sample", token)
         if reference_camera not in sample["data"]:
-            known = ", ".join(channel for channel in sample["data"] if channel.startswith("CAM"))
+            known = ", ".join(sample["data"])
             raise BagError(f"sample {token} of {nusc.version} has no camera {reference_camera}; it has {known}")
         found = {camera: _nearest(stamps[camera], nusc, sample["data"].get(camera)) for camera in cameras}
         reference_ns = found[reference_camera]

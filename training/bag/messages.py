@@ -8,15 +8,14 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
 from bevdistill_ros.core.geometry import matrix_from_quaternion, quaternion_from_matrix
+from training.bag.foreign_types import VISION_ARRAY
+from training.bag.type_stores import detector_types, standard_types
 
 NANOSECONDS = 1_000_000_000
 DETECTIONS_TYPE = "bevdistill_ros/msg/Detection3DArray"
@@ -24,47 +23,8 @@ STATUS_TYPE = "bevdistill_ros/msg/PipelineStatus"
 TRANSFORMS_TYPE = "tf2_msgs/msg/TFMessage"
 
 _UNSET = QosTime(0, 0)
-_PACKAGE = "bevdistill_ros"
 _MARKER_CUBE, _MARKER_ADD, _MARKER_DELETE_ALL = 1, 0, 3
 _FLOAT32 = 7  # sensor_msgs/PointField
-
-
-@cache
-def standard_types() -> Typestore:
-    """The types of a ROS 2 distribution; those used here are the same from Humble on."""
-    return get_typestore(Stores.ROS2_JAZZY)
-
-
-@cache
-def detector_types() -> Typestore:
-    """The standard types and ours.
-
-    Raises:
-        ValueError: The definitions of our messages are not found.
-    """
-    folder = _definitions_folder()
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.msg")):
-        types.update(get_types_from_msg(path.read_text(), f"{_PACKAGE}/msg/{path.stem}"))
-    store.register(types)
-    return store
-
-
-def _definitions_folder() -> Path:
-    candidates = [Path(__file__).parents[2] / "msg"]
-    try:
-        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-
-        candidates.append(Path(get_package_share_directory(_PACKAGE)) / "msg")
-    except (ImportError, PackageNotFoundError):
-        pass
-    for folder in candidates:
-        if (folder / "Detection3DArray.msg").is_file():
-            return folder
-    raise ValueError(
-        f"message definitions of {_PACKAGE} not found in {', '.join(map(str, candidates))}; source the workspace"
-    )
 
 
 def quality(*, depth: int, latched: bool = False) -> Qos:
@@ -177,9 +137,10 @@ def camera_info(stamp_ns: int, frame: str, intrinsics: np.ndarray, size: tuple[i
     )
 
 
-def point_cloud(stamp_ns: int, frame: str, points: np.ndarray) -> Any:
-    """sensor_msgs/PointCloud2 of points (P, 5) float32: x, y, z [m], intensity, ring."""
-    names = ("x", "y", "z", "intensity", "ring")
+def point_cloud(
+    stamp_ns: int, frame: str, points: np.ndarray, names: Sequence[str] = ("x", "y", "z", "intensity", "ring")
+) -> Any:
+    """sensor_msgs/PointCloud2 of points (P, C) float32 with columns of these names: x, y, z [m] and more."""
     fields = [
         _make("sensor_msgs/msg/PointField", name=name, offset=4 * index, datatype=_FLOAT32, count=1)
         for index, name in enumerate(names)
@@ -288,6 +249,27 @@ def _marker(
         mesh_file=_make("visualization_msgs/msg/MeshFile", filename="", data=np.zeros(0, np.uint8)),
         mesh_use_embedded_materials=False,
     )
+
+
+def vision_detections(stamp_ns: int, frame: str, boxes: Sequence[Mapping[str, Any]]) -> Any:
+    """vision_msgs/Detection3DArray of boxes.
+
+    Args:
+        stamp_ns: Stamp [ns].
+        frame: Frame of the poses.
+        boxes: Each with `id`, `category`, `pose` (4, 4) [m], `size` (length, width, height) [m].
+    """
+    package = VISION_ARRAY.rpartition("/")[0]
+    found = []
+    for box in boxes:
+        pose = pose_message(box["pose"])
+        hypothesis = _make(f"{package}/ObjectHypothesis", class_id=box["category"], score=1.0)
+        with_covariance = _make("geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=np.zeros(36))
+        result = _make(f"{package}/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=with_covariance)
+        bounds = _make(f"{package}/BoundingBox3D", center=pose, size=vector(box["size"]))
+        head = header(stamp_ns, frame)
+        found.append(_make(f"{package}/Detection3D", header=head, results=[result], bbox=bounds, id=box["id"]))
+    return _make(VISION_ARRAY, header=header(stamp_ns, frame), detections=found)
 
 
 def json_string(content: Mapping[str, Any]) -> Any:

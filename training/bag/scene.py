@@ -9,12 +9,14 @@ import numpy as np
 from nuscenes import NuScenes
 
 from bevdistill_ros.core.geometry import quaternion_from_matrix, transform_from
+from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.text import quote
+from training.data.schema import stamp_ns_of
+from training.data.tables import LIDAR
 
-LIDAR = "LIDAR_TOP"
 Frames = Literal["all", "key"]
 
-_NANOSECONDS_PER_MICROSECOND = 1000
+_COPIED = ("token", "instance_token", "translation", "size", "rotation", "num_lidar_pts", "num_radar_pts")
 _VELOCITY_WINDOW_NS = 50_000_000  # to each side; poses of neighbouring sensors are too close for a difference
 
 
@@ -44,6 +46,7 @@ class Annotation:
     instance: int  # the same for one object over the scene
     global_from_box: np.ndarray  # (4, 4) [m]
     size: tuple[float, float, float]  # length, width, height [m]
+    row: Mapping[str, Any]  # what the tables say, with names in the place of tokens of categories and attributes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,25 +89,30 @@ class Scene:
         return ego_from_global @ (last[:3, 3] - first[:3, 3]) / seconds, angular
 
 
-def read_scene(nusc: NuScenes, name: str, *, cameras: Sequence[str], frames: Frames) -> Scene:
+def read_scene(
+    nusc: NuScenes, name: str, *, cameras: Sequence[str] | None, frames: Frames, lidar: str = LIDAR
+) -> Scene:
     """Collect a scene from the tables.
 
     Args:
         nusc: The data set.
         name: Name of the scene.
-        cameras: Channels to take, besides the LiDAR.
+        cameras: Channels to take, besides the LiDAR; None: all cameras of the scene.
         frames: Every image there is, or those of the key frames only.
+        lidar: Channel of the LiDAR.
 
     Raises:
         ValueError: There is no such scene or camera, a file is missing, or a calibration changes within the scene.
     """
     scene = _scene_record(nusc, name)
     first = nusc.get("sample", scene["first_sample_token"])
-    missing = [camera for camera in cameras if camera not in first["data"]]
-    if missing or not cameras:
-        known = ", ".join(channel for channel in first["data"] if channel.startswith("CAM"))
-        raise ValueError(f"scene '{name}' has no camera {', '.join(missing) or '(none asked for)'}; it has {known}")
-    channels = (*cameras, *([LIDAR] if LIDAR in first["data"] else []))
+    known = _cameras_of(nusc, first)
+    wanted = known if cameras is None else cameras
+    missing = [camera for camera in wanted if camera not in known]
+    if missing or not wanted:
+        listed = ", ".join(missing) or "(none asked for)"
+        raise ValueError(f"scene '{name}' has no camera {listed}; it has {', '.join(known)}")
+    channels = (*wanted, *([lidar] if lidar in first["data"] else []))
     records = {channel: _chain(nusc, first["data"][channel]) for channel in channels}
     stamps, poses = _poses(nusc, records)
     return Scene(
@@ -123,6 +131,13 @@ def _scene_record(nusc: NuScenes, name: str) -> dict[str, Any]:
             return dict(scene)
     known = ", ".join(scene["name"] for scene in nusc.scene[:10])
     raise ValueError(f"no scene '{name}' in {nusc.version}; it has {known}{', ...' if len(nusc.scene) > 10 else ''}")
+
+
+def _cameras_of(nusc: NuScenes, sample: Mapping[str, Any]) -> list[str]:
+    """Cameras of a sample: those of nuScenes in our order, then others by name."""
+    records = {channel: nusc.get("sample_data", token) for channel, token in sample["data"].items()}
+    found = {channel for channel, record in records.items() if record["sensor_modality"] == "camera"}
+    return [name for name in NUSCENES_CAMERAS if name in found] + sorted(found - set(NUSCENES_CAMERAS))
 
 
 def _chain(nusc: NuScenes, token: str) -> list[dict[str, Any]]:
@@ -156,7 +171,7 @@ def _frames(nusc: NuScenes, records: Mapping[str, list[dict[str, Any]]], frames:
             if not path.is_file():
                 hint = "" if record["is_key_frame"] else "; without sweeps write key frames only (frames 'key')"
                 raise ValueError(f"{path} is missing{hint}")
-            found.append(SensorFrame(channel=channel, stamp_ns=_stamp_ns(record), path=path))
+            found.append(SensorFrame(channel=channel, stamp_ns=stamp_ns_of(record), path=path))
     return tuple(sorted(found, key=lambda frame: frame.stamp_ns))
 
 
@@ -183,7 +198,7 @@ def _poses(nusc: NuScenes, records: Mapping[str, list[dict[str, Any]]]) -> tuple
     for chain in records.values():
         for record in chain:
             pose = nusc.get("ego_pose", record["ego_pose_token"])
-            by_stamp.setdefault(_stamp_ns(record), transform_from(pose["rotation"], pose["translation"]))
+            by_stamp.setdefault(stamp_ns_of(record), transform_from(pose["rotation"], pose["translation"]))
     stamps = sorted(by_stamp)
     return np.array(stamps, dtype=np.int64), np.stack([by_stamp[stamp] for stamp in stamps])
 
@@ -193,14 +208,14 @@ def _key_frames(nusc: NuScenes, scene: Mapping[str, Any], channels: Sequence[str
     key_frames = []
     for sample in _linked(nusc, "sample", scene["first_sample_token"], "next"):
         stamps = {
-            channel: _stamp_ns(nusc.get("sample_data", sample["data"][channel]))
+            channel: stamp_ns_of(nusc.get("sample_data", sample["data"][channel]))
             for channel in channels
             if channel in sample["data"]
         }
         annotations = tuple(_annotation(nusc, annotation, instances) for annotation in sample["anns"])
         key_frames.append(
             KeyFrame(
-                token=sample["token"], stamp_ns=_stamp_ns(sample), channel_stamps_ns=stamps, annotations=annotations
+                token=sample["token"], stamp_ns=stamp_ns_of(sample), channel_stamps_ns=stamps, annotations=annotations
             )
         )
     return tuple(key_frames)
@@ -214,8 +229,10 @@ def _annotation(nusc: NuScenes, token: str, instances: dict[str, int]) -> Annota
         instance=instances.setdefault(record["instance_token"], len(instances)),
         global_from_box=transform_from(record["rotation"], record["translation"]),
         size=(length, width, height),
+        row={
+            **{name: record[name] for name in _COPIED},
+            "category": record["category_name"],
+            "attributes": [nusc.get("attribute", entry)["name"] for entry in record["attribute_tokens"]],
+            "visibility": nusc.get("visibility", record["visibility_token"])["level"],
+        },
     )
-
-
-def _stamp_ns(record: Mapping[str, Any]) -> int:
-    return int(record["timestamp"]) * _NANOSECONDS_PER_MICROSECOND

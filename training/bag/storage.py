@@ -7,6 +7,7 @@ raise on damaged input becomes a BagError.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,7 @@ import yaml
 from backports import zstd
 from lz4.frame import LZ4FrameDecompressor
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, ReaderError, storage_mcap
+from rosbags.rosbag2 import Reader, ReaderError, storage_mcap, storage_sqlite3
 
 from bevdistill_ros.core.files import read_text
 from bevdistill_ros.core.text import one_line, quote
@@ -273,6 +274,12 @@ def _chunk_limit(size: int) -> int:
         raise ReaderError(f"a chunk says that it unpacks to {size / 1e6:.0f} MB")
     return size
 
+
+# rosbags parses the quality of service of each topic with a YAML parser in pure Python, for each time that a file is
+# opened; there are a few different ones.
+_quality_of = lru_cache(maxsize=256)(storage_mcap.parse_qos)
+for module in (storage_mcap, storage_sqlite3):
+    vars(module)["parse_qos"] = _quality_of
 
 # rosbags unpacks whatever there is and compares the size only then.
 storage_mcap.DECOMPRESSORS.update(

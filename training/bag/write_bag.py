@@ -7,11 +7,13 @@
 | `/LIDAR_TOP` | sensor_msgs/PointCloud2 | the sweep's (optional) |
 | `/tf_static` | tf2_msgs/TFMessage | begin; base_link -> sensors |
 | `/tf`, `/odom` | tf2_msgs/TFMessage, nav_msgs/Odometry | every sensor stamp; map -> base_link |
+| `/annotations` | vision_msgs/Detection3DArray | every key frame, in map; the id is the instance |
 | `/markers/annotations` | visualization_msgs/MarkerArray | every key frame, in map |
 | `/nuscenes/sample` | std_msgs/String | every key frame; JSON, see `_sample` |
 
 `map` is the first ego pose of the scene: coordinates stay small, so that users of float32 keep their precision. What
-was subtracted is `global_from_map` in `/nuscenes/sample`.
+was subtracted is `global_from_map` in `/nuscenes/sample`, which holds the rows of the annotations too: attributes,
+visibility and numbers of points have no place in the messages of others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,21 +31,23 @@ from tqdm import tqdm
 from bevdistill_ros.core.geometry import invert_rigid, quaternion_from_matrix
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from training.bag import messages
-from training.bag.scene import LIDAR, Frames, KeyFrame, Scene, SensorFrame, read_scene
+from training.bag.foreign_types import VISION_ARRAY
+from training.bag.scene import Frames, KeyFrame, Scene, SensorFrame, read_scene
 from training.bag.writer import bag_writer
+from training.data.points import NUSCENES_LAYOUT, PointLayout, read_points
+from training.data.tables import LIDAR
 
 MAP_FRAME = "map"
 BASE_FRAME = "base_link"
 STATIC_TRANSFORM_TOPIC = "/tf_static"
 TRANSFORM_TOPIC = "/tf"
 ODOMETRY_TOPIC = "/odom"
-ANNOTATION_TOPIC = "/markers/annotations"
+ANNOTATION_TOPIC = "/annotations"
+MARKER_TOPIC = "/markers/annotations"
 SAMPLE_TOPIC = "/nuscenes/sample"
 
 Storage = Literal["mcap", "sqlite3"]
 
-# Humble, Iron, Jazzy and later read version 8; older ones refuse 9.
-_POINT_VALUES = 5
 _COLORS = {  # by the beginning of the nuScenes category
     "vehicle": (1.0, 0.62, 0.0, 0.5),
     "human": (0.0, 0.35, 0.9, 0.5),
@@ -74,10 +78,12 @@ def write_bag(
     scene_name: str,
     output: Path,
     *,
-    cameras: Sequence[str] = NUSCENES_CAMERAS,
+    cameras: Sequence[str] | None = NUSCENES_CAMERAS,
     storage: Storage = "mcap",
     frames: Frames = "all",
     with_lidar: bool = False,
+    lidar: str = LIDAR,
+    layout: PointLayout = NUSCENES_LAYOUT,
     progress: bool = True,
 ) -> Path:
     """Write one scene.
@@ -88,10 +94,12 @@ def write_bag(
         nusc: The data set.
         scene_name: Name of the scene.
         output: Directory of the bag; it must not exist.
-        cameras: Channels to write.
+        cameras: Channels to write; None: all cameras of the scene.
         storage: Kind of the storage file.
         frames: Every image there is, or those of the key frames only.
         with_lidar: Write the LiDAR sweeps too.
+        lidar: Channel of the LiDAR.
+        layout: Of the LiDAR files.
         progress: Show a progress bar.
 
     Returns:
@@ -100,12 +108,18 @@ def write_bag(
     Raises:
         ValueError: `output` exists, there is no such scene, camera or storage, or a file is missing or not readable.
     """
-    scene = read_scene(nusc, scene_name, cameras=cameras, frames=frames)
-    return write_scene(scene, output, storage=storage, with_lidar=with_lidar, progress=progress)
+    scene = read_scene(nusc, scene_name, cameras=cameras, frames=frames, lidar=lidar)
+    return write_scene(scene, output, storage=storage, with_lidar=with_lidar, layout=layout, progress=progress)
 
 
 def write_scene(
-    scene: Scene, output: Path, *, storage: Storage = "mcap", with_lidar: bool = False, progress: bool = True
+    scene: Scene,
+    output: Path,
+    *,
+    storage: Storage = "mcap",
+    with_lidar: bool = False,
+    layout: PointLayout = NUSCENES_LAYOUT,
+    progress: bool = True,
 ) -> Path:
     """Write a scene that was read already; see `write_bag`."""
     output = Path(output)
@@ -113,15 +127,21 @@ def write_scene(
         raise ValueError(f"{output} already exists; remove it or choose another name")
     if storage not in ("mcap", "sqlite3"):
         raise ValueError(f"storage '{storage}' is not known; choose 'mcap' or 'sqlite3'")
-    if with_lidar and LIDAR not in scene.mountings:
-        raise ValueError(f"scene '{scene.name}' has no {LIDAR}; write it without LiDAR")
-    _write(scene, output, storage=storage, with_lidar=with_lidar, progress=progress)
+    if with_lidar and not _lidars(scene):
+        raise ValueError(f"scene '{scene.name}' has no LiDAR of the name asked for; write it without LiDAR")
+    _write(scene, output, storage=storage, with_lidar=with_lidar, layout=layout, progress=progress)
     return output
 
 
-def _write(scene: Scene, path: Path, *, storage: Storage, with_lidar: bool, progress: bool) -> None:
-    topics = _topics(scene, with_lidar=with_lidar)
-    frames = [frame for frame in scene.frames if with_lidar or frame.channel != LIDAR]
+def _lidars(scene: Scene) -> list[str]:
+    return [channel for channel, mounting in scene.mountings.items() if mounting.intrinsics is None]
+
+
+def _write(
+    scene: Scene, path: Path, *, storage: Storage, with_lidar: bool, layout: PointLayout, progress: bool
+) -> None:
+    topics, lidars = _topics(scene, with_lidar=with_lidar), _lidars(scene)
+    frames = [frame for frame in scene.frames if with_lidar or frame.channel not in lidars]
     with bag_writer(path, StoragePlugin[storage.upper()]) as writer:
         connections: dict[str, Connection] = {
             topic: writer.add_connection(
@@ -131,10 +151,11 @@ def _write(scene: Scene, path: Path, *, storage: Storage, with_lidar: bool, prog
         }
         total = (
             1
-            + 2 * (len(scene.pose_stamps_ns) + len(scene.key_frames))
-            + sum(1 if frame.channel == LIDAR else 2 for frame in frames)
+            + 2 * len(scene.pose_stamps_ns)
+            + 3 * len(scene.key_frames)
+            + sum(1 if frame.channel in lidars else 2 for frame in frames)
         )
-        stream = _in_order(scene, frames)
+        stream = _in_order(scene, frames, layout)
         for message in tqdm(stream, desc=scene.name, total=total, unit="msg", disable=not progress, leave=False):
             message_type = topics[message.topic][0]
             data = messages.serialize(message.content, message_type)
@@ -154,14 +175,15 @@ def _topics(scene: Scene, *, with_lidar: bool) -> dict[str, tuple[str, Qos]]:
         topics[camera_info_topic(camera)] = ("sensor_msgs/msg/CameraInfo", live)
         topics[image_topic(camera)] = ("sensor_msgs/msg/CompressedImage", live)
     if with_lidar:
-        topics[f"/{LIDAR}"] = ("sensor_msgs/msg/PointCloud2", live)
+        topics |= {f"/{lidar}": ("sensor_msgs/msg/PointCloud2", live) for lidar in _lidars(scene)}
     samples = messages.quality(depth=len(scene.key_frames), latched=True)
     topics[SAMPLE_TOPIC] = ("std_msgs/msg/String", samples)
-    topics[ANNOTATION_TOPIC] = ("visualization_msgs/msg/MarkerArray", latched)
+    topics[ANNOTATION_TOPIC] = (VISION_ARRAY, latched)
+    topics[MARKER_TOPIC] = ("visualization_msgs/msg/MarkerArray", latched)
     return topics
 
 
-def _in_order(scene: Scene, frames: Sequence[SensorFrame]) -> Iterator[_Message]:
+def _in_order(scene: Scene, frames: Sequence[SensorFrame], layout: PointLayout) -> Iterator[_Message]:
     """All messages by rising stamp; of one stamp, poses come before images, so that a reader has them in time."""
     global_from_map = scene.global_from_ego[0]
     map_from_global = invert_rigid(torch.from_numpy(global_from_map)).numpy()
@@ -175,10 +197,10 @@ def _in_order(scene: Scene, frames: Sequence[SensorFrame]) -> Iterator[_Message]
         if rank == 0:
             yield from _ego_motion(scene, index, stamp_ns, map_from_global)
         elif rank == 1:
-            yield from _sensor(scene, frames[index])
+            yield from _sensor(scene, frames[index], layout)
         else:
             yield _sample(scene, scene.key_frames[index], global_from_map)
-            yield _annotations(scene.key_frames[index], map_from_global)
+            yield from _annotations(scene.key_frames[index], map_from_global)
 
 
 def _static_transforms(scene: Scene, stamp_ns: int) -> _Message:
@@ -199,13 +221,11 @@ def _ego_motion(scene: Scene, index: int, stamp_ns: int, map_from_global: np.nda
     yield _Message(topic=ODOMETRY_TOPIC, stamp_ns=stamp_ns, content=odometry)
 
 
-def _sensor(scene: Scene, frame: SensorFrame) -> Iterator[_Message]:
+def _sensor(scene: Scene, frame: SensorFrame, layout: PointLayout) -> Iterator[_Message]:
     mounting = scene.mountings[frame.channel]
     if mounting.intrinsics is None:
-        values = np.fromfile(frame.path, dtype="<f4")
-        if values.size % _POINT_VALUES:
-            raise ValueError(f"{frame.path} is damaged: {values.size} values are no multiple of {_POINT_VALUES}")
-        cloud = messages.point_cloud(frame.stamp_ns, frame.channel, values.reshape(-1, _POINT_VALUES))
+        points = read_points(frame.path, layout)
+        cloud = messages.point_cloud(frame.stamp_ns, frame.channel, points, layout.columns)
         yield _Message(topic=f"/{frame.channel}", stamp_ns=frame.stamp_ns, content=cloud)
         return
     info = messages.camera_info(frame.stamp_ns, frame.channel, mounting.intrinsics, mounting.size)
@@ -228,11 +248,23 @@ def _sample(scene: Scene, key_frame: KeyFrame, global_from_map: np.ndarray) -> _
             "rotation": quaternion_from_matrix(global_from_map[:3, :3]).tolist(),
             "translation": global_from_map[:3, 3].tolist(),
         },
+        "annotations": [annotation.row for annotation in key_frame.annotations],
     }
     return _Message(topic=SAMPLE_TOPIC, stamp_ns=key_frame.stamp_ns, content=messages.json_string(content))
 
 
-def _annotations(key_frame: KeyFrame, map_from_global: np.ndarray) -> _Message:
+def _annotations(key_frame: KeyFrame, map_from_global: np.ndarray) -> Iterator[_Message]:
+    boxes = [
+        {
+            "id": annotation.row["instance_token"],
+            "category": annotation.category,
+            "pose": map_from_global @ annotation.global_from_box,
+            "size": annotation.size,
+        }
+        for annotation in key_frame.annotations
+    ]
+    content = messages.vision_detections(key_frame.stamp_ns, MAP_FRAME, boxes)
+    yield _Message(topic=ANNOTATION_TOPIC, stamp_ns=key_frame.stamp_ns, content=content)
     cubes = [
         {
             "namespace": annotation.category,
@@ -244,4 +276,4 @@ def _annotations(key_frame: KeyFrame, map_from_global: np.ndarray) -> _Message:
         for annotation in key_frame.annotations
     ]
     content = messages.cube_markers(key_frame.stamp_ns, MAP_FRAME, cubes)
-    return _Message(topic=ANNOTATION_TOPIC, stamp_ns=key_frame.stamp_ns, content=content)
+    yield _Message(topic=MARKER_TOPIC, stamp_ns=key_frame.stamp_ns, content=content)

@@ -91,6 +91,20 @@ COMMANDS: dict[str, Command] = {
         config="ReplayConfig",
         function="run_replay_command",
     ),
+    "bag write": Command(
+        summary="write scenes of a data set in nuScenes format as bags",
+        module="training.bag.write_command",
+        config="BagWriteConfig",
+        function="run_bag_write",
+        again="the same command goes on",
+    ),
+    "bag import": Command(
+        summary="make a data set in nuScenes format of bags, whoever recorded them",
+        module="training.bag_import.run",
+        config="BagImportConfig",
+        function="run_bag_import",
+        again="the same command goes on",
+    ),
     "show": Command(
         summary="draw detections and ground truth: six cameras and the bird's-eye view",
         module="training.show",

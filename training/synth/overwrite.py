@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from training.synth.tables import MAP_FILE
+from training.data.schema import MAP_FILE
 
 MARK = "synth.json"  # in the folder of the tables: the settings of the data set, which no other data set has
 _MAX_NAMED = 3

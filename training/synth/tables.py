@@ -1,58 +1,16 @@
 """The thirteen tables of the nuScenes schema for recorded scenes."""
 
-import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from bevdistill_ros.core.geometry import quaternion_from_matrix, quaternion_from_yaw
+from training.data.schema import MAP_FILE, VISIBILITIES, Row, Tables, chained, named_rows, token_of
 from training.synth.config import SynthConfig
 from training.synth.recorder import Recording, SceneRecord
 from training.synth.rig import LIDAR_NAME, ego_from_lidar
-
-Row = dict[str, Any]
-Tables = dict[str, list[Row]]
-
-CATEGORIES: tuple[str, ...] = (
-    "human.pedestrian.adult",
-    "human.pedestrian.child",
-    "human.pedestrian.wheelchair",
-    "human.pedestrian.stroller",
-    "human.pedestrian.personal_mobility",
-    "human.pedestrian.police_officer",
-    "human.pedestrian.construction_worker",
-    "animal",
-    "vehicle.car",
-    "vehicle.motorcycle",
-    "vehicle.bicycle",
-    "vehicle.bus.bendy",
-    "vehicle.bus.rigid",
-    "vehicle.truck",
-    "vehicle.construction",
-    "vehicle.emergency.ambulance",
-    "vehicle.emergency.police",
-    "vehicle.trailer",
-    "movable_object.barrier",
-    "movable_object.trafficcone",
-    "movable_object.pushable_pullable",
-    "movable_object.debris",
-    "static_object.bicycle_rack",
-)
-ATTRIBUTES: tuple[str, ...] = (
-    "vehicle.moving",
-    "vehicle.stopped",
-    "vehicle.parked",
-    "cycle.with_rider",
-    "cycle.without_rider",
-    "pedestrian.sitting_lying_down",
-    "pedestrian.standing",
-    "pedestrian.moving",
-)
-VISIBILITIES: tuple[tuple[str, float], ...] = (("v0-40", 0.4), ("v40-60", 0.6), ("v60-80", 0.8), ("v80-100", 1.0))
-MAP_FILE = "maps/empty.png"
 
 
 def build_tables(config: SynthConfig, records: Sequence[SceneRecord]) -> Tables:
@@ -74,11 +32,6 @@ def build_tables(config: SynthConfig, records: Sequence[SceneRecord]) -> Tables:
 _GROWING = ("log", "scene", "sample", "sample_data", "ego_pose", "instance", "sample_annotation")
 
 
-def token_of(*parts: object) -> str:
-    """A token that the parts alone decide."""
-    return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
-
-
 def scene_name(index: int) -> str:
     """Name of a scene."""
     return f"synth-{index:04d}"
@@ -88,12 +41,7 @@ def _static_tables(config: SynthConfig) -> Tables:
     cameras = config.cameras()
     lidar = _calibration(LIDAR_NAME, ego_from_lidar(), [])
     return {
-        "category": [{"token": token_of("category", name), "name": name, "description": ""} for name in CATEGORIES],
-        "attribute": [{"token": token_of("attribute", name), "name": name, "description": ""} for name in ATTRIBUTES],
-        "visibility": [
-            {"token": str(number + 1), "level": level, "description": f"at most {limit:.0%} of it can be seen"}
-            for number, (level, limit) in enumerate(VISIBILITIES)
-        ],
+        **named_rows(),
         "sensor": [
             {"token": token_of("sensor", LIDAR_NAME), "channel": LIDAR_NAME, "modality": "lidar"},
             *(
@@ -136,7 +84,7 @@ def _add_scene(tables: Tables, config: SynthConfig, record: SceneRecord) -> None
             "description": f"synthetic street, seed {config.seed}",
         }
     )
-    tables["sample"] += _chained(
+    tables["sample"] += chained(
         {"token": sample, "timestamp": stamp, "scene_token": token}
         for sample, stamp in zip(samples, record.key_stamps_us, strict=True)
     )
@@ -170,7 +118,7 @@ def _add_recordings(tables: Tables, scene: str, samples: Sequence[str], recordin
                 "filename": entry.file,
             }
         )
-    tables["sample_data"] += itertools.chain.from_iterable(map(_chained, channels.values()))
+    tables["sample_data"] += itertools.chain.from_iterable(map(chained, channels.values()))
 
 
 def _add_annotations(tables: Tables, scene: str, samples: Sequence[str], record: SceneRecord) -> None:
@@ -204,11 +152,4 @@ def _add_annotations(tables: Tables, scene: str, samples: Sequence[str], record:
                 "last_annotation_token": rows[-1]["token"],
             }
         )
-        tables["sample_annotation"] += _chained(rows)
-
-
-def _chained(rows: Iterable[Row]) -> list[Row]:
-    """The rows with the tokens of their neighbours, empty at the ends."""
-    listed = list(rows)
-    tokens = ["", *(row["token"] for row in listed), ""]
-    return [{**row, "prev": tokens[number], "next": tokens[number + 2]} for number, row in enumerate(listed)]
+        tables["sample_annotation"] += chained(rows)

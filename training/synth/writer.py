@@ -19,11 +19,12 @@ from tqdm import tqdm
 from bevdistill_ros.core.files import replace_folder
 from bevdistill_ros.core.lock import locked_folder
 from training.child import end_with
+from training.data.schema import MAP_FILE
 from training.synth.config import SynthConfig
 from training.synth.overwrite import MARK, check_replaceable
 from training.synth.recorder import SceneRecord, SceneRecorder
 from training.synth.rig import LIDAR_NAME
-from training.synth.tables import MAP_FILE, build_tables, scene_name
+from training.synth.tables import build_tables, scene_name
 
 
 def write_world(config: SynthConfig, *, progress: bool = True) -> Path:

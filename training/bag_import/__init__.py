@@ -1,0 +1,1 @@
+"""Recordings of any vehicle, as a data set in nuScenes format."""
