@@ -10,7 +10,7 @@ from training.bag.choose_topics import Wish
 from training.bag.scene import Frames
 
 TRAIN_SPLIT, VAL_SPLIT, ALL_SPLIT = "bags_train", "bags_val", "bags_all"
-_NOT_OF_A_BAG = ("bags", "root", "version", "val_share", "val_bags", "num_workers", "progress")
+_NOT_OF_A_BAG = ("bags", "root", "version", "val_share", "val_bags", "num_workers", "ray", "progress")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class BagImportConfig:
     val_share: float = 0.2  # share of the bags whose scenes go to the split bags_val instead of bags_train
     val_bags: tuple[str, ...] = ()  # names of these bags, in place of a share
     num_workers: int = 2  # processes, one bag each
+    ray: str = ""  # address of a Ray cluster in their place, whose machines see the same files; empty: none
     progress: bool = True  # show a progress bar
 
     def __post_init__(self) -> None:

@@ -81,7 +81,7 @@ def write_tables(config: BagImportConfig, results: Sequence[BagResult]) -> list[
     _write_map(config.growing / MAP_FILE)
     _remove_others(config.growing, files)
     (folder / "splits.json").write_text(json.dumps(splits_of(config, checked), indent=1))
-    settings = {name: value for name, value in asdict(config).items() if name not in ("progress", "num_workers")}
+    settings = {name: value for name, value in asdict(config).items() if name not in ("progress", "num_workers", "ray")}
     record = {"settings": settings, "bags": [result.to_plain() for result in checked]}
     (folder / _RECORD).write_text(json.dumps(record, indent=1, default=str))
     return checked

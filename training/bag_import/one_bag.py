@@ -15,7 +15,6 @@ import numpy as np
 from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.node.rig.calibration import Calibration
 from training.bag import messages
-from training.bag.find_bags import name_of
 from training.bag.read_bag import Bag, BagError, read_bag
 from training.bag_import.annotations import Categories, FoundBox, boxes_of
 from training.bag_import.calibrate import calibrate, with_image_size
@@ -33,31 +32,27 @@ from training.data.tables import LIDAR
 _POINTS_SUFFIX = "pcd.bin"
 
 
-def import_bag(config: BagImportConfig, path: Path, name: str = "") -> BagResult:
+def import_bag(config: BagImportConfig, bag: tuple[Path, str]) -> BagResult:
     """Import one bag into the growing data set `config.growing`; many processes may do so at once.
 
     Args:
         config: The settings.
-        path: The bag.
-        name: A name that no other bag of the data set has; empty: its own.
+        bag: The bag, and a name that no other bag of the data set has.
 
     Returns:
-        What was imported; `error` says why nothing was, where the bag cannot be used.
-
-    Raises:
-        OSError: The data set cannot be written.
+        What was imported; `error` says why nothing was, where the bag cannot be used or the data set not be written.
     """
     start = time.perf_counter()
-    name = name or name_of(path)
+    path, name = bag
     try:
-        work = _BagImport(config=config, bag=read_bag(path), name=name)
-        tables, result = work.run()
-    except ValueError as error:
-        return BagResult(bag=str(path), name=name, error=str(error), seconds=time.perf_counter() - start)
-    result = replace(result, seconds=time.perf_counter() - start)
-    rows = {"digest": digest_of(config, path), "result": result.to_plain(), "tables": tables}
-    write_whole(rows_path(config, name), json.dumps(rows))
-    return result
+        tables, result = _BagImport(config=config, bag=read_bag(path), name=name).run()
+        result = replace(result, seconds=time.perf_counter() - start)
+        rows = {"digest": digest_of(config, path), "result": result.to_plain(), "tables": tables}
+        write_whole(rows_path(config, name), json.dumps(rows))
+        return result
+    except (ValueError, OSError) as error:
+        unwritten = isinstance(error, OSError)
+        return BagResult(bag=str(path), name=name, error=str(error), is_unwritten=unwritten)
 
 
 def rows_path(config: BagImportConfig, name: str) -> Path:

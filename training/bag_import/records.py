@@ -42,6 +42,7 @@ class BagResult:
     skipped: Mapping[str, int] = field(default_factory=dict)  # what is in the bag and not in the data set, by reason
     notes: tuple[str, ...] = ()  # what was decided
     error: str = ""  # why it could not be imported
+    is_unwritten: bool = False  # because the data set cannot be written
 
     def to_plain(self) -> dict[str, Any]:
         """For JSON."""

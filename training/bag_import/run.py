@@ -2,14 +2,9 @@
 
 import json
 import logging
-import multiprocessing
-import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +19,7 @@ from training.bag_import.config import ALL_SPLIT, BagImportConfig
 from training.bag_import.merge import splits_of, write_tables
 from training.bag_import.one_bag import digest_of, import_bag, rows_path
 from training.bag_import.records import BagResult
-from training.child import end_with
-
-Spread = Callable[[Callable[[Path, str], BagResult], Mapping[Path, str]], Iterable[BagResult]]
+from training.spread import spread
 
 _LOG = logging.getLogger(__name__)
 _MAX_LISTED = 20
@@ -50,15 +43,13 @@ def run_bag_import(config: BagImportConfig) -> str:
     return text
 
 
-def import_bags(config: BagImportConfig, spread: Spread | None = None) -> list[BagResult]:
+def import_bags(config: BagImportConfig) -> list[BagResult]:
     """Write a data set of all bags that can be imported; it has its name only when it is complete.
 
     Bags that an interrupted run of the same settings has imported are not read again.
 
     Args:
         config: The settings.
-        spread: Calls a function of a bag and its name for all bags, somewhere; None: processes of this machine. The
-            function raises OSError where the data set cannot be written.
 
     Returns:
         The results in the order of the bags.
@@ -77,27 +68,34 @@ def import_bags(config: BagImportConfig, spread: Spread | None = None) -> list[B
         )
     with locked_folder(config.work):
         done = dict(_done(config, names))
-        pending = {path: name for path, name in names.items() if path not in done}
         if done:
             _LOG.info("%d of %d bags are imported already", len(done), len(names))
-        run = spread or partial(_in_processes, config.num_workers)
         bar = tqdm(total=len(names), initial=len(done), desc="import", unit="bag", disable=not config.progress)
         with bar:
-            for result in run(partial(import_bag, config), pending):
+            for result in _fresh(config, {path: name for path, name in names.items() if path not in done}):
                 done[Path(result.bag)] = result
                 bar.update()
                 if result.error:
                     _LOG.warning("%s: %s", result.bag, result.error)
-        results = write_all(config, [done[path] for path in names])
-    return results
+        return _complete(config, [done[path] for path in names])
 
 
-def write_all(config: BagImportConfig, results: list[BagResult]) -> list[BagResult]:
-    """Write the tables and give the data set its name; a ValueError says why there is nothing to write."""
+def _fresh(config: BagImportConfig, names: Mapping[Path, str]) -> Iterator[BagResult]:
+    """Results of bags as they come; what a task died of is an error of its bag."""
+    work = partial(import_bag, config)
+    for outcome in spread(work, list(names.items()), processes=config.num_workers, ray=config.ray):
+        path, name = outcome.item
+        yield outcome.result or BagResult(bag=str(path), name=name, error=outcome.error)
+
+
+def _complete(config: BagImportConfig, results: list[BagResult]) -> list[BagResult]:
+    """Write the tables and give the data set its name."""
+    if unwritten := [result for result in results if result.is_unwritten]:
+        raise OSError(f"{unwritten[0].error}; {len(unwritten)} bags are not imported. The same command goes on")
     if all(result.error for result in results):
         shutil.rmtree(config.work)
         reasons = "".join(f"\n  {result.error}" for result in results[:_MAX_LISTED])
-        raise BagError(f"none of {len(results)} bags could be imported:{reasons}")
+        raise BagError(f"none of the {len(results)} bags could be imported:{reasons}")
     results = write_tables(config, results)
     replace_folder(config.growing, config.root)
     shutil.rmtree(config.work)
@@ -114,39 +112,6 @@ def _done(config: BagImportConfig, names: Mapping[Path, str]) -> Iterator[tuple[
             continue
         if content.get("digest") == digest_of(config, path):
             yield path, BagResult.from_plain(content["result"])
-
-
-def _in_processes(
-    num_workers: int, work: Callable[[Path, str], BagResult], bags: Mapping[Path, str]
-) -> Iterator[BagResult]:
-    """Results as they come. A bag whose process dies, for lack of memory mostly, is an error of its own."""
-    if num_workers == 1 or len(bags) < 2:
-        yield from (work(path, name) for path, name in bags.items())
-        return
-    left = dict(bags)
-    try:
-        for result in _of_pool(num_workers, work, bags):
-            del left[Path(result.bag)]
-            yield result
-    except BrokenProcessPool:
-        for path, name in left.items():  # which of them it was is not known: each in a process of its own
-            try:
-                yield from _of_pool(1, work, {path: name})
-            except BrokenProcessPool:
-                yield BagResult(bag=str(path), name=name, error=f"{path}: its process died; it may need more memory")
-
-
-def _of_pool(num_workers: int, work: Callable[[Path, str], BagResult], bags: Mapping[Path, str]) -> Iterator[BagResult]:
-    # Fresh processes: forking one in which other libraries run threads can hang.
-    context = multiprocessing.get_context("spawn")
-    initial = (os.getpid(), signal.SIGKILL)
-    with ProcessPoolExecutor(min(num_workers, len(bags)), context, end_with, initial) as pool:
-        futures = [pool.submit(work, path, name) for path, name in bags.items()]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _closing(config: BagImportConfig, results: list[BagResult], seconds: float) -> str:

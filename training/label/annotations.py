@@ -10,8 +10,8 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 
 from bevdistill_ros.core.geometry import quaternion_from_yaw
 from bevdistill_ros.core.nuscenes import CLASS_NAMES, attribute_of
+from training.data.schema import CATEGORIES
 from training.label.records import Label, Track
-from training.synth.tables import CATEGORIES
 
 Row = dict[str, Any]
 

@@ -9,6 +9,7 @@ from nuscenes import NuScenes
 from bevdistill_ros.core.geometry import transform_from
 from training.data.schema import stamp_ns_of
 
+_SAME_OF_BOXES = ("instance_token", "sample_token", "category_name", "num_lidar_pts", "num_radar_pts", "prev", "next")
 _SAME = ("is_key_frame", "height", "width", "channel")
 
 
@@ -54,7 +55,15 @@ def assert_same_samples(first: NuScenes, second: NuScenes) -> None:
         assert set(row["data"]) == set(other["data"])
     for row in first.sample_annotation:
         other = second.get("sample_annotation", row["token"])
-        for name in ("instance_token", "sample_token", "category_name", "num_lidar_pts", "num_radar_pts", "prev", "next"):
+        for name in (
+            "instance_token",
+            "sample_token",
+            "category_name",
+            "num_lidar_pts",
+            "num_radar_pts",
+            "prev",
+            "next",
+        ):
             assert row[name] == other[name], name
         for name in ("translation", "size", "rotation"):
             np.testing.assert_allclose(row[name], other[name], rtol=0, atol=1e-6)
@@ -64,7 +73,8 @@ def assert_same_samples(first: NuScenes, second: NuScenes) -> None:
         ]
         assert names[0] == names[1]
         levels = [
-            nusc.get("visibility", entry["visibility_token"])["level"] for nusc, entry in ((first, row), (second, other))
+            nusc.get("visibility", entry["visibility_token"])["level"]
+            for nusc, entry in ((first, row), (second, other))
         ]
         assert levels[0] == levels[1]
         velocities = [nusc.box_velocity(row["token"]) for nusc in (first, second)]
