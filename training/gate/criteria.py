@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -136,10 +137,10 @@ class Gate:
 class Known:
     """What a report has, for criteria that name it or say `each`."""
 
-    classes: tuple[str, ...]  # with ground truth
     bands: tuple[str, ...]
     regions: tuple[str, ...]
     scenes: tuple[str, ...]
+    has: Callable[[Criterion], bool]  # whether it has ground truth of a criterion's class in its part
 
 
 def read_gate(path: Path, known: Known) -> Gate:
@@ -204,24 +205,24 @@ def _criteria(line: Mapping[str, Any], known: Known) -> list[Criterion]:
         raise ValueError(f"{name} needs one of {', '.join(metric.limits)}")
     if len([key for key in _PART_KEYS if key in line]) > 1:
         raise ValueError("it may name a band, a region or a scene, but not two of them")
-    classes = _classes(name, line, known)
-    bands = _names(line, "band", known.bands, known.bands)
-    regions = _names(line, "region", known.regions, known.regions)
-    scenes = _names(line, "scene", known.scenes, known.scenes)
+    parts = [_names(line, key, getattr(known, f"{key}s")) for key in _PART_KEYS]
     shared = _shared(name, line, limits)
-    return [
+    found = [
         Criterion(class_name=class_name, band=band, region=region, scene=scene, **shared)
-        for class_name in classes
-        for band in bands
-        for region in regions
-        for scene in scenes
+        for class_name in _classes(name, line)
+        for band, region, scene in product(*parts)
     ]
+    if line.get("class") == EACH:
+        found = [criterion for criterion in found if known.has(criterion)]
+        if not found:
+            raise ValueError("class: each, but the report has no ground truth there")
+    return found
 
 
-def _classes(name: str, line: Mapping[str, Any], known: Known) -> Sequence[str | None]:
+def _classes(name: str, line: Mapping[str, Any]) -> Sequence[str | None]:
     """Classes that a line lists; for `each` those that have the metric."""
     error = ERRORS.get(name)
-    listed = _names(line, "class", CLASS_NAMES, known.classes)
+    listed = _names(line, "class", CLASS_NAMES)
     without = [entry for entry in listed if error and entry and not has_error(entry, error)]
     if without and line["class"] != EACH:
         raise ValueError(f"the protocol has no {name} of class '{without[0]}'")
@@ -252,22 +253,15 @@ def _shared(name: str, line: Mapping[str, Any], limits: Mapping[str, Any]) -> di
     return fields
 
 
-def _names(line: Mapping[str, Any], key: str, known: Sequence[str], there: Sequence[str]) -> Sequence[str | None]:
-    """Names that a line lists under a key; [None] where it has no such key.
-
-    Args:
-        line: The criterion.
-        key: Of the names.
-        known: What may be named.
-        there: What `each` stands for.
-    """
+def _names(line: Mapping[str, Any], key: str, known: Sequence[str]) -> Sequence[str | None]:
+    """Names that a line lists under a key, or all for `each`; [None] where it has no such key."""
     if key not in line:
         return [None]
     value = line[key]
     if value == EACH:
-        if not there:
+        if not known:
             raise ValueError(f"{key}: each, but the report has none")
-        return list(there)
+        return list(known)
     names = [str(entry) for entry in (value if isinstance(value, list) else [value])]
     for name in names:
         if name not in known:

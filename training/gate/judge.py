@@ -56,7 +56,9 @@ class Judge:
             _check_comparable(report, baseline)
         random = np.random.default_rng(gate.seed)
         count = len(report.scenes)
-        self._weights = random.multinomial(count, np.full(count, 1 / count), size=gate.samples).astype(float)
+        draws = random.multinomial(count, np.full(count, 1 / count), size=gate.samples)
+        # Of few scenes the same draw comes often, and is measured once.
+        self._draws, self._places = np.unique(draws.astype(float), axis=0, return_inverse=True)
 
     def judge(self, criterion: Criterion) -> list[Row]:
         """A row for each limit of the criterion.
@@ -121,12 +123,14 @@ class Judge:
         """Interval of the loss over scenes; None where there are too few."""
         if len(self._report.scenes) < 2:
             return None
-        losses = []
-        for weights in self._weights:
+        measured = np.full(len(self._draws), np.nan)
+        for place, weights in enumerate(self._draws):
             now, before = value(weights), baseline(weights)
             if now is not None and before is not None:
-                losses.append(_loss(criterion, now, before))
-        if len(losses) < len(self._weights) / 2:
+                measured[place] = _loss(criterion, now, before)
+        losses = measured[self._places]
+        losses = losses[~np.isnan(losses)]
+        if len(losses) < self._gate.samples / 2:
             return None
         tail = (1 - self._gate.confidence) / 2
         low, high = np.quantile(losses, [tail, 1 - tail])

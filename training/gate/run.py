@@ -12,8 +12,9 @@ from training.gate.criteria import Known, read_gate
 from training.gate.judge import Judge
 from training.gate.junit import junit_of
 from training.gate.records import Row
+from training.gate.scores import truth_counts
 from training.score.read import Report, read_json, read_report
-from training.score.schema import BANDS, REGIONS, WHOLE
+from training.score.schema import BANDS, REGIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,21 +74,25 @@ def _known(report: Report, baseline: Report | None) -> Known:
         ours = report.parts(group)
         return ours if baseline is None else tuple(name for name in ours if name in baseline.parts(group))
 
-    classes = (name for name, own in report.matches(WHOLE).items() if own.num_truth) if report.is_scored else ()
-    return Known(classes=tuple(classes), bands=parts(BANDS), regions=parts(REGIONS), scenes=report.scenes)
+    return Known(
+        bands=parts(BANDS),
+        regions=parts(REGIONS),
+        scenes=report.scenes,
+        has=lambda criterion: not report.is_scored or truth_counts(report, criterion) > 0,
+    )
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text, failures first."""
     width = max(len(row.title) for row in rows)
-    lines = [f"{'':<10}{'criterion':<{width}}  {'value':>8}  {'limit':<22}{'baseline':>9}  {'worse by':<26}note"]
+    lines = [f"{'':<10}{'criterion':<{width}}  {'value':>8}  {'limit':<22}{'baseline':>9}  {'worse by':<28}note"]
     for row in sorted(rows, key=lambda row: row.passes):
         loss = "" if row.worse is None else f"{row.worse:+.4f}"
         if row.interval is not None:
             loss += f" [{row.interval[0]:+.4f}, {row.interval[1]:+.4f}]"
         lines.append(
             f"{row.verdict.upper():<10}{row.title:<{width}}  {_number(row.value):>8}  {row.limit:<22}"
-            f"{_number(row.baseline, ''):>9}  {loss:<26}{row.note}".rstrip()
+            f"{_number(row.baseline, ''):>9}  {loss:<28}{row.note}".rstrip()
         )
     return "\n".join(lines)
 

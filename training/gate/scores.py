@@ -87,11 +87,7 @@ class _Counted:
     def mean_ap(self, weights: Floats | None, place: int | None = None) -> float | None:
         places = range(len(THRESHOLDS)) if place is None else [place]
         return self._mean(
-            [
-                self._hits[name][entry].curve(weights).average_precision
-                for name in self._there(weights)
-                for entry in places
-            ]
+            [self._hits[name][entry].average_precision(weights) for name in self._there(weights) for entry in places]
         )
 
     def recall(self, weights: Floats | None, place: int, precision: float) -> float | None:

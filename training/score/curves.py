@@ -29,12 +29,26 @@ class Curve:
     @property
     def average_precision(self) -> float:
         """AP of the protocol: precision above 0.1 at recalls above 0.1, scaled to 0...1."""
-        return float(np.maximum(self.precision[FIRST:] - MIN_PRECISION, 0).mean() / (1 - MIN_PRECISION))
+        return average_precision(self.precision)
 
     def recall_at(self, precision: float) -> float:
         """Largest recall at which the precision is at least this; 0 where it never is."""
         reached = np.flatnonzero((self.precision >= precision) & (self.score > 0))
         return float(RECALLS[reached[-1]]) if len(reached) else 0.0
+
+
+def average_precision(precision: Floats) -> float:
+    """AP of the precision at RECALLS."""
+    return float(np.maximum(precision[FIRST:] - MIN_PRECISION, 0).mean() / (1 - MIN_PRECISION))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Points:
+    """Points of a curve by rising recall."""
+
+    used: NDArray[np.bool_]  # which hits count
+    recall: Floats
+    precision: Floats
 
 
 NOTHING = Curve(precision=np.zeros(len(RECALLS)), score=np.zeros(len(RECALLS)))
@@ -73,37 +87,50 @@ class Hits:
         self._lowest = np.full(self._misses.shape, np.inf)
         np.minimum.at(self._lowest, (between, scene[~hit]), score[~hit])
 
+    def average_precision(self, weights: Floats | None = None) -> float:
+        """AP of the curve, which takes half the time of the curve."""
+        points = self._points(self._weights(weights))
+        return average_precision(np.interp(RECALLS, points.recall, points.precision, right=0.0)) if points else 0.0
+
     def curve(self, weights: Floats | None = None) -> Curve:
         """The curve, where scene s counts `weights[s]` times."""
-        weights = np.ones(len(self._truth)) if weights is None else weights
+        weights = self._weights(weights)
+        points = self._points(weights)
+        if points is None:
+            return NOTHING
+        own = self._score[points.used]
+        lowest = np.minimum.accumulate(self._lowest[:, weights > 0].min(axis=1))
+        before = np.minimum(np.append(lowest[:-1][points.used], lowest[-1]), np.append(np.inf, own))
+        scores = _in_turn(before, own)[-len(points.recall) :]
+        return Curve(
+            precision=np.interp(RECALLS, points.recall, points.precision, right=0.0),
+            score=np.interp(RECALLS, points.recall, scores, right=0.0),
+        )
+
+    def _weights(self, weights: Floats | None) -> Floats:
+        return np.ones(len(self._truth)) if weights is None else weights
+
+    def _points(self, weights: Floats) -> "_Points | None":
+        """Where the devkit interpolates; None where there is no ground truth or no hit."""
         positives = float(weights @ self._truth)
         own = weights[self._scene]
         used = own > 0
         if positives <= 0 or not used.any():
-            return NOTHING
+            return None
         hits = np.cumsum(own)[used]
         misses = np.cumsum(self._misses @ weights)
         # Two points a hit, as the devkit interpolates: all misses before it, and the hit itself; then what is left.
-        before = np.append(np.append(0.0, hits[:-1]), hits[-1])
         missed = np.append(misses[:-1][used], misses[-1])
-        found = _in_turn(before, hits)
+        found = _in_turn(np.append(np.append(0.0, hits[:-1]), hits[-1]), hits)
         wrong = _in_turn(missed, missed[:-1])
-        own_scores = self._score[used]
-        lowest = np.minimum.accumulate(self._lowest[:, weights > 0].min(axis=1))
-        before_hit = np.minimum(np.append(lowest[:-1][used], lowest[-1]), np.append(np.inf, own_scores))
-        scores = _in_turn(before_hit, own_scores)
         start = 0 if missed[0] > 0 else 1  # nothing lies before a first hit
-        total = np.maximum(found + wrong, 1e-12)
-        recall, precision = (found / positives)[start:], (found / total)[start:]
-        return Curve(
-            precision=np.interp(RECALLS, recall, precision, right=0.0),
-            score=np.interp(RECALLS, recall, scores[start:], right=0.0),
-        )
+        precision = found[start:] / (found + wrong)[start:]
+        return _Points(used=used, recall=found[start:] / positives, precision=precision)
 
     def errors(self, name: str, weights: Floats | None = None) -> dict[str, float | None]:
         """Errors by ERROR_NAMES of a class, 1 where too little is found, None where the class has no such error."""
         assert self._errors is not None, "errors were not given"
-        weights = np.ones(len(self._truth)) if weights is None else weights
+        weights = self._weights(weights)
         curve = self.curve(weights)
         reached = np.flatnonzero(curve.score)
         last = int(reached[-1]) if len(reached) else 0
