@@ -34,6 +34,13 @@ def step_by_step() -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.startswith("bevdistill ")]
 
 
+def test_each_page_stands_once_in_the_navigation() -> None:
+    lines = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2].splitlines()
+    pages = [line.rpartition(": ")[2] for line in lines if line.endswith(".md")]
+    made = {"contributing.md", "changes.md"}  # by scripts/docs_hooks.py
+    assert sorted(pages) == sorted({path.name for path in (ROOT / "docs").glob("*.md")} | made)
+
+
 @pytest.fixture(scope="module")
 def after_the_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the commands of the page have run one after the other."""
