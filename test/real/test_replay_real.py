@@ -15,11 +15,11 @@ from bevdistill_ros.interface.topics import TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
 from training.bag import messages
 from training.bag.read_bag import Bag, poses_of, read_bag, samples_of
+from training.bag.recording import read_recording
 from training.bag.rig import rig_of
 from training.bag.write_bag import write_bag
 from training.replay.config import ReplayConfig
 from training.replay.run import run_replay
-from training.replay.score import read_recording
 
 pytestmark = pytest.mark.real
 

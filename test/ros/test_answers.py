@@ -55,8 +55,7 @@ def test_status() -> None:
     data = status_data(
         STAMP,
         frame_id="base_link",
-        cameras=("A", "B"),
-        age_ms=(30.0, math.nan),
+        age_ms={"A": 30.0, "B": math.nan},
         stage_ms=stages,
         spread_ms=4.0,
         latency_ms=40.0,

@@ -31,12 +31,12 @@ from bevdistill_ros.interface.topics import LAYOUTS, TopicMap
 from bevdistill_ros.model.bevformer import BevFormer
 from training.bag import messages
 from training.bag.read_bag import read_bag
+from training.bag.recording import read_recording
 from training.bag.rig import rig_of
 from training.bag.scene import KeyFrame, Mounting, Scene, SensorFrame
 from training.bag.write_bag import write_scene
 from training.replay.config import ReplayConfig
 from training.replay.run import run_replay
-from training.replay.score import read_recording
 
 pytestmark = pytest.mark.ros
 

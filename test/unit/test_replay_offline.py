@@ -18,6 +18,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.inference.bundle import save_bundle
 from bevdistill_ros.model.bevformer import BevFormer
 from training.bag.read_bag import BagError, read_bag
+from training.bag.recording import read_recording
 from training.bag.write_bag import write_scene
 from training.data.index.load import DataConfig, load_index
 from training.evaluate.run import EvaluateConfig, evaluate
@@ -26,7 +27,6 @@ from training.replay.ahead import ahead
 from training.replay.config import ReplayConfig
 from training.replay.report import ReplayReport
 from training.replay.run import run_replay
-from training.replay.score import read_recording
 
 BACK = "/CAM_BACK/image_rect_compressed"
 YAWS = {"CAM_FRONT": 0.0, "CAM_BACK": 180.0}
@@ -128,6 +128,13 @@ def test_the_report_says_how_long_each_stage_took(replayed: tuple[Path, ReplayRe
     assert 0 < report.throughput.engine_s < report.throughput.wall_s
     written = json.loads((output / "report.json").read_text())
     assert written["pace"] == "offline"
+    assert report.metrics is not None
+    assert written["whole"]["nds"] == report.metrics.nds
+    assert [moment["stages"].keys() >= {"decode", "inference"} for moment in written["timing"]["timeline"]] == [
+        True
+    ] * 4
+    assert (written["timing"]["sets_sent"], written["latency_aware"]["published"]) == (4, "status")
+    assert (output / written["results"]).is_file()
     assert "sets/s; in the engine" in (output / "report.md").read_text()
     statuses = [status for name in report.bags for status in read_recording(output / "detections" / name).statuses]
     assert [status.sets_processed for status in statuses] == [1, 2, 3, 4]

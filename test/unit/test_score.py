@@ -14,10 +14,12 @@ from bevdistill_ros.core.records import Detections
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC
 from training.bag import messages
 from training.bag.read_bag import BagError, BagSample
+from training.bag.recording import SetStatus, detections_of, read_recording
 from training.evaluate.metrics import Metrics
 from training.evaluate.results import results_from
-from training.replay.report import ReplayReport, drops_by_reason, latencies, write_report
-from training.replay.score import SetStatus, detections_of, match_samples, merge, read_recording
+from training.replay.report import ReplayReport, write_report
+from training.replay.score import match_samples, merge
+from training.score.timing import drops_by_reason, latencies
 
 START_NS = 1_600_000_000_000_000_123
 ARRAY, STATUS = "bevdistill_ros/msg/Detection3DArray", "bevdistill_ros/msg/PipelineStatus"

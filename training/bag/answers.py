@@ -4,7 +4,7 @@ Messages hold quaternions x-y-z-w, everything else here w-x-y-z.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,7 @@ def status_data(
     stamp_ns: int,
     *,
     frame_id: str,
-    cameras: Sequence[str],
-    age_ms: Sequence[float],
+    age_ms: Mapping[str, float],
     stage_ms: Mapping[str, float],
     spread_ms: float,
     latency_ms: float,
@@ -67,8 +66,7 @@ def status_data(
     Args:
         stamp_ns: Of the set [ns].
         frame_id: Frame of the detections.
-        cameras: Their names.
-        age_ms: Age of each camera's image; nan where it is missing.
+        age_ms: Age of each camera's image by its name; nan where it is missing.
         stage_ms: By stage; empty for a set that was dropped.
         spread_ms: Newest minus oldest stamp.
         latency_ms: Oldest stamp to publish; nan for a set that was dropped.
@@ -76,10 +74,10 @@ def status_data(
         sets_dropped: So far.
         drop_reason: Of the last drop; empty before the first.
     """
-    ages = np.array(age_ms, dtype=np.float32)
+    ages = np.array(list(age_ms.values()), dtype=np.float32)
     status = messages.detector_types().types[messages.STATUS_TYPE](
         header=messages.header(stamp_ns, frame_id),
-        cameras=list(cameras),
+        cameras=list(age_ms),
         present=~np.isnan(ages),
         age_ms=ages,
         spread_ms=spread_ms,

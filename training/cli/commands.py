@@ -62,7 +62,7 @@ COMMANDS: dict[str, Command] = {
         function="run_label",
     ),
     "score": Command(
-        summary="score a results file whole and by distance band, region and scene",
+        summary="score a results file or what a vehicle recorded, whole and by distance band, region and scene",
         module="training.score.run",
         config="ScoreConfig",
         function="run_score",

@@ -12,9 +12,9 @@ from bevdistill_ros.interface.parameters import SyncParameters
 from bevdistill_ros.interface.topics import TopicMap, has_tf
 from training.bag.choose_topics import Wish
 from training.bag.read_bag import Bag, BagSample
+from training.bag.recording import Recording
 from training.bag.scene import Frames
 from training.bag.write_bag import BASE_FRAME, Storage
-from training.replay.score import Recording
 
 
 @dataclass(frozen=True, kw_only=True)

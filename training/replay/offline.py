@@ -24,12 +24,12 @@ from bevdistill_ros.node.pipeline import timed
 from bevdistill_ros.node.records import DroppedSet, Outcome
 from training.bag.answers import detections_data, status_data
 from training.bag.read_bag import BagError
+from training.bag.recording import Recording, SetStatus
 from training.replay.ahead import ahead
 from training.replay.config import Played, Replayed, Setup
 from training.replay.node_parameters import node_parameters
 from training.replay.offline_node import OfflineNode, ReadySet
 from training.replay.recording import WriteAnswer, recording_writer
-from training.replay.score import Recording, SetStatus
 
 DEPTH = 2  # sets that wait, decoded, for the engine
 _NUM_BUFFERS = DEPTH + 3  # besides them one that is made, one that finds no place, and one in the engine
@@ -158,8 +158,9 @@ class Answers:
             sets_processed=self.counts.processed,
             sets_dropped=self.counts.drops.total(),
             drop_reason=self.counts.last_reason,
+            age_ms=dict(zip(self.parameters.cameras, ages, strict=True)),
         )
-        self._note(status, ages)
+        self._note(status)
 
     def dropped(self, lost: DroppedSet) -> None:
         """A set that is not used."""
@@ -174,16 +175,16 @@ class Answers:
             sets_processed=self.counts.processed,
             sets_dropped=self.counts.drops.total(),
             drop_reason=lost.reason,
+            age_ms=dict.fromkeys(self.parameters.cameras, math.nan),
         )
-        self._note(status, [math.nan if stamp is None else 0.0 for stamp in lost.stamps_ns])
+        self._note(status)
 
-    def _note(self, status: SetStatus, ages: Sequence[float]) -> None:
+    def _note(self, status: SetStatus) -> None:
         self.statuses.append(status)
         data = status_data(
             status.stamp_ns,
             frame_id=self.parameters.base_frame,
-            cameras=self.parameters.cameras,
-            age_ms=ages,
+            age_ms=status.age_ms,
             stage_ms=status.stage_ms,
             spread_ms=status.spread_ms,
             latency_ms=status.latency_ms,

@@ -1,31 +1,17 @@
 """What a replay showed: sets, drops, latency by stage, metrics; as JSON and as a table."""
 
 import json
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from bevdistill_ros.core.files import write_whole
 from training.evaluate.metrics import Metrics
-from training.replay.score import SetStatus
+from training.score.timing import Latency
 
-WARM_UP_SETS = 3  # the first inferences allocate and compile
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Distribution of a time [ms] over the sets after warm-up."""
-
-    p50: float
-    p95: float
-    p99: float
-    max: float
-    count: int
+REPORT_TEXT = "report.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +82,6 @@ class ReplayReport:
             f"| {stage} | {entry.p50:.1f} | {entry.p95:.1f} | {entry.p99:.1f} | {entry.max:.1f} | {entry.count} |"
             for stage, entry in self.latency_ms.items()
         ]
-        if self.metrics is not None:
-            lines += ["", "```", self.metrics.table(), "```"]
         return "\n".join(lines) + "\n"
 
     def _speed(self) -> list[tuple[str, str]]:
@@ -112,51 +96,18 @@ class ReplayReport:
         return rows
 
 
-def write_report(report: ReplayReport, folder: Path) -> Path:
-    """Write `report.json` and `report.md`; returns the latter."""
-    write_whole(folder / "report.json", json.dumps(report.to_dict(), indent=2, allow_nan=False))
-    path = folder / "report.md"
-    write_whole(path, report.markdown())
+def write_report(
+    report: ReplayReport, folder: Path, *, extra: Mapping[str, Any] = MappingProxyType({}), tables: Sequence[str] = ()
+) -> Path:
+    """Write `report.json` and `report.md`; returns the latter.
+
+    Args:
+        report: The replay.
+        folder: Where to.
+        extra: What `bevdistill score` would report beside it.
+        tables: That as text.
+    """
+    write_whole(folder / "report.json", json.dumps({**report.to_dict(), **extra}, allow_nan=False))
+    path = folder / REPORT_TEXT
+    write_whole(path, report.markdown() + "".join(f"\n```\n{table}\n```\n" for table in tables))
     return path
-
-
-def latencies(
-    statuses: Sequence[SetStatus], round_trips_ms: Sequence[float], *, warm_up: int = WARM_UP_SETS
-) -> dict[str, Latency]:
-    """Distribution of each stage that the node reports, of its total, and of our own measurement from outside.
-
-    Args:
-        statuses: As the node reported them.
-        round_trips_ms: Reference image sent to detections received [ms], by stamp.
-        warm_up: Sets at the beginning that do not count, where there are more than these.
-    """
-    processed = [status for status in statuses if status.stage_ms]
-    settled = processed[warm_up:] or processed
-    stages = dict.fromkeys(stage for status in settled for stage in status.stage_ms)
-    series = {stage: [status.stage_ms[stage] for status in settled if stage in status.stage_ms] for stage in stages}
-    series["oldest image to publish"] = [status.latency_ms for status in settled]
-    series["reference image to answer"] = list(round_trips_ms[warm_up:]) or list(round_trips_ms)
-    known = {stage: [value for value in values if math.isfinite(value)] for stage, values in series.items()}
-    return {stage: _distribution(values) for stage, values in known.items() if values}
-
-
-def _distribution(values: Sequence[float]) -> Latency:
-    p50, p95, p99, largest = (float(value) for value in np.percentile(values, [50, 95, 99, 100]))
-    return Latency(p50=p50, p95=p95, p99=p99, max=largest, count=len(values))
-
-
-def drops_by_reason(statuses: Sequence[SetStatus], *, dropped_before: int = 0) -> dict[str, int]:
-    """Number of dropped sets by reason; what was dropped between two reports goes to the last reason reported.
-
-    Args:
-        statuses: By time; a counter that falls is that of a restarted node.
-        dropped_before: What the node's counter stood at before the first of them.
-    """
-    reasons: Counter[str] = Counter()
-    for status in statuses:
-        if status.sets_dropped < dropped_before:
-            dropped_before = 0
-        if status.sets_dropped > dropped_before:
-            reasons[status.drop_reason or "no reason reported"] += status.sets_dropped - dropped_before
-        dropped_before = status.sets_dropped
-    return dict(reasons)

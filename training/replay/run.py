@@ -6,9 +6,10 @@ records. ROS is imported only when such a replay begins. Offline, the node's par
 
 import importlib.util
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +21,27 @@ from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.inference.bundle import load_bundle
 from training.bag.by_stamp import check_covered, samples_by_stamp
 from training.bag.choose_topics import choose_topics
+from training.bag.poses import PoseTrack
 from training.bag.read_bag import Bag, BagError, poses_of, read_bag, samples_of
 from training.bag.rig import rig_of
 from training.bag.write_bag import SAMPLE_TOPIC, write_bag
 from training.data.index.arrays import scenes_of
 from training.data.tables import open_tables, splits_of
-from training.evaluate.metrics import Metrics
+from training.evaluate.metrics import RESULTS, Metrics
+from training.evaluate.results import results_from
 from training.replay.config import KeyFrames, Played, ReplayConfig, Replayed, Setup
 from training.replay.playable import SUGGEST
 from training.replay.playable import check_playable as _check_playable
 from training.replay.process import ending_in_order
-from training.replay.report import ReplayReport, Throughput, drops_by_reason, latencies, write_report
-from training.replay.score import Scored, evaluate, match_samples, merge
+from training.replay.report import REPORT_TEXT, ReplayReport, Throughput, write_report
+from training.replay.score import Scored, match_samples, merge
+from training.score.parts import BAND_EDGES, distance_bands
+from training.score.recorded import match_drives
+from training.score.schema import BANDS
+from training.score.timing import drops_by_reason, latencies, timing_of
+from training.score.whole_report import Scope, Subject, WholeReport, whole_report
+
+EVALUATION = "evaluation"  # folder, in that of the replay, of the devkit's files
 
 
 def run_replay(config: ReplayConfig) -> ReplayReport:
@@ -95,19 +105,44 @@ def _run(config: ReplayConfig) -> ReplayReport:
         for entry in replayed
         if entry.key_frames.samples
     )
-    metrics = None
+    statuses = {entry.bag.path.name: entry.recording.statuses for entry in replayed}
+    trips = [trip for entry in replayed for trip in entry.round_trips_ms]
+    sent = sum(entry.sets_sent for entry in replayed)
+    whole = None
+    timing = timing_of(statuses, trips, sets_sent=sent)
     if config.split:
         assert nusc is not None
-        metrics = evaluate(nusc, scored, config.split, config.output / "evaluation")
-    report = _report(config, replayed, scored, metrics, chosen.notes)
-    write_report(report, config.output)
+        whole = _scored(setup, nusc, replayed, scored, timing)
+    report = _report(config, replayed, scored, whole.metrics if whole else None, chosen.notes)
+    extra = whole.content if whole else {"timing": timing}
+    write_report(report, config.output, extra=extra, tables=whole.tables if whole else ())
     return report
+
+
+def _scored(
+    setup: Setup, nusc: NuScenes, replayed: Sequence[Replayed], scored: Scored, timing: Mapping[str, Any]
+) -> WholeReport:
+    """The report that `bevdistill score` would write of this replay."""
+    config = setup.config
+    recordings = [entry.recording for entry in replayed]
+    drives = match_drives(
+        nusc, config.split, recordings, [PoseTrack({})] * len(recordings), camera=setup.reference_camera
+    )
+    subject = Subject(results=results_from(scored.detections, scored.global_from_ego), drives=drives, timing=timing)
+    return whole_report(
+        nusc,
+        subject,
+        config.split,
+        Scope(groups={BANDS: distance_bands(BAND_EDGES)}),
+        config.output / EVALUATION,
+        results_name=f"{EVALUATION}/{RESULTS}",
+    )
 
 
 def run_replay_command(config: ReplayConfig) -> str:
     """Replay and describe; returns the closing text."""
-    report = run_replay(config)
-    return f"{report.markdown()}\nresults: {config.output}"
+    run_replay(config)
+    return f"{(config.output / REPORT_TEXT).read_text()}\nresults: {config.output}"
 
 
 def _key_frames(setup: Setup, bag: Bag, nusc: NuScenes | None) -> KeyFrames:

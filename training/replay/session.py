@@ -14,6 +14,7 @@ from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE, has_tf
 from training.bag.read_bag import Bag, BagMessage
+from training.bag.recording import read_recording
 from training.bag.rig import rig_of
 from training.replay.clock import HeaderClock
 from training.replay.config import KeyFrames, Played, Replayed, Setup
@@ -23,7 +24,6 @@ from training.replay.order import ODOMETRY_FROM_TF, stream
 from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node
 from training.replay.record import Answer, Recorder
 from training.replay.recording import write_recording
-from training.replay.score import read_recording
 
 _PICTURE_TIMEOUT_S = 5.0
 

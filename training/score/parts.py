@@ -19,6 +19,7 @@ from bevdistill_ros.core.files import read_text
 from training.score.boxes import BoxTable
 
 MAX_REGION_BYTES = 1_000_000
+BAND_EDGES = (0.0, 20.0, 40.0)  # [m] of the usual distance bands
 
 Part = Callable[[BoxTable], NDArray[np.bool_]]  # which boxes lie in it
 Parts = Mapping[str, Part]
