@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from nuscenes.eval.common.config import config_factory
 from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
-from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from training.evaluate.metrics import PROTOCOL
 from training.evaluate.results import Results
 from training.score.boxes import BoxTable
 
@@ -20,7 +22,8 @@ _CYCLES = ("bicycle", "motorcycle")
 
 def eligible(found: BoxTable) -> NDArray[np.bool_]:
     """Which boxes lie within the range of their class."""
-    ranges = np.array([CLASS_RANGES[name] for name in CLASS_NAMES], dtype=np.float64)
+    limits = config_factory(PROTOCOL).class_range
+    ranges = np.array([limits[name] for name in CLASS_NAMES], dtype=np.float64)
     return np.asarray(found.distance < ranges[found.label])
 
 
