@@ -17,6 +17,19 @@ CLASS_NAMES: tuple[str, ...] = (
 )
 NUM_CLASSES = len(CLASS_NAMES)
 
+CLASS_RANGES: dict[str, float] = {  # [m] from the ego origin; objects beyond are not evaluated
+    "car": 50.0,
+    "truck": 50.0,
+    "construction_vehicle": 50.0,
+    "bus": 50.0,
+    "trailer": 50.0,
+    "barrier": 30.0,
+    "motorcycle": 40.0,
+    "bicycle": 40.0,
+    "pedestrian": 40.0,
+    "traffic_cone": 30.0,
+}
+
 ERROR_NAMES: dict[str, str] = {  # the devkit's name: what papers write, with an m before it for the mean over classes
     "trans_err": "ATE",  # [m]
     "scale_err": "ASE",  # 1 - IoU

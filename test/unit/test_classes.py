@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 
-from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = [path for part in ("bevdistill_ros", "training", "launch") for path in (REPOSITORY / part).rglob("*.py")]
@@ -24,6 +24,7 @@ def lists_of_classes(source: str) -> Iterator[list[str]]:
 
 def test_classes_are_those_of_the_benchmark() -> None:
     assert sorted(CLASS_NAMES) == sorted(DETECTION_NAMES)
+    assert tuple(CLASS_RANGES) == CLASS_NAMES
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))

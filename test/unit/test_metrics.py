@@ -10,7 +10,7 @@ import torch
 from nuscenes.eval.common.config import config_factory
 from nuscenes.nuscenes import NuScenes
 
-from bevdistill_ros.core.nuscenes import CLASS_NAMES, ERROR_NAMES
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES, ERROR_NAMES
 from bevdistill_ros.core.records import Detections
 from training.data.dataset import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
@@ -166,8 +166,9 @@ def test_foreign_json_is_refused(text: str) -> None:
         Metrics.from_json(text)
 
 
-def test_the_protocol_is_that_of_the_benchmark() -> None:
+def test_our_class_ranges_are_those_of_the_benchmark() -> None:
     config = config_factory(PROTOCOL)
+    assert config.class_range == CLASS_RANGES
     assert set(CLASS_NAMES) == set(config.class_names)
     assert np.isclose(config.dist_th_tp, 2.0)
 

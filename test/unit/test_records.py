@@ -7,7 +7,7 @@ import pytest
 import torch
 from nuscenes.eval.common.config import config_factory
 
-from bevdistill_ros.core.nuscenes import CLASS_NAMES, attribute_of
+from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES, attribute_of
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig, VehicleRig
 
@@ -29,6 +29,7 @@ def make_detections(scores: list[float]) -> Detections:
 def test_classes_are_those_that_the_devkit_scores() -> None:
     config = config_factory("detection_cvpr_2019")
     assert set(CLASS_NAMES) == set(config.class_names)
+    assert config.class_range == CLASS_RANGES
 
 
 @pytest.mark.parametrize(
