@@ -76,11 +76,13 @@ def sample() -> Sample:
         boxes=boxes,
         labels=torch.tensor([0, 8]),
         num_lidar_points=torch.tensor([5, 0]),
+        box_weights=torch.tensor([1.0, 0.4]),
+        annotated=True,
     )
 
 
 def assert_same(first: Sample, second: Sample, tolerance: float = 0.0) -> None:
-    for name in ("points", "boxes", "labels", "num_lidar_points"):
+    for name in ("points", "boxes", "labels", "num_lidar_points", "box_weights"):
         torch.testing.assert_close(getattr(first, name), getattr(second, name), atol=tolerance, rtol=0, msg=name)
     for one, other in zip((first.cameras, *first.history), (second.cameras, *second.history), strict=True):
         for field in fields(one):

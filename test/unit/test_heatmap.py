@@ -130,3 +130,26 @@ def test_the_gaussian_lies_inside_a_box_of_usual_size() -> None:
     centres = GRID.cell_centres()
     strong = centres[heat > 0.9]
     assert ((strong >= corners.min(dim=0).values) & (strong <= corners.max(dim=0).values)).all()
+
+
+def test_weights_count_at_the_cells_of_centres_alone() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 10, 12, 16)
+    boxes, labels = [torch.cat([box_at(10.2, 3.9), box_at(4.0, 8.0)])], [label_of(2, 0)]
+    plain = heatmap_loss(logits, boxes, labels, GRID)
+    assert heatmap_loss(logits, boxes, labels, GRID, weights=[torch.ones(2)]).item() == plain.item()
+    score = logits[0, 2, 3, 10].sigmoid()
+    centre = -((1 - score) ** 2) * score.log()
+    half = heatmap_loss(logits, boxes, labels, GRID, weights=[torch.tensor([0.5, 1.0])])
+    assert (plain - half).item() == pytest.approx(0.5 * centre.item() / 2, abs=1e-5)  # two centres
+
+
+def test_the_map_of_an_unlabelled_item_is_left_alone() -> None:
+    logits = torch.randn(2, 10, 12, 16, requires_grad=True)
+    boxes, labels = [box_at(10.2, 3.9), box_at(0, 0)[:0]], [label_of(2), label_of()]
+    loss = heatmap_loss(logits, boxes, labels, GRID, annotated=torch.tensor([True, False]))
+    loss.backward()
+    assert loss.item() == pytest.approx(heatmap_loss(logits[:1], boxes[:1], labels[:1], GRID).item())
+    assert logits.grad is not None
+    assert logits.grad[0].abs().sum() > 0
+    assert logits.grad[1].abs().sum() == 0

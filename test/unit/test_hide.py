@@ -1,12 +1,22 @@
-"""A database whose labels are hidden in part: which scenes keep theirs, and that the devkit reads the rest."""
+"""A database whose labels are hidden in part: which scenes keep theirs, and what is learned from the others."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from nuscenes.nuscenes import NuScenes
 
+from bevdistill_ros.model.config import StudentConfig
+from training.data.dataset import dataset_for
 from training.data.hide import HideConfig, _divided, hide, run_hide
+from training.data.index.load import DataConfig, load_index
+from training.data.sample import collate
+from training.run.data import TrainData, train_dataset
+from training.run.fit import fit
+from training.run.module import StudentTraining
+from training.weights.checkpoint import read_weights
 
 
 def settings(tiny: Any, **changes: Any) -> HideConfig:
@@ -59,3 +69,50 @@ def test_official_splits_keep_their_versions_ending(tiny: Any) -> None:
 def test_share_is_a_share() -> None:
     with pytest.raises(ValueError, match="share must be at least 0 and below 1"):
         HideConfig(root=".", version="v", split="s", output_version="o", share=1.0)
+
+
+def test_hidden_frames_are_not_taken_for_empty_ones(tiny: Any, make_run: Any, tmp_path: Path) -> None:
+    hide(settings(tiny))
+    index = load_index(DataConfig(root=tiny.root, version="v1.0-part", num_sweeps=1))
+    assert index.annotated.tolist() == [True, True, True, False, True]
+    data = {"data.root": str(tiny.root), "data.version": "v1.0-part", "data.train_split": "unlabelled"}
+    hidden = make_run(tmp_path / "run", **data, **{"student.query_selection": "heatmap", "criterion.heatmap": 1.0})
+    batch = collate([train_dataset(hidden)[0]])
+    torch.manual_seed(0)
+    losses, bev = StudentTraining(hidden, None).terms(batch)
+    assert all(float(value) == 0 for value in losses.values())
+    torch.stack(list(losses.values())).sum().backward()  # nothing to learn, but no error: a batch may hold such frames
+    with pytest.raises(ValueError, match=r"'unlabelled'.* has no annotated box; nothing can be learned without"):
+        TrainData(hidden, 0)
+    assert bev.shape[0] == 1
+
+
+def test_a_student_learns_from_the_teacher_alone(
+    tiny: Any, make_run: Any, tiny_teacher: Path, tiny_student: Path, tmp_path: Path
+) -> None:
+    hide(settings(tiny))
+    data = {"data.root": str(tiny.root), "data.version": "v1.0-part", "data.train_split": "unlabelled"}
+    teacher = {"distill.method": "fitnet", "teacher_checkpoint": str(tiny_teacher), "optim.weight_decay": 0.0}
+    run = make_run(tmp_path / "run", **data, **teacher, **{"run.initial_weights": str(tiny_student)})
+    before, after = read_weights(tiny_student), read_weights(fit(run))
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert "encoder" in changed
+    assert "decoder" not in changed  # fitnet compares maps; labels alone would teach the decoder
+
+
+def test_scores_weigh_where_it_is_wanted(tiny: Any) -> None:
+    path = tiny.root / tiny.version / "sample_annotation.json"
+    rows = json.loads(path.read_text())
+    for row in rows:
+        row["score"] = 0.25 if "car" in row["token"] else 0.5
+    path.write_text(json.dumps(rows))
+    known = {"root": tiny.root, "version": tiny.version, "num_sweeps": 1}
+    for choice, expected in (("one", {1.0}), ("score", {0.25, 0.5})):
+        config = DataConfig(**known, label_weight=choice)
+        student = StudentConfig(cameras=("CAM_FRONT",))
+        dataset = dataset_for(config, student, load_index(config), "tiny_train", with_images=False, with_points=False)
+        assert set(dataset[0].box_weights.tolist()) == expected
+    rows[0]["score"] = 1.5
+    path.write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=r"score must be a number in 0\.\.\.1, but is 1\.5"):
+        load_index(DataConfig(**known))

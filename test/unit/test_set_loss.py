@@ -172,3 +172,54 @@ def test_normaliser_is_the_mean_over_ranks(monkeypatch: pytest.MonkeyPatch) -> N
     together = criterion(predictions, boxes, labels)
     for name in alone:
         assert together[name].item() == pytest.approx(alone[name].item() * 5 / 6, rel=1e-6)
+
+
+def test_a_box_of_half_the_weight_counts_half_and_the_rest_is_punished_in_full() -> None:
+    boxes = torch.tensor([CAR_BOX])
+    codes = encode_boxes(boxes).repeat(1, 1, 2, 1)
+    codes[0, 0, 0, 0] += 0.5  # of the query that is matched, by the box
+    codes[0, 0, 1, 0] += 20.0
+    case = (prediction_of(torch.zeros(1, 1, 2, 10), codes), [boxes], [torch.tensor([0])])
+    terms = SetCriterion(HungarianMatcher())(*case, weights=[torch.tensor([0.5])])
+    assert terms["box"].item() == pytest.approx(0.5 * 0.5, abs=1e-5)
+    matched, other = 0.25 * math.log(2) * (0.25 + 9 * 0.75), 0.25 * math.log(2) * 10 * 0.75
+    assert terms["classification"].item() == pytest.approx(0.5 * matched + other, abs=1e-5)
+
+
+def test_weights_follow_their_boxes_on_the_grid() -> None:
+    grid = BevGrid(x_min=0.0, x_max=16.0, y_min=-6.0, y_max=6.0, rows=12, cols=16)
+    predictions, boxes, labels = random_case()
+    boxes[0][1, 0] = 100.0  # off the grid
+    weights = [torch.tensor([0.2, 0.9, 0.7]), torch.tensor([0.4, 1.0])]
+    criterion = SetCriterion(HungarianMatcher(), grid=grid)
+    kept = [[0, 2], [0, 1]]
+    terms = criterion(predictions, boxes, labels, weights=weights)
+    expected = criterion(
+        predictions,
+        *([item[rows] for item, rows in zip(values, kept, strict=True)] for values in (boxes, labels)),
+        weights=[item[rows] for item, rows in zip(weights, kept, strict=True)],
+    )
+    assert {name: value.item() for name, value in terms.items()} == {n: v.item() for n, v in expected.items()}
+
+
+def test_weights_of_one_and_labelled_items_change_no_bit() -> None:
+    predictions, boxes, labels = random_case()
+    plain = SetCriterion(HungarianMatcher())(predictions, boxes, labels)
+    weights = [torch.ones(3), torch.ones(2)]
+    known = SetCriterion(HungarianMatcher())(
+        predictions, boxes, labels, weights=weights, annotated=torch.tensor([True, True])
+    )
+    assert {name: value.item() for name, value in plain.items()} == {n: v.item() for n, v in known.items()}
+
+
+def test_an_unlabelled_item_teaches_nothing() -> None:
+    predictions, boxes, labels = random_case((3, 0))
+    logits, codes = (value.clone().requires_grad_() for value in (predictions.logits, predictions.codes))
+    annotated = torch.tensor([True, False])
+    terms = SetCriterion(HungarianMatcher())(prediction_of(logits, codes), boxes, labels, annotated=annotated)
+    alone = SetCriterion(HungarianMatcher())(prediction_of(logits[:, :1], codes[:, :1]), boxes[:1], labels[:1])
+    assert {n: v.item() for n, v in terms.items()} == {n: pytest.approx(v.item()) for n, v in alone.items()}
+    sum(terms.values()).backward()
+    for values in (logits, codes):
+        assert values.grad[:, 0].abs().sum() > 0
+        assert values.grad[:, 1].abs().sum() == 0

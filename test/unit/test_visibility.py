@@ -63,6 +63,8 @@ def batch_of(cameras: CameraInput, *boxes: Tensor, history: tuple[CameraInput, .
         boxes=boxes,
         labels=tuple(torch.zeros(len(own), dtype=torch.int64) for own in boxes),
         num_lidar_points=tuple(torch.ones(len(own), dtype=torch.int64) for own in boxes),
+        box_weights=tuple(torch.ones(len(own)) for own in boxes),
+        annotated=torch.ones(count, dtype=torch.bool),
     )
 
 

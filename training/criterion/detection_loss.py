@@ -70,21 +70,27 @@ class DetectionLoss(nn.Module):
         self.weights = {"classification": config.classification, "box": config.box, "heatmap": config.heatmap}
 
     def forward(self, predictions: SetPrediction, bev: Tensor, batch: Batch) -> dict[str, Tensor]:
-        targets = self._targets(batch)
-        losses: dict[str, Tensor] = self.criterion(predictions, targets.boxes, targets.labels, targets.ignored)
+        targets, annotated = self._targets(batch), batch.annotated
+        truth = (targets.boxes, targets.labels)
+        losses: dict[str, Tensor] = self.criterion(
+            predictions, *truth, targets.ignored, weights=targets.weights, annotated=annotated
+        )
         heatmap = predictions.heatmap if self.heatmap is None else self.heatmap(bev)
         if heatmap is not None:
-            losses["heatmap"] = heatmap_loss(heatmap, targets.boxes, targets.labels, self.grid, targets.ignored)
+            losses["heatmap"] = heatmap_loss(
+                heatmap, *truth, self.grid, targets.ignored, weights=targets.weights, annotated=annotated
+            )
         return losses
 
     def _targets(self, batch: Batch) -> "_Targets":
         nothing = [boxes[:0] for boxes in batch.boxes]
         if not self.ignores_out_of_view:
-            return _Targets(boxes=batch.boxes, labels=batch.labels, ignored=nothing)
+            return _Targets(boxes=batch.boxes, labels=batch.labels, weights=batch.box_weights, ignored=nothing)
         seen = targets_in_view(batch.boxes, batch.cameras, batch.history)
         return _Targets(
             boxes=[boxes[keep] for boxes, keep in zip(batch.boxes, seen, strict=True)],
             labels=[labels[keep] for labels, keep in zip(batch.labels, seen, strict=True)],
+            weights=[weights[keep] for weights, keep in zip(batch.box_weights, seen, strict=True)],
             ignored=[boxes[~keep] for boxes, keep in zip(batch.boxes, seen, strict=True)],
         )
 
@@ -95,4 +101,5 @@ class _Targets:
 
     boxes: Sequence[Tensor]  # B x (M_b, 9)
     labels: Sequence[Tensor]  # B x (M_b,)
+    weights: Sequence[Tensor]  # B x (M_b,)
     ignored: Sequence[Tensor]  # B x (I_b, 9), boxes that no camera shows

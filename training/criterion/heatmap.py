@@ -88,10 +88,7 @@ def gaussian_targets(
     """
     boxes, labels = inside_grid(boxes, labels, grid)
     box = torch.cat(boxes)
-    channel = torch.cat([item * num_classes + label for item, label in enumerate(labels)])
-    cell = grid.cells_from_metres(box[:, :2]).round()
-    # Rounding at the upper border may step out of the grid by one cell.
-    cell = torch.minimum(cell.clamp(min=0), cell.new_tensor([grid.cols - 1, grid.rows - 1]))
+    channel, cell = _centres(boxes, labels, grid, num_classes)
     cell_x, cell_y = grid.cell_size
     radius = gaussian_radius(box[:, 3] / cell_x, box[:, 4] / cell_y, min_overlap=min_overlap).clamp(min=min_radius)
     precision = 0.5 / ((2 * radius + 1) / 6).square()
@@ -104,12 +101,39 @@ def gaussian_targets(
     return targets.unflatten(0, (len(boxes), num_classes))
 
 
+def _centres(
+    boxes: Sequence[Tensor], labels: Sequence[Tensor], grid: BevGrid, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Channel (M,) into batch and classes and cell (M, 2), column first, of each box on the grid."""
+    channel = torch.cat([item * num_classes + label for item, label in enumerate(labels)])
+    cell = grid.cells_from_metres(torch.cat(list(boxes))[:, :2]).round()
+    # Rounding at the upper border may step out of the grid by one cell.
+    return channel, torch.minimum(cell.clamp(min=0), cell.new_tensor([grid.cols - 1, grid.rows - 1]))
+
+
+@torch.no_grad()
+def _centre_weights(
+    boxes: Sequence[Tensor], labels: Sequence[Tensor], weights: Sequence[Tensor], grid: BevGrid, like: Tensor
+) -> Tensor:
+    """Weight (B, K, rows, cols) of each cell as that of the box centre in it, of several the highest; 0 elsewhere."""
+    on_grid = inside_grid(boxes, weights, grid)[1]
+    boxes, labels = inside_grid(boxes, labels, grid)
+    channel, cell = _centres(boxes, labels, grid, like.shape[1])
+    column, row = cell.long().unbind(dim=-1)
+    place = (channel * grid.rows + row) * grid.cols + column
+    flat = torch.zeros_like(like).flatten()
+    return flat.scatter_reduce_(0, place, torch.cat(on_grid).to(flat.dtype), "amax").view_as(like)
+
+
 def heatmap_loss(
     logits: Tensor,
     boxes: Sequence[Tensor],
     labels: Sequence[Tensor],
     grid: BevGrid,
     ignored: Sequence[Tensor] = (),
+    *,
+    weights: Sequence[Tensor] | None = None,
+    annotated: Tensor | None = None,
 ) -> Tensor:
     """Penalty-reduced focal loss of a centre heatmap.
 
@@ -120,6 +144,9 @@ def heatmap_loss(
         grid: The grid of the logits.
         ignored: B x (I_b, 9), or empty: boxes that are no targets. Cells under their Gaussians are left out for all
             classes, apart from the cells of centres.
+        weights: B x (M_b,) in [0, 1]: factor of the cell of each box centre; None: 1.
+        annotated: (B,) bool, False for an item without labels, of which only the cells of centres count; None: all are
+            labelled.
 
     Returns:
         Scalar: the sum over cells and classes divided by the number of centres (at least 1).
@@ -139,4 +166,8 @@ def heatmap_loss(
         one = [item.new_zeros(len(item), dtype=torch.int64) for item in ignored]
         hidden = gaussian_targets(ignored, one, grid, num_classes=1) > IGNORED_HEIGHT
         elsewhere = elsewhere.masked_fill(hidden, 0.0)
+    if annotated is not None and not bool(annotated.all()):
+        elsewhere = elsewhere.masked_fill(~annotated[:, None, None, None], 0.0)
+    if weights is not None:
+        at_centres = at_centres * _centre_weights(boxes, labels, weights, grid, logits)
     return torch.where(centre, at_centres, elsewhere).sum() / centre.sum().clamp(min=1)

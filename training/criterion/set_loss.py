@@ -61,6 +61,9 @@ class SetCriterion(nn.Module):
         boxes: Sequence[Tensor],
         labels: Sequence[Tensor],
         ignored: Sequence[Tensor] = (),
+        *,
+        weights: Sequence[Tensor] | None = None,
+        annotated: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the unweighted terms.
 
@@ -70,6 +73,9 @@ class SetCriterion(nn.Module):
             labels: B x (M_b,) int64.
             ignored: B x (I_b, 9), or empty: boxes that are no targets. An unmatched query that predicts its centre on
                 one, see `near_ignored`, is not punished for it.
+            weights: B x (M_b,) in [0, 1]: factor of both terms of the query that a box is matched to; None: 1.
+            annotated: (B,) bool, False for an item without labels, whose queries are not punished for what they
+                predict; None: all are labelled.
 
         Returns:
             {"classification", "box"}: scalars, summed over layers and divided by the number of boxes in the batch
@@ -80,35 +86,44 @@ class SetCriterion(nn.Module):
             FloatingPointError: A prediction is not finite.
         """
         check_targets(boxes, labels, self.num_classes)
+        weights = [item.new_ones(len(item)) for item in boxes] if weights is None else weights
+        on_grid = inside_grid(boxes, weights, self.grid)[1]
         boxes, labels = inside_grid(boxes, labels, self.grid)
         assignment = self.matcher(predictions, boxes, labels)
         num_boxes = _mean_over_ranks(sum(len(item) for item in labels), predictions.logits)
+        factor_N = _gather(on_grid, assignment)
+        free_LBQ = _unpunished(predictions, assignment, ignored, annotated)
         return {
-            "classification": self._classification(predictions, labels, assignment, ignored) / num_boxes,
-            "box": self._box(predictions.codes, boxes, assignment) / num_boxes,
+            "classification": self._classification(predictions, labels, assignment, factor_N, free_LBQ) / num_boxes,
+            "box": self._box(predictions.codes, boxes, assignment, factor_N) / num_boxes,
         }
 
     def _classification(
-        self, predictions: SetPrediction, labels: Sequence[Tensor], assignment: Assignment, ignored: Sequence[Tensor]
+        self,
+        predictions: SetPrediction,
+        labels: Sequence[Tensor],
+        assignment: Assignment,
+        factor_N: Tensor,
+        free_LBQ: Tensor | None,
     ) -> Tensor:
         logits = predictions.logits
         targets = torch.zeros_like(logits, dtype=torch.float32)
         matched = _gather(labels, assignment)
         targets[assignment.layer, assignment.item, assignment.query] = one_hot(matched, self.num_classes).float()
         losses = sigmoid_focal_loss(logits.float(), targets, alpha=self.alpha, gamma=self.gamma)
-        if any(len(item) for item in ignored):
-            free = near_ignored(predictions.codes, ignored)
-            free[assignment.layer, assignment.item, assignment.query] = False
-            losses = losses.masked_fill(free.unsqueeze(-1), 0.0)
-        return losses.sum()
+        if free_LBQ is not None:
+            losses = losses.masked_fill(free_LBQ.unsqueeze(-1), 0.0)
+        factor_LBQ = torch.ones_like(losses[..., 0])
+        factor_LBQ[assignment.layer, assignment.item, assignment.query] = factor_N
+        return (factor_LBQ.unsqueeze(-1) * losses).sum()
 
-    def _box(self, codes: Tensor, boxes: Sequence[Tensor], assignment: Assignment) -> Tensor:
+    def _box(self, codes: Tensor, boxes: Sequence[Tensor], assignment: Assignment, factor_N: Tensor) -> Tensor:
         predicted = codes[assignment.layer, assignment.item, assignment.query].float()
         target = encode_boxes(_gather(boxes, assignment).float())
         known = target.isfinite()
         # The unknown numbers are replaced before the subtraction: NaN * 0 would be NaN in the gradient too.
         error = (predicted - torch.where(known, target, predicted.detach())).abs()
-        return (error * self.code_weights).sum()
+        return (factor_N.unsqueeze(-1) * error * self.code_weights).sum()
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -117,6 +132,22 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, 
     wrong = targets * (1 - score) + (1 - targets) * score
     weight = targets * alpha + (1 - targets) * (1 - alpha)
     return weight * wrong.pow(gamma) * binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def _unpunished(
+    predictions: SetPrediction, assignment: Assignment, ignored: Sequence[Tensor], annotated: Tensor | None
+) -> Tensor | None:
+    """Queries (L, B, Q) that have no classification loss: on ignored boxes, or of unlabelled items; None for none."""
+    has_ignored = any(len(item) for item in ignored)
+    if not has_ignored and (annotated is None or bool(annotated.all())):
+        return None
+    free = torch.zeros(predictions.codes.shape[:3], dtype=torch.bool, device=predictions.codes.device)
+    if has_ignored:
+        free |= near_ignored(predictions.codes, ignored)
+    if annotated is not None:
+        free |= ~annotated[None, :, None]
+    free[assignment.layer, assignment.item, assignment.query] = False
+    return free
 
 
 @torch.no_grad()
@@ -164,7 +195,8 @@ def check_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes
 def inside_grid(
     boxes: Sequence[Tensor], labels: Sequence[Tensor], grid: BevGrid | None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The boxes B x (M_b, 9) whose centre lies in the extent of the grid, and their labels; None keeps all."""
+    """The boxes B x (M_b, 9) whose centre lies in the extent of the grid, and their labels, or whatever else each box
+    has; None keeps all."""
     if grid is None:
         return list(boxes), list(labels)
     inside = [grid.contains(item[:, :3]) for item in boxes]

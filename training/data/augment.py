@@ -212,6 +212,7 @@ class RangeFilter:
             boxes=sample.boxes[kept],
             labels=sample.labels[kept],
             num_lidar_points=sample.num_lidar_points[kept],
+            box_weights=sample.box_weights[kept],
         )
 
 

@@ -57,9 +57,13 @@ def check_boxes(index: NuScenesIndex, split: str, grid: BevGrid, min_lidar_point
         ValueError: No box is left, with the counts by reason and what to do about the largest.
     """
     census = census_of(index, split, grid, min_lidar_points)
+    unlabelled = int((~index.annotated[index.samples_of(split)]).sum())
+    if unlabelled:
+        _LOG.info("%d frames of split '%s' are not labelled: only distillation learns from them", unlabelled, split)
     if not census.total:
         raise ValueError(
-            f"split '{split}' of {index.root / index.version} has no annotated box; nothing can be learned"
+            f"split '{split}' of {index.root / index.version} has no annotated box; nothing can be learned "
+            "without distillation (bevdistill label makes labels)"
         )
     names = ", ".join(name.decode() for name in index.ignored_categories[:_NAMES_SHOWN])
     more = ", ..." if len(index.ignored_categories) > _NAMES_SHOWN else ""

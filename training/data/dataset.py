@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class NuScenesDataset(Dataset[Sample]):
         target: What the network takes of an image.
         num_sweeps: LiDAR sweeps before the key frame, at most those of the index.
         clip_length: Key frames in a row; those before the current one are its history, fewer at the start of a scene.
+        label_weight: How much a box counts in the losses: as any other, or by the score of the label.
         drop_frame: Take the clip from one frame more and leave out one of those before the current at random, so that
             the time between its frames varies (BEVFormer).
         with_images: False leaves images empty (1, N, 3, 0, 0) and cameras invalid, for a teacher that needs none.
@@ -51,6 +53,7 @@ class NuScenesDataset(Dataset[Sample]):
         target: ImageTarget,
         num_sweeps: int = 9,
         clip_length: int = 1,
+        label_weight: Literal["one", "score"] = "one",
         drop_frame: bool = False,
         with_images: bool = True,
         with_points: bool = True,
@@ -68,6 +71,7 @@ class NuScenesDataset(Dataset[Sample]):
         self.index, self.samples = index, index.samples_of(split)
         self.cameras, self.target = tuple(cameras), target
         self.num_sweeps, self.clip_length = num_sweeps, clip_length
+        self.label_weight = label_weight
         self.drop_frame = drop_frame and clip_length > 1
         self.with_images, self.with_points, self.augment = with_images, with_points, augment
         # May be exchanged, to compare ways of decoding.
@@ -84,6 +88,7 @@ class NuScenesDataset(Dataset[Sample]):
         rows = self.index.boxes_of(number)
         boxes = torch.tensor(self.index.boxes[rows])
         boxes[torch.tensor(~self.index.velocity_known[rows]), 7:9] = torch.nan  # not taught as standing still
+        scores = self.index.scores[rows]
         sample = Sample(
             token=self.index.token(number),
             stamp_ns=int(self.index.stamps_ns[number]),
@@ -94,6 +99,8 @@ class NuScenesDataset(Dataset[Sample]):
             boxes=boxes,
             labels=torch.tensor(self.index.labels[rows]),
             num_lidar_points=torch.tensor(self.index.num_lidar_points[rows]),
+            box_weights=torch.tensor(scores if self.label_weight == "score" else np.ones_like(scores)),
+            annotated=bool(self.index.annotated[number]),
         )
         return sample if self.augment is None else self.augment(sample)
 
@@ -197,6 +204,7 @@ def dataset_for(
         target=student.images,
         num_sweeps=data.num_sweeps,
         clip_length=data.clip_length if student.temporal else 1,
+        label_weight=data.label_weight,
         drop_frame=drop_frame,
         with_images=with_images,
         with_points=with_points,

@@ -141,6 +141,7 @@ class PasteObjects:
             boxes=torch.cat([sample.boxes, boxes]),
             labels=torch.cat([sample.labels, torch.tensor(self.bank.labels[chosen])]),
             num_lidar_points=torch.cat([sample.num_lidar_points, torch.tensor([len(cloud) for cloud in clouds])]),
+            box_weights=torch.cat([sample.box_weights, sample.box_weights.new_ones(len(clouds))]),
         )
 
     def _drawn(self, present: Tensor) -> np.ndarray:

@@ -26,6 +26,8 @@ class Sample:
     boxes: Tensor  # (M, 9) float32, core.boxes; NaN where a velocity is unknown
     labels: Tensor  # (M,) int64
     num_lidar_points: Tensor  # (M,) int64, of the annotation
+    box_weights: Tensor  # (M,) float32 in [0, 1], how much each box counts in the losses
+    annotated: bool  # False: nobody labelled this frame, so that where it has no box there may be an object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Batch:
     boxes: tuple[Tensor, ...]  # B x (M_b, 9)
     labels: tuple[Tensor, ...]  # B x (M_b,)
     num_lidar_points: tuple[Tensor, ...]  # B x (M_b,)
+    box_weights: tuple[Tensor, ...]  # B x (M_b,) in [0, 1]
+    annotated: Tensor  # (B,) bool
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -62,6 +66,8 @@ class Batch:
             boxes=move(self.boxes),
             labels=move(self.labels),
             num_lidar_points=move(self.num_lidar_points),
+            box_weights=move(self.box_weights),
+            annotated=self.annotated.to(device, non_blocking=non_blocking),
         )
 
 
@@ -85,6 +91,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         boxes=tuple(sample.boxes for sample in samples),
         labels=tuple(sample.labels for sample in samples),
         num_lidar_points=tuple(sample.num_lidar_points for sample in samples),
+        box_weights=tuple(sample.box_weights for sample in samples),
+        annotated=torch.tensor([sample.annotated for sample in samples]),
     )
 
 

@@ -60,7 +60,9 @@ class TrainData(pl.LightningDataModule):
         self._config, self._first_step = config, first_step
         self._dataset = train_dataset(config)
         grid = config.teacher.grid if config.role == "teacher" else config.student.grid
-        check_boxes(self._dataset.index, config.data.train_split, grid, config.augment.min_lidar_points)
+        is_unlabelled = not self._dataset.index.annotated[self._dataset.samples].any()
+        if config.distill.method == "none" or not is_unlabelled:
+            check_boxes(self._dataset.index, config.data.train_split, grid, config.augment.min_lidar_points)
         self._positions: Sequence[int] = range(len(self._dataset))
         if config.optim.class_balanced:
             self._positions = class_balanced_indices(

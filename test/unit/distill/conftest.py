@@ -73,6 +73,8 @@ def batch_of(boxes: list[Tensor], labels: list[Tensor]) -> Batch:
         boxes=tuple(boxes),
         labels=tuple(labels),
         num_lidar_points=tuple(torch.ones(len(item), dtype=torch.int64) for item in boxes),
+        box_weights=tuple(torch.ones(len(item)) for item in boxes),
+        annotated=torch.ones(count, dtype=torch.bool),
     )
 
 

@@ -53,6 +53,8 @@ class NuScenesIndex:
     labels: np.ndarray  # (T,) int64 into core.classes.CLASS_NAMES
     num_lidar_points: np.ndarray  # (T,) int64
     velocity_known: np.ndarray  # (T,) bool
+    scores: np.ndarray  # (T,) float32 in [0, 1], of labels that a detector made; 1 for those without one
+    annotated: np.ndarray  # (S,) bool, False for a sample that nobody labelled: it has no boxes, which means nothing
     ignored_boxes: np.ndarray  # (S,) int64, annotations of no detection class
     ignored_categories: np.ndarray  # (K,) bytes, of those, the most frequent first
     layout: PointLayout = field(default_factory=PointLayout)  # of the LiDAR files
@@ -60,7 +62,7 @@ class NuScenesIndex:
     def __post_init__(self) -> None:
         samples, cameras, sweeps, boxes = map(len, (self.tokens, self.camera_names, self.sweep_files, self.boxes))
         shapes = {
-            (samples,): ("stamps_ns", "scenes", "previous", "ignored_boxes"),
+            (samples,): ("stamps_ns", "scenes", "previous", "ignored_boxes", "annotated"),
             (samples + 1,): ("sweep_offsets", "box_offsets"),
             (samples, 4, 4): ("global_from_ego",),
             (samples, cameras): ("camera_files", "camera_stamps_ns", "camera_mountings"),
@@ -70,7 +72,7 @@ class NuScenesIndex:
             (sweeps,): ("sweep_lags",),
             (sweeps, 4, 4): ("ego_from_sweep",),
             (boxes, 9): ("boxes",),
-            (boxes,): ("labels", "num_lidar_points", "velocity_known"),
+            (boxes,): ("labels", "num_lidar_points", "velocity_known", "scores"),
         }
         for shape, names in shapes.items():
             for name in names:

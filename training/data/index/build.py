@@ -29,6 +29,7 @@ from training.data.index.checks import (
     intrinsics_of,
     points_of,
     pose_of,
+    score_of,
     stamp_of,
 )
 from training.data.index.reader import Columns, Record, Tokens, columns_of, number_of, records_of, text_of
@@ -46,10 +47,10 @@ class _Tables:
     cameras: tuple[str, ...]  # channels: those of nuScenes in our order, then others by name
     mountings: Columns  # token, channel, ego_from_sensor (4, 4), intrinsics (3, 3), which are NaN where there are none
     scenes: Columns  # token, name
-    samples: Columns  # token, scene, prev, timestamp [us]
+    samples: Columns  # token, scene, prev, timestamp [us], annotated
     data: Columns  # token, sample, prev, pose, file, timestamp [us], size (height, width), mounting, is_key
     global_from_ego: np.ndarray  # (D, 4, 4)
-    annotations: Columns  # token, sample, prev, next, label, box (x y z l w h yaw, global frame), points
+    annotations: Columns  # token, sample, prev, next, label, box (x y z l w h yaw, global frame), points, score
     ignored: Columns  # sample, category: of annotations that are of no detection class
 
 
@@ -102,6 +103,7 @@ def _arrays_of(tables: _Tables, num_sweeps: int, lidar: str) -> Arrays:
         **_sweep_arrays(tables, sweeps, ego_from_global),
         **_box_arrays(tables, annotated, _velocities(tables, annotated), ego_from_global),
         **_ignored(tables, samples),
+        "annotated": tables.samples["annotated"] & bool(len(annotated) or len(tables.ignored["sample"])),
     }
 
 
@@ -140,6 +142,7 @@ def _read(folder: Path, lidar: str) -> _Tables:
         "scene": text_of("scene_token"),
         "prev": text_of("prev"),
         "timestamp": (np.int64, lambda record: stamp_of(record, "sample")),
+        "annotated": (np.bool_, lambda record: record.get("annotated", True)),
     }
     data = _read_data(folder, mountings, found, lidar)
     annotations, ignored = _read_annotations(folder)
@@ -223,6 +226,7 @@ def _read_annotations(folder: Path) -> tuple[Columns, Columns]:
             "label": (np.int64, label),
             "box": (np.float64, box_of),
             "points": (np.int64, points_of),
+            "score": (np.float32, score_of),
         },
     )
     samples, categories = zip(*ignored, strict=True) if ignored else ((), ())
@@ -342,6 +346,7 @@ def _box_arrays(tables: _Tables, annotated: np.ndarray, velocities: np.ndarray, 
         "labels": tables.annotations["label"][order],
         "num_lidar_points": tables.annotations["points"][order],
         "velocity_known": known[order],
+        "scores": tables.annotations["score"][order],
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bevdistill_ros.core.files import atomic_file
 
-FORMAT = 3  # raise it whenever an array of the index changes its meaning
+FORMAT = 4  # raise it whenever an array of the index changes its meaning
 
 _log = logging.getLogger(__name__)
 

@@ -70,6 +70,14 @@ def points_of(record: Record) -> int:
     return int(count)
 
 
+def score_of(record: Record) -> float:
+    """How sure the detector was that made an annotation; 1 where it has no score, as of people."""
+    score = record.get("score", 1.0)
+    if not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise _fault(record, "sample_annotation", "score must be a number in 0...1", score)
+    return float(score)
+
+
 def stamp_of(record: Record, table: str) -> int:
     """Timestamp of a record [us]."""
     stamp = record["timestamp"]

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class DataConfig:
     version: str = "v1.0-trainval"  # folder of the tables
     train_split: str = "train"  # official, or of splits.json beside the tables
     val_split: str = "val"
+    label_weight: Literal["one", "score"] = "one"  # how much a box counts in the losses: as any other, or by its score
     num_sweeps: int = 9  # LiDAR sweeps before the key frame; 0 is the key frame only
     clip_length: int = 1  # key frames per sample; 1 is the current frame only
     lidar: str = LIDAR  # channel of the LiDAR whose key frame is the frame of reference; empty: cameras alone
