@@ -143,3 +143,15 @@ def test_a_run_learns_its_uncertainties(
     weights = read_checkpoint(fit(make_run(tmp_path / "run", **changes)))["state_dict"]
     assert weights["gradient_balance.log_variance"].abs().max() > 0
     assert set(weights) & {"gradient_balance.norms", "gradient_balance.count"} == set()
+
+
+def test_without_any_label_terms_are_balanced_against_one() -> None:
+    balance = GradientBalance(["near", "far"], share=0.5, every=20)
+    balance.update(0.0, {"near": 2.0, "far": 0.0})
+    assert {name: float(value) for name, value in balance.factors().items()} == pytest.approx(
+        {"near": 0.25 / 2.0, "far": 0.0}
+    )
+    balance.update(4.0, {"near": 2.0, "far": 1.0})  # the first labelled batch
+    assert float(balance.factors()["near"]) == pytest.approx(0.25 * 4.0 / 2.0)
+    balance.update(0.0, {"near": 2.0, "far": 1.0})  # and one without labels again
+    assert float(balance.factors()["near"]) == pytest.approx(0.25 * 4.0 / 2.0)

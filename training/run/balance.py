@@ -65,9 +65,11 @@ class GradientBalance(nn.Module):
         self.norms.copy_(torch.where(found, smoothed, self.norms))
 
     def factors(self) -> dict[str, Tensor]:
-        """Factor (scalar, float32) of each balanced term; 0 for one that was never measured."""
-        known = (self.count[1:] > 0) & (self.count[0] > 0)
-        values = torch.where(known, self._share * (self.norms[0] - self.norms[1:]).exp(), 0.0)
+        """Factor (scalar, float32) of each balanced term; 0 for one that was never measured.
+
+        Detection that was never measured, as where no frame is labelled, counts as a gradient of norm 1.
+        """
+        values = torch.where(self.count[1:] > 0, self._share * (self.norms[0] - self.norms[1:]).exp(), 0.0)
         return dict(zip(self.terms, values.unbind(), strict=True))
 
     def penalty(self) -> Tensor:
