@@ -53,6 +53,12 @@ def write_whole(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def user_cache() -> Path:
+    """Folder of the user's cache for this project; it may not be there yet, and may not be writable."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "bevdistill"
+
+
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """A file that appears complete or not at all.

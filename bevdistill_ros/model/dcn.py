@@ -1,12 +1,13 @@
 """Modulated deformable convolution, DCNv2 (arXiv 1811.11168), in plain torch.
 
 Each of the 3x3 taps samples bilinearly at an offset that a convolution predicts for every place, and is multiplied by
-a factor in (0, 1); outside of the map there is zero. Sampling is one `grid_sample`, so that the layer exports to ONNX.
+a factor in (0, 1); outside of the map there is zero. Sampling is that of deformable attention, also when exported.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from bevdistill_ros.model.deformable import sample_map
 
 KERNEL = 3
 NUM_TAPS = KERNEL * KERNEL
@@ -39,7 +40,7 @@ class DeformableConv2d(nn.Module):
         offset, factor = predicted[:, : 2 * NUM_TAPS], predicted[:, 2 * NUM_TAPS :].sigmoid()
         height, width = predicted.shape[-2:]
         grid = self._places(offset, x.shape[-2], x.shape[-1]).flatten(1, 2)
-        sampled = F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        sampled = sample_map(x.float(), grid)
         taps = sampled.unflatten(2, (NUM_TAPS, height)) * factor.unsqueeze(1)
         columns = taps.flatten(1, 2).flatten(2).to(x.dtype)  # (B, C * taps, h * w)
         return (self.weight.flatten(1) @ columns).unflatten(-1, (height, width))

@@ -64,15 +64,15 @@ def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tens
     return total.reshape(batch, -1, queries).transpose(1, 2).to(levels[0].dtype)
 
 
-def _sampled(value: Tensor, grid: Tensor) -> Tensor:
-    """Maps (M, D, h, w) at places (M, Q, P, 2) in [-1, 1]: (M, D, Q, P)."""
+def sample_map(value: Tensor, grid: Tensor) -> Tensor:
+    """Maps (M, D, h, w) at places (M, Q, P, 2) in [-1, 1], bilinearly: (M, D, Q, P); see `sampled_by`."""
     if _sampling.get() == "gather":
         return _gathered(value, grid)
     return F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _gathered(value: Tensor, grid: Tensor) -> Tensor:
-    """`_sampled` from the four neighbours of each place, read by whole rows."""
+    """`sample_map` from the four neighbours of each place, read by whole rows."""
     maps, _, rows, cols = value.shape
     tokens = value.flatten(2).transpose(1, 2).flatten(0, 1)
     start = torch.arange(maps, device=value.device)[:, None, None] * (rows * cols)
@@ -92,7 +92,7 @@ def _gathered(value: Tensor, grid: Tensor) -> Tensor:
 
 def _sampled_sum(value: Tensor, grid: Tensor, weight: Tensor) -> Tensor:
     """Weighted sums (M, D, Q) of maps (M, D, h, w) at places (M, Q, P, 2) in [-1, 1] with weights (M, Q, P)."""
-    return (_sampled(value, grid) * weight.unsqueeze(1)).sum(dim=-1)
+    return (sample_map(value, grid) * weight.unsqueeze(1)).sum(dim=-1)
 
 
 class _SampledSum(torch.autograd.Function):
@@ -109,7 +109,7 @@ class _SampledSum(torch.autograd.Function):
         value, grid, weight = ctx.saved_tensors
         with torch.enable_grad():
             inputs = value.detach().requires_grad_(), grid.detach().requires_grad_()
-            sampled = _sampled(*inputs)
+            sampled = sample_map(*inputs)
         of_value, of_grid = torch.autograd.grad(sampled, inputs, gradient.unsqueeze(-1) * weight.unsqueeze(1))
         return of_value, of_grid, (sampled.detach() * gradient.unsqueeze(-1)).sum(dim=1)
 

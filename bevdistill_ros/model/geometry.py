@@ -171,28 +171,39 @@ def visible_pillars(
         least: Least sizes of the padded axes.
         rule: When a point counts as seen.
     """
-    height, width = image_size
-    with full_precision(points.device.type):  # TF32 would move pixels by 0.1 to 1 px
-        pixels, depth = project_points(image_from_ego.float(), points.flatten(0, 1))
-    x, y = ((pixels[..., axis] + rule.pixel_offset) / size for axis, size in enumerate((width, height)))
-    seen = (depth > rule.min_depth) & (x >= 0) & (y >= 0) & (x < 1) & (y < 1) & valid[..., None]
-    places = torch.stack([x, y], dim=-1).unflatten(-2, points.shape[:2])
-    seen = seen.unflatten(-1, points.shape[:2])
-    pillar = seen.any(dim=-1)
+    shape, heights = valid.shape, points.shape[1]
+    cameras = image_from_ego.float().flatten(0, 1), valid.flatten()
+    # One by one on a CPU: the parts stay in its cache, and are too small for threads that would wait for each other.
+    step = 1 if points.device.type == "cpu" else valid.numel()
+    parts = [
+        _looked_at(points.flatten(0, 1), matrices, there, image_size, rule)
+        for matrices, there in zip(*(entry.split(step) for entry in cameras), strict=True)
+    ]
+    x, y, seen = (torch.cat(entry).unflatten(0, shape) for entry in zip(*parts, strict=True))
+    pillar = seen.unflatten(-1, (-1, heights)).any(dim=-1)
+    index, present = _packed(pillar, least.pillars)
+    slots, shares = _slots(pillar, index.shape[-1], least.cameras)
+    rows = (index.unsqueeze(-1) * heights + torch.arange(heights, device=index.device)).flatten(2)
+    places = torch.stack([x.gather(2, rows), y.gather(2, rows)], dim=-1).unflatten(2, (-1, heights))
+    seen = seen.gather(2, rows).unflatten(2, (-1, heights))
     if rule.whole_pillars:
-        seen, places = pillar.unsqueeze(-1).expand_as(seen), places.clamp(-FAR_OUTSIDE, FAR_OUTSIDE)
+        chosen = pillar.gather(2, index).unsqueeze(-1).expand_as(seen)
+        seen, places = chosen, places.clamp(-FAR_OUTSIDE, FAR_OUTSIDE)
     else:  # points behind a camera project anywhere; parked outside the image they sample nothing
         places = places.masked_fill(~seen.unsqueeze(-1), -1.0)
-    index, present = _packed(pillar, least.pillars)
-    rows = index[..., None].expand(*index.shape, points.shape[1])
-    slots, shares = _slots(pillar, index.shape[-1], least.cameras)
-    return VisiblePillars(
-        index=index,
-        places=places.gather(2, rows[..., None].expand(*rows.shape, 2)),
-        seen=seen.gather(2, rows) & present.unsqueeze(-1),
-        slots=slots,
-        shares=shares,
-    )
+    return VisiblePillars(index=index, places=places, seen=seen & present.unsqueeze(-1), slots=slots, shares=shares)
+
+
+def _looked_at(
+    points: Tensor, image_from_ego: Tensor, valid: Tensor, image_size: tuple[int, int], rule: ViewRule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where M cameras see points (P, 3): normalised x and y (M, P), and whether they do (M, P)."""
+    height, width = image_size
+    with full_precision(points.device.type):  # TF32 would move pixels by 0.1 to 1 px
+        pixels, depth = project_points(image_from_ego, points)
+    x, y = ((pixels[..., axis] + rule.pixel_offset) / size for axis, size in enumerate((width, height)))
+    seen = (depth > rule.min_depth) & (x >= 0) & (y >= 0) & (x < 1) & (y < 1) & valid[:, None]
+    return x, y, seen
 
 
 def _packed(chosen: Tensor, least: int) -> tuple[Tensor, Tensor]:

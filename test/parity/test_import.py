@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -357,3 +358,16 @@ def test_engines_reproduce_it(kind: str, command: Callable[..., str], shrunk: No
     options = ("--rig", str(rig_file), "--engines", "onnx")
     printed = command({"state_dict": shrunk_state(SHRUNK_OF[kind])}, kind=kind, ok=True, options=options)
     assert "engine onnx: reproduces torch" in printed
+
+
+@pytest.mark.openvino
+def test_engines_reproduce_deformable_convolutions_without_grid_sample(
+    command: Callable[..., str], shrunk: None, rig_file: Path, tmp_path: Path
+) -> None:
+    kind = "bevdistill_t_r50"
+    options = ("--rig", str(rig_file), "--engines", "onnx,openvino", "--sampling", "gather")
+    printed = command({"state_dict": shrunk_state(SHRUNK_OF[kind])}, kind=kind, ok=True, options=options)
+    assert "engine onnx: reproduces torch" in printed
+    assert "engine openvino: reproduces torch" in printed
+    (network,) = tmp_path.rglob("network.onnx")
+    assert "GridSample" not in {node.op_type for node in onnx.load(network).graph.node}

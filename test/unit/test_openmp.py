@@ -4,10 +4,27 @@ import sys
 
 import pytest
 
+ENGINE, TRAINING, NODE = (
+    "bevdistill_ros.inference.engine",
+    "training.cli.commands",
+    "bevdistill_ros.node.rig.ego_motion",
+)
 
-@pytest.mark.parametrize("module", ["bevdistill_ros.inference.engine", "training.cli.commands"])
-@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE 0"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE 0")])
-def test_threads_do_not_spin_unless_asked_to(module: str, given: dict[str, str], expected: str) -> None:
+
+@pytest.mark.parametrize(
+    ("module", "given", "expected"),
+    [
+        (ENGINE, {}, "PASSIVE 3000"),
+        (TRAINING, {}, "PASSIVE 3000"),
+        (TRAINING, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE 3000"),
+        (NODE, {}, "PASSIVE 0"),
+        (NODE, {"GOMP_SPINCOUNT": "3000"}, "PASSIVE 0"),  # from a process of ours that started the node
+        (NODE, {"GOMP_SPINCOUNT": "500"}, "PASSIVE 500"),
+    ],
+)
+def test_threads_spin_for_a_short_time_and_in_the_node_not_at_all(
+    module: str, given: dict[str, str], expected: str
+) -> None:
     """Before torch is loaded, which reads the variables once."""
     code = (
         "import importlib.abc, os, sys\n"

@@ -1,9 +1,11 @@
 """From a bundle and settings to the network that runs it: every engine but torch proves itself first."""
 
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from bevdistill_ros.inference.bundle import Bundle
 from bevdistill_ros.inference.device import device_from
@@ -21,10 +23,11 @@ from bevdistill_ros.inference.engines.reference import (
     make_blocks,
     thinned,
 )
+from bevdistill_ros.inference.engines.timings import read_timings, timings_path, write_timings
 from bevdistill_ros.inference.engines.torch_engine import TorchNetwork
 
 EXPORTED = ("onnx", "openvino")  # engines that run an exported network
-_RUNS = 3  # of the reference, to time an engine
+_RUNS = 4  # of the reference, to time an engine
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,9 +48,7 @@ def open_network(bundle: Bundle, choice: EngineChoice) -> Chosen:
     """
     if choice.engine == "auto":
         return _fastest(bundle, choice)
-    if choice.engine == "torch":
-        return Chosen(network=TorchNetwork(bundle.student, device_from(choice.device), choice.precision))
-    return Chosen(network=open_proven(bundle, choice.engine, choice).network)
+    return Chosen(network=_opened(bundle, choice.engine, choice))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,36 +113,51 @@ def _reference_of(bundle: Bundle) -> Reference:
 
 def _fastest(bundle: Bundle, choice: EngineChoice) -> Chosen:
     """The fastest engine of those that are installed, exported and prove themselves."""
-    found: dict[str, tuple[float, Network]] = {}
+    names, path = _candidates(bundle, choice), timings_path(bundle.manifest, choice)
+    known = read_timings(path, names) if len(names) > 1 else None
+    if known is not None:
+        try:
+            return Chosen(network=_opened(bundle, min(known, key=known.__getitem__), choice))
+        except ValueError as error:
+            _LOG.warning("the engine that was the fastest is refused now, so all are measured again: %s", error)
+    return _measured(bundle, names, choice, path)
+
+
+def _measured(bundle: Bundle, names: Sequence[str], choice: EngineChoice, path: Path) -> Chosen:
+    """Measure engines; their times are kept where none was refused, so that a refusal is reported at every start."""
+    found: dict[str, Network] = {}
     refused: list[str] = []
-    for name, outcome in _candidates(bundle, choice):
-        if isinstance(outcome, str):
-            refused.append(outcome)
-        else:
-            found[name] = _time_of(outcome, bundle), outcome
+    for name in names:
+        try:
+            found[name] = _opened(bundle, name, choice)
+        except ValueError as error:
+            refused.append(str(error))
     if not found:
         raise EngineError("no engine runs this bundle: " + "; ".join(refused))
-    _, network = min(found.values(), key=lambda entry: entry[0])
-    times = ", ".join(f"{name} {elapsed:.0f}" for name, (elapsed, _) in found.items())
-    _LOG.info("engine auto: %s is the fastest (ms per frame: %s)", network.name, times)
-    return Chosen(network=network, warnings=tuple(refused))
+    times = _times_of(found, bundle) if len(found) > 1 else dict.fromkeys(found, 0.0)
+    fastest = min(times, key=times.__getitem__)
+    if len(found) > 1:
+        listed = ", ".join(f"{name} {elapsed:.0f}" for name, elapsed in times.items())
+        _LOG.info("engine auto: %s is the fastest (ms per frame: %s)", fastest, listed)
+    if len(names) > 1 and not refused:
+        write_timings(path, times)
+    return Chosen(network=found[fastest], warnings=tuple(refused))
 
 
-def _candidates(bundle: Bundle, choice: EngineChoice) -> Iterator[tuple[str, Network | str]]:
-    """Engines by name, or why one that could have run was refused."""
+def _candidates(bundle: Bundle, choice: EngineChoice) -> list[str]:
+    """Names of the engines that are installed and may run the bundle in this precision."""
     if choice.precision == "int8":
         _file_of(bundle, choice.precision)  # torch does not offer it, so without a file no engine is left
-    else:
-        yield "torch", TorchNetwork(bundle.student, device_from(choice.device), choice.precision)
+    own = [] if choice.precision == "int8" else ["torch"]
     if bundle.manifest.engines is None or choice.precision not in ("fp32", "int8"):
-        return
-    for name in EXPORTED:
-        if not _is_installed(name):
-            continue
-        try:
-            yield name, open_proven(bundle, name, choice).network
-        except ValueError as error:
-            yield name, str(error)
+        return own
+    return own + [name for name in EXPORTED if _is_installed(name)]
+
+
+def _opened(bundle: Bundle, name: str, choice: EngineChoice) -> Network:
+    if name == "torch":
+        return TorchNetwork(bundle.student, device_from(choice.device), choice.precision)
+    return open_proven(bundle, name, choice).network
 
 
 def _is_installed(name: str) -> bool:
@@ -152,13 +168,15 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _time_of(network: Network, bundle: Bundle) -> float:
-    """Shortest time of a frame [ms]; the shortest is that least disturbed by other processes."""
-    manifest, times = bundle.manifest, []
-    blocks = make_blocks(manifest.student)
-    for _ in range(_RUNS):
-        start = time.perf_counter()
-        answers_of(network, blocks, manifest.student, manifest.rig)
-        network.synchronise()
-        times.append((time.perf_counter() - start) / len(blocks) * 1e3)
-    return min(times)
+def _times_of(networks: Mapping[str, Network], bundle: Bundle) -> dict[str, float]:
+    """Shortest time of a frame [ms] by engine; the shortest is that least disturbed by other processes."""
+    student, rig = bundle.manifest.student, bundle.manifest.rig
+    blocks = make_blocks(student)
+    best = dict.fromkeys(networks, math.inf)
+    for _ in range(_RUNS):  # in turn, so that what else the machine does affects all alike
+        for name, network in networks.items():
+            start = time.perf_counter()
+            answers_of(network, blocks, student, rig)
+            network.synchronise()
+            best[name] = min(best[name], (time.perf_counter() - start) / len(blocks) * 1e3)
+    return best

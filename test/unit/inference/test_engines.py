@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 
+from bevdistill_ros.core.files import user_cache
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle, sha256_of
@@ -19,6 +20,7 @@ from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.inference.engines import choice as choices
 from bevdistill_ros.inference.engines.network import EngineError
+from bevdistill_ros.inference.engines.timings import timings_path, write_timings
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.deformable import Sampling, deformable_sample, sampled_by
 from bevdistill_ros.model.records import CameraInput
@@ -30,6 +32,7 @@ Students = Callable[..., BevFormer]
 Frames = Callable[..., CameraFrame]
 Change = Callable[[onnx.ModelProto], None]
 
+AUTO = EngineChoice(engine="auto", device="cpu")
 EXPORTED = ["onnx", pytest.param("openvino", marks=pytest.mark.openvino)]
 
 
@@ -203,10 +206,79 @@ def test_auto_falls_back_to_torch_and_reports_it(export: Callable[..., Path], ma
 
 def test_auto_takes_the_fastest(export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"torch": 3.0, "onnx": 1.0, "openvino": 2.0}
-    monkeypatch.setattr(choices, "_time_of", lambda network, bundle: times[network.name])
-    engine = Engine(load_bundle(export()), EngineChoice(engine="auto", device="cpu"))
+    monkeypatch.setattr(choices, "_times_of", lambda networks, bundle: {name: times[name] for name in networks})
+    engine = Engine(load_bundle(export()), AUTO)
     assert engine.network.name == "onnx"
     assert engine.warnings == ()
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Notes the engines of each measurement, of which onnx is the fastest, with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    measured: list[str] = []
+
+    def times_of(networks: dict[str, object], bundle: object) -> dict[str, float]:
+        measured.append(" ".join(networks))
+        return {name: 1.0 if name == "onnx" else 2.0 for name in networks}
+
+    monkeypatch.setattr(choices, "_times_of", times_of)
+    monkeypatch.setattr(choices, "_is_installed", lambda name: name == "onnx")
+    return measured
+
+
+def test_auto_measures_once_on_a_machine(export: Callable[..., Path], counted: list[str]) -> None:
+    """A second start takes the cached choice, which must prove itself again; other weights and settings are others."""
+    path = export()
+    for _ in range(2):
+        assert Engine(load_bundle(path), AUTO).network.name == "onnx"
+    assert counted == ["torch onnx"]
+    Engine(load_bundle(path), replace(AUTO, num_threads=1))
+    Engine(load_bundle(export(name="other", num_heights=2)), AUTO)
+    assert len(counted) == 3
+
+
+def test_a_corrupt_cache_is_made_again(export: Callable[..., Path], counted: list[str]) -> None:
+    path = export()
+    Engine(load_bundle(path), AUTO)
+    (file,) = (user_cache() / "engines").iterdir()
+    whole = file.read_text()
+    for content in (
+        "{",
+        "[1]",
+        '{"torch": 1.0}',
+        whole.replace("1.0", "NaN"),
+        whole.replace("1.0", "[]"),
+        "0" * 20_000,
+    ):
+        counted.clear()
+        file.write_text(content)
+        assert Engine(load_bundle(path), AUTO).network.name == "onnx"
+        assert (len(counted), file.read_text()) == (1, whole)
+
+
+def test_a_refused_engine_is_reported_at_every_start(export: Callable[..., Path], counted: list[str]) -> None:
+    """Also where it was the fastest before: here the same file is read by an engine that began to miscompute."""
+    path = export()
+    change_network(path, sample_nearest)
+    for _ in range(2):
+        assert "differs from torch" in "".join(Engine(load_bundle(path), AUTO).warnings)
+    bundle = load_bundle(path)
+    write_timings(timings_path(bundle.manifest, AUTO), {"torch": 2.0, "onnx": 1.0})
+    engine = Engine(bundle, AUTO)
+    assert engine.network.name == "torch"
+    assert "differs from torch" in "".join(engine.warnings)
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    export: Callable[..., Path], counted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    path = export()
+    for _ in range(2):
+        assert Engine(load_bundle(path), AUTO).network.name == "onnx"
+    assert len(counted) == 2
 
 
 def test_auto_without_an_exported_network_is_torch(make_bundle: Callable[..., object]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bevdistill_ros.core.files import atomic_file
+from bevdistill_ros.core.files import atomic_file, user_cache
 
 FORMAT = 4  # raise it whenever an array of the index changes its meaning
 
@@ -74,5 +74,4 @@ def _default_folder(root: Path) -> Path:
     # Root may write everywhere, so the mode shows whether the owner means the data to be read-only.
     if os.access(root, os.W_OK) and root.stat().st_mode & 0o222:
         return root / ".bevdistill_cache"
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return user / "bevdistill" / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    return user_cache() / hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
