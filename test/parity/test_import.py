@@ -360,6 +360,7 @@ def test_engines_reproduce_it(kind: str, command: Callable[..., str], shrunk: No
     assert "engine onnx: reproduces torch" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.openvino
 def test_engines_reproduce_deformable_convolutions_without_grid_sample(
     command: Callable[..., str], shrunk: None, rig_file: Path, tmp_path: Path

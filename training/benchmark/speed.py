@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bevdistill_ros.core.records import CameraFrame
 from bevdistill_ros.core.text import aligned
 from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.inference.device import device_from
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice, EngineName
 from bevdistill_ros.inference.frame import frame_from_images
+from training.benchmark.engine.alone import own_ms
 from training.cli.settings import settings_from
 from training.data.images import read_image
 from training.data.index.arrays import NuScenesIndex
@@ -92,15 +94,19 @@ def _engine(config: SpeedConfig) -> Engine:
     return Engine(load_bundle(config.bundle), EngineChoice(engine=config.engine, device=config.device))
 
 
-def engine_ms(config: SpeedConfig) -> float:
-    """Median time of the engine alone on the frames of a split [ms]: its inference stage, as the node reports it."""
+def engine_ms(config: SpeedConfig, rates_hz: Sequence[float]) -> list[float]:
+    """Median times of the engine alone on the frames of a split [ms]: its inference stage, as the node reports it.
+
+    Args:
+        config: Bundle, engine, data and number of frames.
+        rates_hz: At which the frames are given; infinite for one after the other. A time for each.
+    """
     engine, index = _engine(config), load_index(config.data)
     samples = index.samples_of(config.data.val_split)
-    times = []
-    for number in range(config.warm_up + config.frames):
-        _infer(engine, index, int(samples[number % len(samples)]))
-        times.append(engine.stage_ms["inference"])
-    return float(np.median(times[config.warm_up :]))
+    frames = [
+        _frame(engine, index, int(samples[number % len(samples)])) for number in range(config.warm_up + config.frames)
+    ]
+    return [own_ms(engine, frames, rate_hz=rate, warm_up=config.warm_up) for rate in rates_hz]
 
 
 def run_speed(config: SpeedConfig) -> str:
@@ -162,27 +168,10 @@ def _inference_rows(config: SpeedConfig, engine: Engine, index: NuScenesIndex) -
 
 def _infer(engine: Engine, index: NuScenesIndex, sample: int) -> dict[str, float]:
     """Detect in the images of a sample; returns the time of each stage [ms]."""
-    student = engine.config
-    columns = [index.cameras.index(name) for name in student.cameras]
-    sizes = index.sizes_of(sample, columns)
-    files = [file.decode() for file in index.camera_files[sample, columns]]
     started = time.perf_counter()
-    images = [
-        read_image(index.root / file, size, student.image_width) if file else None
-        for file, size in zip(files, sizes, strict=True)
-    ]
+    images = _images(engine, index, sample)
     read = time.perf_counter()
-    frame = frame_from_images(
-        images,
-        stamp_ns=int(index.stamps_ns[sample]),
-        names=student.cameras,
-        intrinsics=index.intrinsics[sample, columns],
-        sizes=sizes,
-        ego_from_camera=index.ego_from_camera[sample, columns],
-        mountings=index.mountings_of(sample, columns),
-        global_from_ego=index.global_from_ego[sample],
-        target=student.images,
-    )
+    frame = _frame(engine, index, sample, images)
     prepared = time.perf_counter()
     engine.infer(frame)
     done = time.perf_counter()
@@ -192,6 +181,33 @@ def _infer(engine: Engine, index: NuScenesIndex, sample: int) -> dict[str, float
         "engine": (done - prepared) * 1e3,
         "all": (done - started) * 1e3,
     }
+
+
+def _images(engine: Engine, index: NuScenesIndex, sample: int) -> list[np.ndarray | None]:
+    columns = [index.cameras.index(name) for name in engine.config.cameras]
+    files = [file.decode() for file in index.camera_files[sample, columns]]
+    return [
+        read_image(index.root / file, size, engine.config.image_width) if file else None
+        for file, size in zip(files, index.sizes_of(sample, columns), strict=True)
+    ]
+
+
+def _frame(
+    engine: Engine, index: NuScenesIndex, sample: int, images: Sequence[np.ndarray | None] | None = None
+) -> CameraFrame:
+    """What the engine takes of a sample; its images are read where they are not given."""
+    columns = [index.cameras.index(name) for name in engine.config.cameras]
+    return frame_from_images(
+        _images(engine, index, sample) if images is None else images,
+        stamp_ns=int(index.stamps_ns[sample]),
+        names=engine.config.cameras,
+        intrinsics=index.intrinsics[sample, columns],
+        sizes=index.sizes_of(sample, columns),
+        ego_from_camera=index.ego_from_camera[sample, columns],
+        mountings=index.mountings_of(sample, columns),
+        global_from_ego=index.global_from_ego[sample],
+        target=engine.config.images,
+    )
 
 
 def _times(work: Callable[[int], None], count: int, warm_up: int) -> list[float]:

@@ -22,6 +22,7 @@ from bevdistill_ros.inference.engine_choice import EngineChoice, Precision
 from bevdistill_ros.inference.engines.choice import EXPORTED, open_proven
 from bevdistill_ros.inference.engines.network import EngineError
 from bevdistill_ros.model.build import build_student
+from training.benchmark.engine.alone import made_frame
 from training.benchmark.engine.busy import busy_cores
 from training.cli.settings import settings_from
 from training.data.index.load import DataConfig
@@ -32,7 +33,6 @@ from training.synth.rig import nuscenes_cameras
 
 _LOG = logging.getLogger(__name__)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_SECONDS_BETWEEN = 0.1  # of the made frames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def run_engine_bench(config: EngineBenchConfig) -> str:
         path = config.bundle or _random_bundle(config, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         bundle = load_bundle(path)
         rows = _rows(bundle, config.threads)
-        frames = [_frame(bundle, number) for number in range(config.warm_up + config.frames)]
+        frames = [made_frame(bundle, number) for number in range(config.warm_up + config.frames)]
         _measure(rows, frames, config.warm_up, loaded=False)
         if config.under_load:
             with busy_cores() as count:
@@ -138,7 +138,7 @@ def _row(bundle: Bundle, name: str, choice: EngineChoice, agreement: str) -> Row
     before, started = _resident_mib(), time.perf_counter()
     engine = Engine(bundle, choice)
     load_s = time.perf_counter() - started
-    engine.infer(_frame(bundle, 0))
+    engine.infer(made_frame(bundle, 0))
     engine.reset()
     return Row(
         name=name,
@@ -164,21 +164,6 @@ def _measure(rows: Sequence[Row], frames: Sequence[CameraFrame], warm_up: int, *
             (row.loaded_ms if loaded else row.times_ms).append(elapsed * 1e3)
             if not loaded:
                 row.cpu_ms.append(used * 1e3)
-
-
-def _frame(bundle: Bundle, number: int) -> CameraFrame:
-    """A frame of noise in the rig of the training, of a vehicle that drives straight on."""
-    rig = bundle.manifest.rig
-    generator = torch.Generator().manual_seed(number % 4)
-    pose = torch.eye(4, dtype=torch.float64)
-    pose[0, 3] = 10.0 * _SECONDS_BETWEEN * number
-    return CameraFrame(
-        stamp_ns=round(number * _SECONDS_BETWEEN * 1e9),
-        images=torch.randint(0, 256, (len(rig.names), 3, *rig.image_size), generator=generator, dtype=torch.uint8),
-        rig=rig,
-        global_from_ego=pose,
-        valid=torch.ones(len(rig.names), dtype=torch.bool),
-    )
 
 
 def _nds(config: EngineBenchConfig, row: Row) -> float:
