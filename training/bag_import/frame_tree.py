@@ -115,7 +115,8 @@ class TreeBuilder:
             for child, builder in self._moving.items()
             if child not in self._static
         }
-        return FrameTree(fixed={**fixed, **self._static}, moving=moving)
+        followed = frozenset(self._first) - frozenset(self._static)
+        return FrameTree(fixed={**fixed, **self._static}, moving=moving, followed=followed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,19 +125,21 @@ class FrameTree:
 
     fixed: Mapping[str, tuple[str, np.ndarray]]  # child: parent, parent_from_child (4, 4) [m]
     moving: Mapping[str, tuple[str, Track]]  # child: parent, poses in it
+    followed: frozenset[str] = frozenset()  # children that are not latched: they move, or stand still and might move
 
     def with_track(self, child: str, parent: str, track: Track) -> "FrameTree":
         """The tree in which a frame moves so, whatever it said before."""
         fixed = {name: edge for name, edge in self.fixed.items() if name != child}
-        return FrameTree(fixed=fixed, moving={**self.moving, child: (parent, track)})
+        moving = {**self.moving, child: (parent, track)}
+        return FrameTree(fixed=fixed, moving=moving, followed=self.followed | {child})
 
     def root_of(self, frame: str) -> str:
         """The frame above all others of a frame."""
         return self._names(frame)[-1]
 
-    def moves(self, frame: str) -> bool:
-        """Whether something between a frame and its root moves."""
-        return any(name in self.moving for name in self._names(frame))
+    def is_followed(self, frame: str) -> bool:
+        """Whether the recording says all the time where a frame is, be it that it stands still."""
+        return any(name in self.followed for name in self._names(frame))
 
     def mounting(self, target: str, source: str) -> np.ndarray | None:
         """target_from_source (4, 4) [m] of frames that are fixed to each other; None where they are not."""

@@ -1,7 +1,7 @@
 """Which moments of a recording become key frames, and which images and sweeps belong to them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,10 +47,7 @@ def plan_scenes(
     """
     if scan.samples:
         return _named_scenes(scan), Counter()
-    anchor = _anchor(sources)
-    anchors = scan.stamps_ns.get(anchor, np.zeros(0, np.int64))
-    wanted = _thinned(scan.annotation_stamps_ns if len(scan.annotation_stamps_ns) else anchors, config.key_rate_hz)
-    key_frames, skipped = _key_frames(config, scan, wanted, anchor, name)
+    key_frames, skipped = _key_frames(config, sources, scan, name)
     parts: list[list[KeyFrame]] = []
     for key_frame in key_frames:
         if not parts or key_frame.stamp_ns - parts[-1][-1].stamp_ns > config.max_gap_s * NANOSECONDS:
@@ -86,34 +83,36 @@ def _anchor(sources: Sources) -> str:
     return next((name for name in sources.cameras if "front" in name.lower()), sources.cameras[0])
 
 
-def _thinned(stamps: np.ndarray, rate_hz: float) -> list[int]:
-    """Of rising stamps [ns] those that are a period apart."""
-    least = _EARLY * NANOSECONDS / rate_hz
-    kept: list[int] = []
-    for stamp in stamps.tolist():
-        if not kept or stamp - kept[-1] >= least:
-            kept.append(stamp)
-    return kept
-
-
 def _key_frames(
-    config: BagImportConfig, scan: Scan, wanted: Sequence[int], anchor: str, name: str
+    config: BagImportConfig, sources: Sources, scan: Scan, name: str
 ) -> tuple[list[KeyFrame], Counter[str]]:
-    """Key frames at the anchor's frames next to the wanted stamps, each with what is nearest of the other sensors."""
-    most = int(config.max_offset_ms * 1e6)
+    """Key frames at stamps of the anchor: of those that are due the first at which all sensors have something."""
+    anchor, most = _anchor(sources), int(config.max_offset_ms * 1e6)
+    least = _EARLY * NANOSECONDS / config.key_rate_hz
     used: set[tuple[str, int]] = set()
     found: list[KeyFrame] = []
     skipped: Counter[str] = Counter()
-    for target in wanted:
-        stamp = _nearest(scan.stamps_ns[anchor], target, most) if anchor in scan.stamps_ns else None
-        if stamp is None or (anchor, stamp) in used:
-            skipped[f"no {anchor} near an annotation"] += 1
+    for stamp in _candidates(scan, anchor, most):
+        if found and stamp - found[-1].stamp_ns < least:
             continue
         nearest = {channel: _nearest(stamps, stamp, most) for channel, stamps in scan.stamps_ns.items()}
         stamps = {channel: ns for channel, ns in nearest.items() if ns is not None and (channel, ns) not in used}
+        lacking = [channel for channel in sources.cameras if channel not in stamps]
+        if lacking and (not config.keep_incomplete or len(lacking) == len(sources.cameras)):
+            skipped[f"moments at which {', '.join(lacking)} had nothing within {config.max_offset_ms:g} ms"] += 1
+            continue
         used |= set(stamps.items())
         found.append(KeyFrame(token=token_of(name, "sample", stamp), stamp_ns=stamp, stamps_ns=stamps))
     return found, skipped
+
+
+def _candidates(scan: Scan, anchor: str, most: int) -> list[int]:
+    """Stamps [ns] at which a key frame may be: those of the anchor, or of it those nearest to annotations."""
+    stamps = scan.stamps_ns.get(anchor, np.zeros(0, np.int64))
+    if not len(scan.annotation_stamps_ns):
+        return [int(stamp) for stamp in stamps]
+    nearest = (_nearest(stamps, int(wanted), most) for wanted in scan.annotation_stamps_ns)
+    return sorted({stamp for stamp in nearest if stamp is not None})
 
 
 def _nearest(stamps: np.ndarray, wanted: int, most: int) -> int | None:

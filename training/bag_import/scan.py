@@ -155,12 +155,12 @@ class _Collector:
                     f"base_frame, or motion: tf"
                 )
             return tree.with_track(child, parent, self.odometry.track()), parent, []
-        if motion in ("auto", "tf") and tree.moves(base):
+        if motion in ("auto", "tf") and tree.is_followed(base):
             return tree, tree.root_of(base), [f"the motion is that of '{base}' in '{tree.root_of(base)}' on tf"]
         topic = self.sources.topics.odometry
         raise BagError(
             f"{bag.path} does not say how the vehicle moved: {f'{topic} is empty' if topic else 'it has no odometry'} "
-            f"and '{base}' does not move on tf; name odometry_topic, or import it with motion: standing"
+            f"and tf does not say where '{base}' is; name odometry_topic, or import it with motion: standing"
         )
 
 

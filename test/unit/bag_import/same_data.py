@@ -8,6 +8,7 @@ from nuscenes import NuScenes
 
 from bevdistill_ros.core.geometry import transform_from
 from training.data.schema import stamp_ns_of
+from training.synth.config import SynthConfig
 
 _SAME_OF_BOXES = ("instance_token", "sample_token", "category_name", "num_lidar_pts", "num_radar_pts", "prev", "next")
 _SAME = ("is_key_frame", "height", "width", "channel")
@@ -79,3 +80,20 @@ def assert_same_samples(first: NuScenes, second: NuScenes) -> None:
         assert levels[0] == levels[1]
         velocities = [nusc.box_velocity(row["token"]) for nusc in (first, second)]
         np.testing.assert_allclose(velocities[0], velocities[1], atol=1e-6)
+
+
+def tiny_world() -> SynthConfig:
+    """Two scenes of three key frames, with images and sweeps between them."""
+    return SynthConfig(
+        root=Path("unused"),
+        seed=5,
+        num_train_scenes=1,
+        num_tune_scenes=0,
+        num_val_scenes=1,
+        frames_per_scene=3,
+        image_width=96,
+        image_height=54,
+        camera_rate_hz=4,
+        lidar_columns=180,
+        num_workers=1,
+    )

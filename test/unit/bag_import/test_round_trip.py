@@ -8,43 +8,16 @@ from typing import Any
 import pytest
 import torch
 from nuscenes import NuScenes
-from same_data import assert_same_frames, assert_same_samples
+from same_data import assert_same_frames, assert_same_samples, tiny_world
 
 from bevdistill_ros.core.records import Detections
-from training.bag.write_command import BagWriteConfig, run_bag_write
 from training.bag_import.config import BagImportConfig
 from training.bag_import.run import import_bags, run_bag_import
 from training.data.index.load import DataConfig, load_index
 from training.data.schema import stamp_columns, stamp_ns_of
 from training.evaluate.metrics import evaluate_detections
-from training.synth.config import SynthConfig
-from training.synth.writer import write_world
 
-WORLD = SynthConfig(
-    root=Path("unused"),
-    seed=5,
-    num_train_scenes=1,
-    num_tune_scenes=0,
-    num_val_scenes=1,
-    frames_per_scene=3,
-    image_width=96,
-    image_height=54,
-    camera_rate_hz=4,
-    lidar_columns=180,
-    num_workers=1,
-)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_world(replace(WORLD, root=tmp_path_factory.mktemp("world") / "world"), progress=False)
-
-
-@pytest.fixture(scope="module")
-def bags(world: Path) -> Path:
-    folder = world.parent / "bags"
-    run_bag_write(BagWriteConfig(root=world, version=WORLD.version, output=folder, progress=False))
-    return folder
+WORLD = tiny_world()
 
 
 @pytest.fixture(scope="module")
