@@ -23,7 +23,7 @@ STATUS_TYPE = "bevdistill_ros/msg/PipelineStatus"
 TRANSFORMS_TYPE = "tf2_msgs/msg/TFMessage"
 
 _UNSET = QosTime(0, 0)
-_MARKER_CUBE, _MARKER_ADD, _MARKER_DELETE_ALL = 1, 0, 3
+_MARKER_CUBE, _MARKER_TEXT, _MARKER_ADD, _MARKER_DELETE_ALL = 1, 9, 0, 3
 _FLOAT32 = 7  # sensor_msgs/PointField
 
 
@@ -207,7 +207,8 @@ def cube_markers(stamp_ns: int, frame: str, cubes: Sequence[Mapping[str, Any]]) 
     Args:
         stamp_ns: Stamp [ns].
         frame: Frame of the poses.
-        cubes: Each with `namespace`, `id`, `pose` (4, 4) [m], `size` (length, width, height) [m], `color` (r, g, b, a).
+        cubes: Each with `namespace`, `id`, `pose` (4, 4) [m], `size` (length, width, height) [m], `color` (r, g, b, a);
+            with `text`, that is shown instead, as high as the size says.
     """
     clear = _marker(stamp_ns, frame, action=_MARKER_DELETE_ALL, namespace="", id=0, pose=np.eye(4), size=(0, 0, 0))
     boxes = [_marker(stamp_ns, frame, action=_MARKER_ADD, **cube) for cube in cubes]
@@ -224,6 +225,7 @@ def _marker(
     pose: np.ndarray,
     size: Sequence[float],
     color: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
+    text: str = "",
 ) -> Any:
     red, green, blue, alpha = color
     no_texture = _make("sensor_msgs/msg/CompressedImage", header=header(0, ""), format="", data=np.zeros(0, np.uint8))
@@ -232,7 +234,7 @@ def _marker(
         header=header(stamp_ns, frame),
         ns=namespace,
         id=id,
-        type=_MARKER_CUBE,
+        type=_MARKER_TEXT if text else _MARKER_CUBE,
         action=action,
         pose=pose_message(pose),
         scale=vector(size),
@@ -244,7 +246,7 @@ def _marker(
         texture_resource="",
         texture=no_texture,
         uv_coordinates=[],
-        text="",
+        text=text,
         mesh_resource="",
         mesh_file=_make("visualization_msgs/msg/MeshFile", filename="", data=np.zeros(0, np.uint8)),
         mesh_use_embedded_materials=False,

@@ -135,6 +135,12 @@ COMMANDS: dict[str, Command] = {
         config="IndexBenchConfig",
         function="run_index",
     ),
+    "bench score": Command(
+        summary="what scoring takes beside the devkit's own evaluation, on generated frames",
+        module="training.benchmark.score",
+        config="ScoreBenchConfig",
+        function="run_score_bench",
+    ),
     "bench decode": Command(
         summary="accuracy of a student on JPEGs that are decoded whole and at a reduced size",
         module="training.benchmark.decode",

@@ -61,6 +61,19 @@ def by_class(matches: Matches, scenes: NDArray[np.int64]) -> dict[str, ClassMatc
 
 def match(truth: BoxTable, found: BoxTable, num_frames: int) -> Matches:
     """Match the detections of each frame and class to its ground truth."""
+    taken = rows_taken(truth, found)
+    return Matches(
+        frame=found.frame,
+        label=found.label,
+        score=found.score,
+        hits=taken >= 0,
+        errors=_errors(truth, found, taken[:, ERROR_THRESHOLD]),
+        truth=_counts(truth, num_frames),
+    )
+
+
+def rows_taken(truth: BoxTable, found: BoxTable) -> NDArray[np.int64]:
+    """The row of the ground truth that each detection hits (N, 4) by THRESHOLDS; -1 for none."""
     order = np.lexsort((-np.arange(len(found)), -found.score, _group_of(found)))  # the devkit's order of equal scores
     taken = np.full((len(found), len(THRESHOLDS)), -1)  # row of the ground truth that each one hit
     truth_rows = np.argsort(_group_of(truth), kind="stable")
@@ -73,14 +86,7 @@ def match(truth: BoxTable, found: BoxTable, num_frames: int) -> Matches:
         for place, threshold in enumerate(THRESHOLDS):
             for row, column in _greedy(distances, threshold):
                 taken[ours[row], place] = here[column]
-    return Matches(
-        frame=found.frame,
-        label=found.label,
-        score=found.score,
-        hits=taken >= 0,
-        errors=_errors(truth, found, taken[:, ERROR_THRESHOLD]),
-        truth=_counts(truth, num_frames),
-    )
+    return taken
 
 
 def _group_of(boxes: BoxTable) -> NDArray[np.int64]:

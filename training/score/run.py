@@ -13,6 +13,7 @@ from bevdistill_ros.core.files import write_whole
 from training.bag.poses import PoseTrack
 from training.bag.read_bag import read_bag
 from training.bag.recording import read_recording
+from training.bag.write_bag import BASE_FRAME
 from training.data.tables import open_tables
 from training.evaluate.results import Results
 from training.score.parts import BAND_EDGES, Parts, distance_bands, regions_of
@@ -36,10 +37,11 @@ class ScoreConfig:
     scenes: bool = False  # score each scene too
     min_score: float = 0.3  # least score of a box that is counted in frames, and for flicker
     output: Path = Path("runs/score")  # folder for report.json and the official files
+    markers: Path | None = None  # new bag for Foxglove or RViz: boxes found (green), wrong (orange), missed (blue)
     detections_topic: str = ""  # of bags; empty: the one with detections, of bevdistill_ros or else vision_msgs
     status_topic: str = ""  # of bags: the node's pipeline_status; empty: the one there is, if any
     odometry_topic: str = ""  # of bags; empty: the one nav_msgs/Odometry, else /tf, else the data set's poses alone
-    base_frame: str = ""  # of bags: frame that the boxes must be in; empty: any, taken for the vehicle's
+    base_frame: str = ""  # of the vehicle, for markers and for boxes of bags; empty: base_link, in bags any
     camera: str = ""  # of bags: whose images anchor the sets; empty: the one whose stamps the detections have
     published: Published = "auto"  # of bags: when outputs were there, by the node's status, by the recorder, or at once
     carry: bool = True  # of bags: boxes of late outputs go on by their velocity
@@ -50,6 +52,8 @@ class ScoreConfig:
             raise ValueError(f"min_score must be in 0...1, but is {self.min_score:g}")
         if (self.results is None) == (not self.bags):
             raise ValueError("give either results, a results file, or bags, what a vehicle recorded of its detector")
+        if self.markers is not None and self.markers.exists():
+            raise ValueError(f"{self.markers} already exists; remove it or choose another name for the markers")
         if any(delay < 0 for delay in self.extra_delay_ms):
             raise ValueError(f"extra_delay_ms must not be negative, but is {list(self.extra_delay_ms)}")
 
@@ -69,15 +73,18 @@ def run_score(config: ScoreConfig) -> str:
         min_score=config.min_score,
         carry=config.carry,
         extra_delays_ms=config.extra_delay_ms,
+        markers=config.markers,
+        base_frame=config.base_frame or BASE_FRAME,
     )
-    results = _read(config.results) if config.results is not None else None
+    results = read_results(config.results) if config.results is not None else None
     nusc = open_tables(config.root, config.version)
     subject = Subject(results=results) if results is not None else _recorded(config, nusc)
     report = whole_report(nusc, subject, config.split, scope, config.output)
     path = config.output / REPORT
     write_whole(path, json.dumps(report.content, allow_nan=False))
     timing = [timing_table(subject.timing)] if subject.timing is not None else []
-    return "\n\n".join([*report.tables, *timing, f"report: {path}"])
+    drawn = [f"markers: {config.markers}"] if config.markers is not None and report.metrics is not None else []
+    return "\n\n".join([*report.tables, *timing, *drawn, f"report: {path}"])
 
 
 def _recorded(config: ScoreConfig, nusc: NuScenes) -> Subject:
@@ -91,8 +98,8 @@ def _recorded(config: ScoreConfig, nusc: NuScenes) -> Subject:
         )
         for path in config.bags
     ]
-    base_frame = config.base_frame or "base_link"
-    tracks = [PoseTrack.of_bag(read_bag(path), base_frame, config.odometry_topic) for path in config.bags]
+    base_frame, odometry = config.base_frame or BASE_FRAME, config.odometry_topic
+    tracks = [PoseTrack.of_bag(read_bag(path), base_frame, odometry) for path in config.bags]
     drives = match_drives(nusc, config.split, recordings, tracks, camera=config.camera, published=config.published)
     statuses = {path.name: own.statuses for path, own in zip(config.bags, recordings, strict=True)}
     return Subject(
@@ -102,7 +109,8 @@ def _recorded(config: ScoreConfig, nusc: NuScenes) -> Subject:
     )
 
 
-def _read(path: Path) -> Results:
+def read_results(path: Path) -> Results:
+    """Read a results file; a ValueError says why it can't be."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from training.score.boxes import BoxTable, table_of
 from training.score.detections import found_in
 from training.score.frames import Frames, frames_of
 from training.score.latency_aware import InTime, score_in_time
+from training.score.markers import write_markers
 from training.score.parts import Parts
 from training.score.recorded import RecordedDrives
 from training.score.report import head_of, scores_of
@@ -30,6 +31,8 @@ class Scope:
     min_score: float = 0.3  # least score of a detection that counts where there is no ground truth to choose by
     carry: bool = True  # boxes of late outputs go on by their velocity
     extra_delays_ms: tuple[float, ...] = ()  # what every output would come later, for a curve
+    markers: Path | None = None  # bag of what was found, missed and wrong
+    base_frame: str = "base_link"  # frame of these markers: the vehicle's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,9 @@ def _scores(
     truth, found = (table_of(boxes, frames.tokens) for boxes in (evaluated.truth, evaluated.found))
     content, parts = scores_of(evaluated.metrics, truth, found, frames, scope.groups, with_scenes=scope.with_scenes)
     tables = [evaluated.metrics.table(), *(_table(name, own) for name, own in parts.items())]
+    if scope.markers is not None:
+        least = content["operating_scores"]
+        write_markers(scope.markers, nusc, evaluated, frames, least, scope.base_frame)
     if subject.drives is not None:
         delays = _in_time(nusc, subject.drives, split, scope, frames, truth)
         content["latency_aware"] = {
