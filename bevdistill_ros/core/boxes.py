@@ -36,8 +36,10 @@ def wrap_angle(angle: Tensor) -> Tensor:
 
 def corners_bev(boxes: Tensor) -> Tensor:
     """Corners of boxes (..., 9) seen from above: (..., 4, 2) [m], counter-clockwise from front left."""
-    signs = boxes.new_tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]]) / 2
-    local = signs * boxes[..., None, 3:5]
+    half_length, half_width = (boxes[..., 3:5] / 2).unbind(dim=-1)
+    along = torch.stack([half_length, -half_length, -half_length, half_length], dim=-1)
+    across = torch.stack([half_width, half_width, -half_width, -half_width], dim=-1)
+    local = torch.stack([along, across], dim=-1)
     cosine, sine = boxes[..., 6].cos(), boxes[..., 6].sin()
     rotation = torch.stack([torch.stack([cosine, sine], -1), torch.stack([-sine, cosine], -1)], dim=-2)
     return local @ rotation + boxes[..., None, :2]

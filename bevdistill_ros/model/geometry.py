@@ -7,6 +7,7 @@ Shape legend: B batch, N cameras, Q pillars = rows * cols cells, V visible pilla
 S cameras that see a pillar (padded).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Self, TypeVar
 
@@ -79,8 +80,15 @@ class Geometry:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same on another device."""
-        warp = self.warp and _moved(self.warp, device, non_blocking)
-        return replace(self, visible=_moved(self.visible, device, non_blocking), warp=warp)
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same in pinned memory, from which a GPU copies while the CPU goes on."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        warp = self.warp and _mapped(self.warp, change)
+        return replace(self, visible=_mapped(self.visible, change), warp=warp)
 
 
 class GeometryFinder:
@@ -181,8 +189,9 @@ def visible_pillars(
     ]
     x, y, seen = (torch.cat(entry).unflatten(0, shape) for entry in zip(*parts, strict=True))
     pillar = seen.unflatten(-1, (-1, heights)).any(dim=-1)
-    index, present = _packed(pillar, least.pillars)
-    slots, shares = _slots(pillar, index.shape[-1], least.cameras)
+    width, most_cameras = _widths(pillar, least)
+    index, present = _packed(pillar, width)
+    slots, shares = _slots(pillar, width, most_cameras)
     rows = (index.unsqueeze(-1) * heights + torch.arange(heights, device=index.device)).flatten(2)
     places = torch.stack([x.gather(2, rows), y.gather(2, rows)], dim=-1).unflatten(2, (-1, heights))
     seen = seen.gather(2, rows).unflatten(2, (-1, heights))
@@ -206,22 +215,27 @@ def _looked_at(
     return x, y, seen
 
 
-def _packed(chosen: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    """Indices (..., V) of the true entries of (..., Q), padded to the largest count, and which are no padding."""
-    count = chosen.sum(dim=-1)
-    width = max(int(count.max()), least)
-    present = torch.arange(width, device=chosen.device) < count.unsqueeze(-1)
-    index = torch.zeros(present.shape, dtype=torch.int64, device=chosen.device)
-    index[present] = chosen.nonzero()[:, -1]
+def _widths(pillar: Tensor, least: Capacity) -> tuple[int, int]:
+    """Sizes of the padded axes for pillars (B, N, Q) bool: V and S. The one thing here that waits for the device."""
+    needed = torch.stack([pillar.sum(dim=-1).max(), pillar.sum(dim=1).max()]).tolist()
+    return max(needed[0], least.pillars), max(needed[1], least.cameras)
+
+
+def _packed(chosen: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Indices (..., V) of the true entries of (..., Q), at most V of them, padded, and which are no padding."""
+    place = torch.where(chosen, chosen.cumsum(dim=-1) - 1, width)  # in the result; false entries share one beyond it
+    entries = torch.arange(chosen.shape[-1], device=chosen.device).expand(chosen.shape)
+    index = entries.new_zeros(*chosen.shape[:-1], width + 1).scatter_(-1, place, entries)[..., :width]
+    present = torch.arange(width, device=chosen.device) < chosen.sum(dim=-1, keepdim=True)
     return index, present
 
 
-def _slots(pillar: Tensor, width: int, least: int) -> tuple[Tensor, Tensor]:
+def _slots(pillar: Tensor, width: int, most_cameras: int) -> tuple[Tensor, Tensor]:
     """Slots and shares (B, Q, S) of the cameras that see each pillar (B, N, Q), which keep `width` pillars each."""
     rank = pillar.cumsum(dim=-1) - 1  # of the pillar within its camera
     pair = rank + torch.arange(pillar.shape[1], device=pillar.device)[:, None] * width
     by_pillar = pillar.transpose(1, 2)
-    order, present = _packed(by_pillar, least)
+    order, present = _packed(by_pillar, most_cameras)
     slots = pair.transpose(1, 2).gather(2, order) * present
     return slots, present / by_pillar.sum(dim=-1, keepdim=True).clamp(min=1)
 
@@ -266,6 +280,5 @@ def _neighbours(place: Tensor, grid: BevGrid) -> tuple[Tensor, Tensor]:
     return torch.stack(indices, dim=1), torch.stack(weights, dim=1)
 
 
-def _moved(record: _Record, device: torch.device | str, non_blocking: bool) -> _Record:
-    names = [field.name for field in fields(record)]
-    return replace(record, **{name: getattr(record, name).to(device, non_blocking=non_blocking) for name in names})
+def _mapped(record: _Record, change: Callable[[Tensor], Tensor]) -> _Record:
+    return replace(record, **{field.name: change(getattr(record, field.name)) for field in fields(record)})

@@ -3,6 +3,7 @@
 Shape legend: B batch, N cameras, H W image [px], L decoder layers, Q queries, K classes, C channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -24,11 +25,12 @@ class CameraInput:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same on another device."""
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with each tensor changed."""
         known = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {
-            name: value.to(device, non_blocking=non_blocking) for name, value in known.items() if value is not None
-        }
-        return replace(self, **moved)
+        return replace(self, **{name: change(value) for name, value in known.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

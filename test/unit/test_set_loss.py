@@ -137,23 +137,6 @@ def test_inputs_are_not_changed() -> None:
     assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize(("column", "value"), [(0, math.nan), (3, 0.0), (5, -1.0), (6, math.inf)])
-def test_broken_boxes_are_refused(column: int, value: float) -> None:
-    predictions, boxes, labels = random_case()
-    boxes[1][0, column] = value
-    with pytest.raises(ValueError, match="finite boxes of positive size"):
-        SetCriterion(HungarianMatcher())(predictions, boxes, labels)
-
-
-def test_unknown_labels_and_unpaired_boxes_are_refused() -> None:
-    predictions, boxes, labels = random_case()
-    criterion = SetCriterion(HungarianMatcher())
-    with pytest.raises(ValueError, match=r"labels in 0\.\.\.9"):
-        criterion(predictions, boxes, [labels[0].fill_(10), labels[1]])
-    with pytest.raises(ValueError, match=r"number \[3, 2\] and \[2, 3\]"):
-        criterion(predictions, boxes, [labels[1], labels[0]])
-
-
 def test_half_precision_predictions_give_a_finite_float32_loss() -> None:
     predictions, boxes, labels = random_case()
     half = prediction_of(predictions.logits.bfloat16(), predictions.codes.bfloat16())

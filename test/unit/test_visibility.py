@@ -15,7 +15,7 @@ from bevdistill_ros.model.records import CameraInput, SetPrediction
 from training.criterion.detection_loss import CriterionConfig, DetectionLoss
 from training.criterion.heatmap import gaussian_targets, heatmap_loss
 from training.criterion.set_loss import sigmoid_focal_loss
-from training.data.sample import Batch
+from training.data.sample import Batch, in_view_first
 from training.data.visibility import boxes_in_view, looks_all_around, targets_in_view
 from training.synth.rig import nuscenes_cameras
 
@@ -52,7 +52,7 @@ def frame(*yaws: float, count: int = 1, ahead: float = 0.0) -> CameraInput:
 
 def batch_of(cameras: CameraInput, *boxes: Tensor, history: tuple[CameraInput, ...] = ()) -> Batch:
     count = len(boxes)
-    return Batch(
+    batch = Batch(
         tokens=("a",) * count,
         stamps_ns=(0,) * count,
         cameras=cameras,
@@ -66,6 +66,7 @@ def batch_of(cameras: CameraInput, *boxes: Tensor, history: tuple[CameraInput, .
         box_weights=tuple(torch.ones(len(own)) for own in boxes),
         annotated=torch.ones(count, dtype=torch.bool),
     )
+    return in_view_first(batch)
 
 
 def predictions_at(boxes: Tensor, *, layers: int = 2) -> SetPrediction:

@@ -14,7 +14,6 @@ from training.criterion.heatmap import HeatmapHead, heatmap_loss
 from training.criterion.matcher import HungarianMatcher
 from training.criterion.set_loss import SetCriterion
 from training.data.sample import Batch
-from training.data.visibility import targets_in_view
 
 OutOfView = Literal["ignore", "count"]
 
@@ -84,14 +83,13 @@ class DetectionLoss(nn.Module):
 
     def _targets(self, batch: Batch) -> "_Targets":
         nothing = [boxes[:0] for boxes in batch.boxes]
-        if not self.ignores_out_of_view:
+        if not self.ignores_out_of_view or batch.num_in_view is None:
             return _Targets(boxes=batch.boxes, labels=batch.labels, weights=batch.box_weights, ignored=nothing)
-        seen = targets_in_view(batch.boxes, batch.cameras, batch.history)
         return _Targets(
-            boxes=[boxes[keep] for boxes, keep in zip(batch.boxes, seen, strict=True)],
-            labels=[labels[keep] for labels, keep in zip(batch.labels, seen, strict=True)],
-            weights=[weights[keep] for weights, keep in zip(batch.box_weights, seen, strict=True)],
-            ignored=[boxes[~keep] for boxes, keep in zip(batch.boxes, seen, strict=True)],
+            boxes=[boxes[:count] for boxes, count in zip(batch.boxes, batch.num_in_view, strict=True)],
+            labels=[labels[:count] for labels, count in zip(batch.labels, batch.num_in_view, strict=True)],
+            weights=[weights[:count] for weights, count in zip(batch.box_weights, batch.num_in_view, strict=True)],
+            ignored=[boxes[count:] for boxes, count in zip(batch.boxes, batch.num_in_view, strict=True)],
         )
 
 

@@ -86,7 +86,7 @@ def gaussian_targets(
     Returns:
         (B, K, rows, cols) float32 in [0, 1].
     """
-    boxes, labels = inside_grid(boxes, labels, grid)
+    boxes, labels = inside_grid(grid, boxes, labels)
     box = torch.cat(boxes)
     channel, cell = _centres(boxes, labels, grid, num_classes)
     cell_x, cell_y = grid.cell_size
@@ -108,7 +108,7 @@ def _centres(
     channel = torch.cat([item * num_classes + label for item, label in enumerate(labels)])
     cell = grid.cells_from_metres(torch.cat(list(boxes))[:, :2]).round()
     # Rounding at the upper border may step out of the grid by one cell.
-    return channel, torch.minimum(cell.clamp(min=0), cell.new_tensor([grid.cols - 1, grid.rows - 1]))
+    return channel, torch.stack([cell[:, 0].clamp(0, grid.cols - 1), cell[:, 1].clamp(0, grid.rows - 1)], dim=-1)
 
 
 @torch.no_grad()
@@ -116,13 +116,12 @@ def _centre_weights(
     boxes: Sequence[Tensor], labels: Sequence[Tensor], weights: Sequence[Tensor], grid: BevGrid, like: Tensor
 ) -> Tensor:
     """Weight (B, K, rows, cols) of each cell as that of the box centre in it, of several the highest; 0 elsewhere."""
-    on_grid = inside_grid(boxes, weights, grid)[1]
-    boxes, labels = inside_grid(boxes, labels, grid)
+    counted = torch.cat(list(weights)) * grid.contains(torch.cat(list(boxes))[:, :3])
     channel, cell = _centres(boxes, labels, grid, like.shape[1])
     column, row = cell.long().unbind(dim=-1)
     place = (channel * grid.rows + row) * grid.cols + column
     flat = torch.zeros_like(like).flatten()
-    return flat.scatter_reduce_(0, place, torch.cat(on_grid).to(flat.dtype), "amax").view_as(like)
+    return flat.scatter_reduce_(0, place, counted.to(flat.dtype), "amax").view_as(like)
 
 
 def heatmap_loss(
@@ -166,7 +165,7 @@ def heatmap_loss(
         one = [item.new_zeros(len(item), dtype=torch.int64) for item in ignored]
         hidden = gaussian_targets(ignored, one, grid, num_classes=1) > IGNORED_HEIGHT
         elsewhere = elsewhere.masked_fill(hidden, 0.0)
-    if annotated is not None and not bool(annotated.all()):
+    if annotated is not None:
         elsewhere = elsewhere.masked_fill(~annotated[:, None, None, None], 0.0)
     if weights is not None:
         at_centres = at_centres * _centre_weights(boxes, labels, weights, grid, logits)

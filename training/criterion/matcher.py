@@ -92,7 +92,9 @@ def assign(cost: Tensor, counts: Sequence[int]) -> Assignment:
             pair = torch.tensor([[layer], [item]]).expand(2, len(target))
             pairs.append(torch.cat([pair, torch.from_numpy(query)[None], torch.from_numpy(target)[None]]))
     table = torch.cat(pairs, dim=1) if pairs else torch.zeros(4, 0, dtype=torch.int64)
-    layer_N, item_N, query_N, target_N = table.to(cost.device).unbind()
+    if cost.device.type == "cuda":  # from pinned memory the copy does not wait
+        table = table.pin_memory()
+    layer_N, item_N, query_N, target_N = table.to(cost.device, non_blocking=True).unbind()
     return Assignment(layer=layer_N, item=item_N, query=query_N, target=target_N)
 
 

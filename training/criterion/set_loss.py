@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import all_reduce, get_world_size, is_available, is_initialized
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
+from torch.nn.utils.rnn import pad_sequence
 
 from bevdistill_ros.core.boxes import CODE_SIZE, encode_boxes
 from bevdistill_ros.core.grid import BevGrid
@@ -69,7 +70,7 @@ class SetCriterion(nn.Module):
 
         Args:
             predictions: Of all layers L and items B.
-            boxes: B x (M_b, 9) float32 in the ego frame, core.boxes; NaN velocity means unknown.
+            boxes: B x (M_b, 9) float32 in the ego frame, sound (data.targets); NaN velocity means unknown.
             labels: B x (M_b,) int64.
             ignored: B x (I_b, 9), or empty: boxes that are no targets. An unmatched query that predicts its centre on
                 one, see `near_ignored`, is not punished for it.
@@ -82,16 +83,13 @@ class SetCriterion(nn.Module):
             (the mean over the ranks of a distributed run, and at least 1).
 
         Raises:
-            ValueError: Ground truth is not finite, has no size or has an unknown label.
             FloatingPointError: A prediction is not finite.
         """
-        check_targets(boxes, labels, self.num_classes)
         weights = [item.new_ones(len(item)) for item in boxes] if weights is None else weights
-        on_grid = inside_grid(boxes, weights, self.grid)[1]
-        boxes, labels = inside_grid(boxes, labels, self.grid)
+        boxes, labels, weights = inside_grid(self.grid, boxes, labels, weights)
         assignment = self.matcher(predictions, boxes, labels)
         num_boxes = _mean_over_ranks(sum(len(item) for item in labels), predictions.logits)
-        factor_N = _gather(on_grid, assignment)
+        factor_N = _gather(weights, assignment)
         free_LBQ = _unpunished(predictions, assignment, ignored, annotated)
         return {
             "classification": self._classification(predictions, labels, assignment, factor_N, free_LBQ) / num_boxes,
@@ -139,7 +137,7 @@ def _unpunished(
 ) -> Tensor | None:
     """Queries (L, B, Q) that have no classification loss: on ignored boxes, or of unlabelled items; None for none."""
     has_ignored = any(len(item) for item in ignored)
-    if not has_ignored and (annotated is None or bool(annotated.all())):
+    if not has_ignored and annotated is None:
         return None
     free = torch.zeros(predictions.codes.shape[:3], dtype=torch.bool, device=predictions.codes.device)
     if has_ignored:
@@ -168,53 +166,25 @@ def near_ignored(codes: Tensor, ignored: Sequence[Tensor]) -> Tensor:
     return near
 
 
-def check_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor], num_classes: int) -> None:
-    """Refuse ground truth that cannot be learned from.
-
-    Raises:
-        ValueError: Boxes and labels differ in number; a box has no size or is not finite (its velocity may be NaN);
-            a label is not a class.
-    """
-    if len(boxes) != len(labels) or any(len(b) != len(t) for b, t in zip(boxes, labels, strict=False)):
-        raise ValueError(
-            f"boxes and labels must pair up, but number {[len(b) for b in boxes]} and {[len(t) for t in labels]}"
-        )
-    if not boxes:
-        raise ValueError("the batch is empty; it needs at least one item, which may be without boxes")
-    all_boxes, all_labels = torch.cat(list(boxes)), torch.cat(list(labels))
-    sizes = all_boxes[:, 3:6]
-    sound = all_boxes[:, : _VELOCITY.start].isfinite().all() & (sizes > 0).all()
-    known = ((all_labels >= 0) & (all_labels < num_classes)).all()
-    if not bool(sound & known):
-        raise ValueError(
-            "ground truth must have finite boxes of positive size (only the velocity may be NaN) and labels in "
-            f"0...{num_classes - 1}; check the annotations of this batch"
-        )
-
-
-def inside_grid(
-    boxes: Sequence[Tensor], labels: Sequence[Tensor], grid: BevGrid | None
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The boxes B x (M_b, 9) whose centre lies in the extent of the grid, and their labels, or whatever else each box
-    has; None keeps all."""
-    if grid is None:
-        return list(boxes), list(labels)
-    inside = [grid.contains(item[:, :3]) for item in boxes]
-    return (
-        [item[keep] for item, keep in zip(boxes, inside, strict=True)],
-        [item[keep] for item, keep in zip(labels, inside, strict=True)],
-    )
+def inside_grid(grid: BevGrid | None, boxes: Sequence[Tensor], *others: Sequence[Tensor]) -> tuple[list[Tensor], ...]:
+    """The boxes B x (M_b, 9) whose centre lies in the extent of the grid, and what else each of them has, as its label;
+    None keeps all."""
+    given = (boxes, *others)
+    inside = None if grid is None else grid.contains(torch.cat(list(boxes))[:, :3])
+    if inside is None or bool(inside.all()):  # asked once; a mask an item would have to be read from a GPU each time
+        return tuple(map(list, given))
+    masks = inside.split([len(item) for item in boxes])
+    return tuple([item[keep] for item, keep in zip(values, masks, strict=True)] for values in given)
 
 
 def _gather(targets: Sequence[Tensor], assignment: Assignment) -> Tensor:
     """Targets of the pairs, in their order: (N, ...)."""
-    counts = torch.tensor([0, *(len(item) for item in targets)], device=assignment.item.device)
-    return torch.cat(list(targets))[counts.cumsum(0)[assignment.item] + assignment.target]
+    return pad_sequence(list(targets), batch_first=True)[assignment.item, assignment.target]
 
 
 def _mean_over_ranks(count: int, like: Tensor) -> Tensor:
     """Number of boxes, averaged over the ranks of a distributed run, at least 1: float32 scalar."""
-    mean = torch.tensor(float(count), device=like.device)
+    mean = torch.full((), float(count), device=like.device)
     if is_available() and is_initialized():
         all_reduce(mean)
         mean = mean / get_world_size()

@@ -3,7 +3,7 @@
 A frame is the ego vehicle at the LiDAR stamp of a nuScenes sample; all geometry of a batch item is in that ego frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from bevdistill_ros.core.records import MOTION_SIZE
 from bevdistill_ros.model.records import CameraInput
+from training.data.targets import check_targets
+from training.data.visibility import targets_in_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,28 +48,32 @@ class Batch:
     num_lidar_points: tuple[Tensor, ...]  # B x (M_b,)
     box_weights: tuple[Tensor, ...]  # B x (M_b,) in [0, 1]
     annotated: Tensor  # (B,) bool
+    num_in_view: tuple[int, ...] | None = None  # boxes of each item that its cameras show: its first ones; None is all
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same on another device."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-        def move(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
+    def pin_memory(self) -> "Batch":
+        """The same in pinned memory, from which a GPU copies while the CPU goes on; data loaders call it."""
+        return self._mapped(Tensor.pin_memory)
 
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(
             self,
-            cameras=self.cameras.to(device, non_blocking),
-            history=tuple(frame.to(device, non_blocking) for frame in self.history),
-            history_present=self.history_present.to(device, non_blocking=non_blocking),
-            points=move(self.points),
-            ego_from_lidar=self.ego_from_lidar.to(device, non_blocking=non_blocking),
-            boxes=move(self.boxes),
-            labels=move(self.labels),
-            num_lidar_points=move(self.num_lidar_points),
-            box_weights=move(self.box_weights),
-            annotated=self.annotated.to(device, non_blocking=non_blocking),
+            cameras=self.cameras.mapped(change),
+            history=tuple(frame.mapped(change) for frame in self.history),
+            history_present=change(self.history_present),
+            points=tuple(map(change, self.points)),
+            ego_from_lidar=change(self.ego_from_lidar),
+            boxes=tuple(map(change, self.boxes)),
+            labels=tuple(map(change, self.labels)),
+            num_lidar_points=tuple(map(change, self.num_lidar_points)),
+            box_weights=tuple(map(change, self.box_weights)),
+            annotated=change(self.annotated),
         )
 
 
@@ -75,12 +81,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Put samples side by side.
 
     A sample whose clip begins before its scene has fewer history frames than the others; its own current frame stands
-    in for the missing ones, and `history_present` marks them.
+    in for the missing ones, and `history_present` marks them. Boxes that the cameras of an item show come first.
+
+    Raises:
+        ValueError: A box or a label cannot be learned from.
     """
+    check_targets([sample.boxes for sample in samples], [sample.labels for sample in samples])
     length = max(len(sample.history) for sample in samples)
     padded = [(sample.cameras,) * (length - len(sample.history)) + sample.history for sample in samples]
     present = [[step >= length - len(sample.history) for sample in samples] for step in range(length)]
-    return Batch(
+    batch = Batch(
         tokens=tuple(sample.token for sample in samples),
         stamps_ns=tuple(sample.stamp_ns for sample in samples),
         cameras=_stack([sample.cameras for sample in samples]),
@@ -93,6 +103,28 @@ def collate(samples: Sequence[Sample]) -> Batch:
         num_lidar_points=tuple(sample.num_lidar_points for sample in samples),
         box_weights=tuple(sample.box_weights for sample in samples),
         annotated=torch.tensor([sample.annotated for sample in samples]),
+    )
+    return in_view_first(batch)
+
+
+def in_view_first(batch: Batch) -> Batch:
+    """The batch with the boxes that the cameras of an item show before the others, and how many they are.
+
+    So a loss takes either by a slice; a mask on a GPU would have to be read first.
+    """
+    seen = targets_in_view(batch.boxes, batch.cameras, batch.history)
+    orders = [item.int().argsort(descending=True, stable=True) for item in seen]
+
+    def ordered(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(value[order] for value, order in zip(values, orders, strict=True))
+
+    return replace(
+        batch,
+        boxes=ordered(batch.boxes),
+        labels=ordered(batch.labels),
+        num_lidar_points=ordered(batch.num_lidar_points),
+        box_weights=ordered(batch.box_weights),
+        num_in_view=tuple(int(item.sum()) for item in seen),
     )
 
 

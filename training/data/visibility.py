@@ -73,7 +73,7 @@ def looks_all_around(cameras: CameraInput, item: int) -> bool:
 def _points_in_view(points: Tensor, image_from_ego: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
     """Whether any camera shows points (..., 3): (...) bool."""
     pixels, depth = project_points(image_from_ego.to(points.dtype), points.reshape(1, -1, 3))
-    inside = (pixels >= -0.5).all(-1) & (pixels < pixels.new_tensor([size[1], size[0]]) - 0.5).all(-1)
+    inside = (pixels >= -0.5).all(-1) & (pixels[..., 0] < size[1] - 0.5) & (pixels[..., 1] < size[0] - 0.5)
     seen = (inside & (depth > MIN_DEPTH) & valid[:, None]).any(dim=0)
     return seen.reshape(points.shape[:-1])
 
@@ -81,7 +81,8 @@ def _points_in_view(points: Tensor, image_from_ego: Tensor, valid: Tensor, size:
 def _lattice(boxes: Tensor) -> Tensor:
     """Points (M, 27, 3) [m] of boxes (M, 9): corners, middles of edges and faces, and the centre."""
     corners = corners_3d(boxes)  # of a box: the bottom four around, then the top four
-    bottom = torch.cat([corners[:, :4], (corners[:, :4] + corners[:, [1, 2, 3, 0]]) / 2, boxes[:, None, :3]], dim=1)
+    below = corners[:, :4]
+    bottom = torch.cat([below, (below + below.roll(-1, dims=1)) / 2, boxes[:, None, :3]], dim=1)
     bottom[:, 8, 2] -= boxes[:, 5] / 2
     rise = torch.zeros_like(boxes[:, None, :3])
     rise[..., 2] = boxes[:, None, 5]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import points_in_boxes
-from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.grid import BevGrid, constant_like
 from bevdistill_ros.model.records import SetPrediction
 from training.criterion.heatmap import gaussian_targets
 
@@ -101,9 +101,9 @@ def _inside(boxes: Tensor, grid: BevGrid) -> Tensor:
     flat[:, 2] = 0
     points = torch.nn.functional.pad(grid.cell_centres(boxes.device), (0, 1))
     inside = points_in_boxes(points.flatten(0, 1), flat).any(dim=0).view(grid.rows, grid.cols)
-    seen = boxes[grid.contains(boxes[:, :2])]
-    place = grid.normalize(seen[:, :2]) * seen.new_tensor([grid.cols, grid.rows])
+    place = grid.normalize(boxes[:, :2]) * constant_like(boxes, (grid.cols, grid.rows))
     col, row = place.long().unbind(dim=-1)
     # A centre just below the upper border may be rounded onto it.
-    inside[row.clamp(max=grid.rows - 1), col.clamp(max=grid.cols - 1)] = True
-    return inside.float()
+    cell = row.clamp(0, grid.rows - 1) * grid.cols + col.clamp(0, grid.cols - 1)
+    is_on_grid = grid.contains(boxes[:, :2]).float()
+    return inside.float().flatten().scatter_reduce(0, cell, is_on_grid, "amax").view(grid.rows, grid.cols)

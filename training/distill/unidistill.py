@@ -98,14 +98,15 @@ def key_points(boxes: Sequence[Tensor], grid: BevGrid) -> tuple[Tensor, Tensor]:
         x, y [m] (B, M, 9, 2): centre, corners, middles of the sides, and whether they count (B, M, 9), 1 or 0. M is
         the number of boxes of the fullest item, and at least 1; the rest is filled with points that do not count.
     """
-    counts = torch.tensor([len(item) for item in boxes], device=boxes[0].device)
     padded = pad_sequence([item.float() for item in boxes], batch_first=True).reshape(len(boxes), -1, BOX_SIZE)
     if not padded.shape[1]:
         padded = padded.new_zeros(len(boxes), 1, BOX_SIZE)
     corners = corners_bev(padded)
     middles = (corners + corners.roll(-1, dims=-2)) / 2
     points = torch.cat([padded[..., None, :2], corners, middles], dim=-2)
-    is_box = torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+    ones = [item.new_ones(len(item), dtype=torch.bool) for item in boxes]
+    is_box = pad_sequence(ones, batch_first=True)
+    is_box = is_box if is_box.shape[1] else is_box.new_zeros(len(boxes), 1)
     return points, (grid.contains(points) & is_box[..., None]).float()
 
 

@@ -117,13 +117,13 @@ def gradient_norms(weighted: Mapping[str, Tensor], shared: Tensor) -> dict[str, 
     Returns:
         The norm by name; 0 for a term that does not depend on the map.
     """
-    norms = {}
-    for name, value in weighted.items():
+    norms = []
+    for value in weighted.values():
         gradient = None
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value, shared, retain_graph=True, allow_unused=True)
-        norms[name] = 0.0 if gradient is None else float(gradient.norm())
-    return norms
+        norms.append(shared.new_zeros(()) if gradient is None else gradient.norm())
+    return dict(zip(weighted, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
 
 def dominant_terms(weighted: Mapping[str, Tensor], detection: Collection[str]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from bevdistill_ros.core.grid import BevGrid
+from bevdistill_ros.core.grid import BevGrid, constant_like
 
 POINT_SIZE = 5  # [x y z intensity lag]: m, 0...1, s
 NUM_FEATURES = 10  # [x y z intensity lag, offset to the pillar's mean (3), offset to the pillar's centre (2)]
@@ -84,7 +84,7 @@ class PillarEncoder(nn.Module):
             [cloud.new_full((len(cloud),), index, dtype=torch.int64) for index, cloud in enumerate(points)]
         )
         cloud_N5 = torch.cat(list(points))
-        inside = self.grid.contains(cloud_N5[:, :3])
+        inside = self.grid.contains(cloud_N5[:, :3]).nonzero().squeeze(1)
         item, cloud_N5 = item[inside], cloud_N5[inside]
         # Rounding may put a point below the upper border one cell too far.
         column = _whole_cells(cloud_N5[:, 0], self.grid.x_min, self.grid.cell_size[0], self.grid.cols)
@@ -95,8 +95,8 @@ class PillarEncoder(nn.Module):
     def _features(self, points: Tensor, pillar: Tensor, counts: Tensor) -> Tensor:
         """Inputs (N, 10) of the point network, see NUM_FEATURES."""
         place, rest = points[:, :3], points[:, 3:]
-        cell_size = place.new_tensor(self.grid.cell_size)
-        mean = _reduce_runs(place, counts, "mean").repeat_interleave(counts, dim=0)
+        cell_size = constant_like(place, self.grid.cell_size)
+        mean = _reduce_runs(place, counts, "mean").repeat_interleave(counts, dim=0, output_size=len(place))
         cell = torch.stack([pillar % self.grid.cols, pillar // self.grid.cols % self.grid.rows], dim=-1)
         centre = self.grid.metres_from_cells(cell.to(place.dtype))
         scale = torch.cat([cell_size, place.new_ones(1)])

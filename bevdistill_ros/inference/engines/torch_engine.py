@@ -41,9 +41,9 @@ class TorchNetwork:
     @torch.inference_mode()
     def __call__(self, images: Tensor, geometry: Geometry, previous_bev: Tensor | None) -> Answer:
         """See `Network`."""
-        on_gpu = self.device.type != "cpu"
-        images = images.to(self.device, non_blocking=on_gpu)
-        geometry = geometry.to(self.device, non_blocking=on_gpu) if on_gpu else geometry
+        if self.device.type != "cpu":  # from pinned memory a copy does not make the CPU wait
+            images = images.pin_memory().to(self.device, non_blocking=True)
+            geometry = geometry.pin_memory().to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             output = self._student.network(images, geometry, previous_bev)
         last = output.predictions.layer(-1)
