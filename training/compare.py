@@ -150,8 +150,8 @@ def _drawn(
     gained = boxes[frame.second & ~frame.first]
     figure = Figure(figsize=(16, 11), layout="constrained")
     figure.suptitle(
-        f"frame {frame.number}: {config.names[1]} finds {len(gained)} objects that {config.names[0]} misses (crosses), "
-        "more than in any other; green: ground truth"
+        f"frame {frame.number}, where {config.names[1]} is ahead most: it finds {len(gained)} objects (crosses) that "
+        f"{config.names[0]} misses, and misses {len(gained) - frame.surplus} that it finds; green: ground truth"
     )
     places = figure.subplots(2, 3)
     draw_maps(places[0][: 2 + bool(config.teacher)], _maps(config, detectors, datasets, frame.number), boxes, grid)
@@ -187,4 +187,4 @@ def _draw_best_camera(
     best = max(range(len(cameras)), key=lambda camera: shown[camera])
     detections = detector.detect(collate([sample]))[0].above(config.score_threshold)
     draw_camera(axes, sample, detections, best, cameras[best])
-    axes.set_title(f"{config.names[1]}: {cameras[best]}, with {shown[best]} of these objects")
+    axes.set_title(f"{config.names[1]}: {cameras[best]}, {shown[best]} of them")
