@@ -73,6 +73,12 @@ COMMANDS: dict[str, Command] = {
         config="GateConfig",
         function="run_gate",
     ),
+    "report": Command(
+        summary="a page of a report that opens offline: plots, worst frames, a film, places in bags",
+        module="training.report.run",
+        config="ReportConfig",
+        function="run_report",
+    ),
     "export": Command(
         summary="turn a student's checkpoint into a bundle for the node",
         module="training.export",

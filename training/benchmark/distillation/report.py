@@ -18,17 +18,14 @@ from training.data.dataset import dataset_for
 from training.data.index.load import DataConfig, load_index
 from training.data.sample import Batch, collate
 from training.distill.foreground import Mask, foreground_mask
+from training.page.html import page, picture, sections
+from training.page.html import table as table_of
 from training.run.callbacks import LAST, LOSSES
 from training.teacher.load import TrainedTeacher
 from training.weights.checkpoint import read_checkpoint, read_config
 from training.weights.model import load_student
 
 MASKS: tuple[Mask, ...] = ("box", "soft", "soft_sharp", "teacher_score")
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:75em;margin:2em auto;padding:0 1em;color:#1c1e21}
-table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-td,th{padding:.3em .5em;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
-td:first-child,th:first-child{text-align:left}img{max-width:100%}
-caption{text-align:left;padding:.5em 0;color:#555}tr.best{background:#eef7ee}"""
 
 
 def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: str) -> Path:
@@ -52,22 +49,15 @@ def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: 
     for name, (_, draw) in drawn.items():
         with atomic_file(pictures / name) as partial:
             draw().savefig(partial, format="png", dpi=110)
-    figures = "".join(
-        f'<h2>{html.escape(title)}</h2><img src="pictures/{name}" alt="{html.escape(title)}">'
-        for name, (title, _) in drawn.items()
-    )
+    figures = [(title, picture(f"pictures/{name}", title)) for name, (title, _) in drawn.items()]
     ratio = table.latency_ratio
     cost = "" if ratio is None else f"<p>Latency of the last row's student over that of the baseline: {ratio:.2f}.</p>"
     settings = html.escape(json.dumps(table.config, indent=1))
-    page = folder / "report.html"
-    write_whole(
-        page,
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Distillation on {html.escape(split)}</title>'
-        f"<style>{_STYLE}</style><h1>Distillation, side by side</h1>{_table(table)}{cost}{_questions(table)}{figures}"
-        f"<h2>How it was made</h2><p>{html.escape(_making(table))}</p>"
-        f"<details><summary>Settings</summary><pre>{settings}</pre></details></html>\n",
-    )
-    return page
+    making = f"<p>{html.escape(_making(table))}</p><details><summary>Settings</summary><pre>{settings}</pre></details>"
+    parts = [("Table", _table(table) + cost), *_questions(table), *figures, ("How it was made", making)]
+    path = folder / "report.html"
+    write_whole(path, page(f"Distillation, side by side, on {split}", sections(parts)))
+    return path
 
 
 def _making(table: Table) -> str:
@@ -76,21 +66,14 @@ def _making(table: Table) -> str:
     return f"{len(table.outcomes)} trainings, {hours:.1f} hours in all, {table.config['jobs']} at once; {machine}"
 
 
-def _questions(table: Table) -> str:
+def _questions(table: Table) -> list[tuple[str, str]]:
     """The questions, each with the rows that answer it."""
-    return "".join(
-        f"<h2>{html.escape(question)}</h2>{_table(table, rows)}" for question, rows in table.questions.items() if rows
-    )
+    return [(question, _table(table, rows)) for question, rows in table.questions.items() if rows]
 
 
 def _table(table: Table, methods: Sequence[str] | None = None) -> str:
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-
     best = max(methods or table.methods, key=lambda method: mean(run.nds for run in table.of(method)))
-    rows = "".join(
-        f'<tr class="{"best" if row[0] == best else ""}">{cells(row, "td")}</tr>' for row in rows_of(table, methods)
-    )
+    rows = rows_of(table, methods)
     caption = (
         f"{table.teacher.split}, {table.teacher.num_samples} frames. NDS and mAP in points, mean and 95 % interval "
         "(bootstrap over scenes and seeds; of one seed over scenes alone), ± a standard deviation over seeds where "
@@ -99,8 +82,8 @@ def _table(table: Table, methods: Sequence[str] | None = None) -> str:
         "row, memory: more than it takes at its peak; student: same, where the exported one has that row's tensors and "
         "so costs no more at inference, or how many times its numbers."
     )
-    heading = f"<caption>{html.escape(caption)}</caption>" if methods is None else ""
-    return f"<table>{heading}<tr>{cells(HEADER, 'th')}</tr>{rows}</table>"
+    kinds = ["best" if row[0] == best else "" for row in rows]
+    return table_of(HEADER, rows, caption=caption if methods is None else "", kinds=kinds)
 
 
 def _curves(table: Table, folder: Path) -> Figure:

@@ -1,0 +1,1 @@
+"""Pages that open offline: their skeleton and style, and plots drawn into them."""
