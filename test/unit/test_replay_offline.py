@@ -8,15 +8,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from foreign_bags import rewritten, scene_of
+from foreign_bags import OURS_ALONE, rewritten, scene_of
 from tiny_student import tiny_config
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.inference.bundle import save_bundle
+from bevdistill_ros.interface.topics import LAYOUTS
 from bevdistill_ros.model.bevformer import BevFormer
+from training.bag import messages
 from training.bag.read_bag import BagError, read_bag
 from training.bag.recording import read_recording
 from training.bag.write_bag import write_scene
@@ -257,3 +260,68 @@ def test_whoever_stops_early_ends_the_thread() -> None:
     made.close()
     assert closed.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def as_dataset_bridge_writes(topic: str, content: Any, kept: list[Any]) -> Any:
+    """Raw 8UC3 pixels, mountings on /tf beside the motion, leading slashes in frames."""
+    if topic == "/tf_static":
+        kept[:] = content.transforms
+        return None
+    if topic == "/tf":
+        content.transforms = [*content.transforms, *kept]
+        for entry in content.transforms:
+            entry.header.frame_id = f"/{entry.header.frame_id.lstrip('/')}"
+    if topic.endswith("image_rect_compressed"):
+        pixels = cv2.imdecode(np.asarray(content.data), cv2.IMREAD_COLOR)
+        rows, cols = pixels.shape[:2]
+        return messages.standard_types().types["sensor_msgs/msg/Image"](
+            header=content.header, height=rows, width=cols, encoding="8UC3", is_bigendian=0, step=3 * cols,
+            data=pixels.ravel(),
+        )  # fmt: skip
+    return content
+
+
+def test_a_bag_of_another_tool_gives_the_same_detections(bundle: Path, bag: Path, tmp_path: Path) -> None:
+    """Of ros2_dataset_bridge: other topics, raw images, mountings and motion on /tf alone."""
+    kept: list[Any] = []
+    layout = LAYOUTS["ros2_dataset_bridge"]
+    rename = {
+        f"/{camera}/{kind}": topic
+        for camera in YAWS
+        for kind, topic in (
+            ("image_rect_compressed", layout.image_topic(camera)),
+            ("camera_info", layout.camera_info_topic(camera)),
+        )
+    }
+    path = rewritten(
+        bag,
+        tmp_path / "theirs",
+        rename=rename,
+        drop=(*OURS_ALONE, "/odom"),
+        change=lambda topic, content: as_dataset_bridge_writes(topic, content, kept),
+    )
+    run_replay(config_of(bundle, tmp_path / "ours", bags=(bag,), frames="all"))
+    report = run_replay(config_of(bundle, tmp_path / "out", bags=(path,), frames="all"))
+    assert (report.sets_sent, report.sets_processed) == (4, 4)
+    assert "topics: names of the layout ros2_dataset_bridge" in report.notes
+    ours = read_recording(tmp_path / "ours/detections/bag").detections
+    theirs = read_recording(tmp_path / "out/detections/theirs").detections
+    for stamp_ns, expected in ours.items():
+        # The bag holds the pixels of the JPEGs, which another decoder rounds otherwise.
+        torch.testing.assert_close(theirs[stamp_ns].scores, expected.scores, rtol=0, atol=2e-3)
+
+
+def test_a_drive_without_known_motion_is_detected_set_by_set(bundle: Path, bag: Path, tmp_path: Path) -> None:
+    path = rewritten(bag, tmp_path / "bag", drop=(*OURS_ALONE, "/odom", "/tf"))
+    report = run_replay(config_of(bundle, tmp_path / "out", bags=(path,), frames="all"))
+    assert report.sets_processed == 4
+    with pytest.raises(BagError, match=r"has no motion of base_link for ego_motion\.source odometry"):
+        run_replay(
+            config_of(
+                bundle,
+                tmp_path / "told",
+                bags=(path,),
+                frames="all",
+                parameters={"ego_motion.source": "odometry"},
+            )
+        )

@@ -22,7 +22,7 @@ from training.bag import messages
 from training.bag.answers import detections_data, status_data
 from training.bag.poses import PoseTrack, VehiclePoses
 from training.bag.read_bag import BagError, read_bag
-from training.bag.recording import Recording, SetStatus, read_recording
+from training.bag.recording import VISION_TYPE, Recording, SetStatus, read_recording
 from training.bag.writer import bag_writer
 from training.data.tables import open_tables
 from training.evaluate.metrics import evaluate_boxes
@@ -331,3 +331,26 @@ def test_one_source_must_be_named(world: Any, tmp_path: Path) -> None:
         ScoreConfig(root=world.root, results=tmp_path / "results.json", bags=(tmp_path,))
     with pytest.raises(ValueError, match="extra_delay_ms must not be negative"):
         ScoreConfig(root=world.root, bags=(tmp_path,), extra_delay_ms=(-1.0,))
+
+
+def test_detections_of_vision_msgs(tmp_path: Path) -> None:
+    """They have no velocities, and the best of several classes counts."""
+    package, types = "vision_msgs/msg", messages.standard_types().types
+    pose = np.eye(4)
+    pose[:3, 3] = [10.0, 2.0, 1.0]
+    content = messages.vision_detections(
+        KEY_NS[0], "base_link", [{"id": "7", "category": "car", "pose": pose, "size": CAR_SIZE}]
+    )
+    (entry,) = content.detections
+    entry.results[0].hypothesis.score = 0.4
+    other = types[f"{package}/ObjectHypothesis"](class_id="truck", score=0.6)
+    entry.results.append(types[f"{package}/ObjectHypothesisWithPose"](hypothesis=other, pose=entry.results[0].pose))
+    with bag_writer(tmp_path / "drive", StoragePlugin.MCAP) as writer:
+        topic = writer.add_connection("/perception/objects", VISION_TYPE, typestore=messages.standard_types())
+        writer.write(topic, KEY_NS[0] + 60 * MS, messages.serialize(content, VISION_TYPE))
+    recording = read_recording(tmp_path / "drive", detections_topic="")
+    (found,) = recording.detections.values()
+    np.testing.assert_allclose(found.boxes, [[10.0, 2.0, 1.0, *CAR_SIZE, 0.0, 0.0, 0.0]], rtol=1e-6)
+    assert (found.labels.tolist(), found.scores.tolist()) == ([CLASS_NAMES.index("truck")], [pytest.approx(0.6)])
+    assert recording.statuses == ()
+    assert recording.received_ns == {KEY_NS[0]: KEY_NS[0] + 60 * MS}
