@@ -1,6 +1,8 @@
 """Replay without ROS: the same detections as direct evaluation, the same each time, and every drop with its reason."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Generator
 from dataclasses import replace
@@ -31,6 +33,7 @@ from training.replay.config import ReplayConfig
 from training.replay.report import ReplayReport
 from training.replay.run import run_replay
 
+ROOT = Path(__file__).parents[2]
 BACK = "/CAM_BACK/image_rect_compressed"
 YAWS = {"CAM_FRONT": 0.0, "CAM_BACK": 180.0}
 
@@ -325,3 +328,36 @@ def test_a_drive_without_known_motion_is_detected_set_by_set(bundle: Path, bag: 
                 parameters={"ego_motion.source": "odometry"},
             )
         )
+
+
+ROS_PACKAGES = (
+    *("rclpy", "bevdistill_ros.msg", "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs"),
+    *("geometry_msgs", "lifecycle_msgs", "message_filters", "nav_msgs", "rcl_interfaces", "rosgraph_msgs"),
+    *("sensor_msgs", "std_msgs", "std_srvs", "tf2_msgs", "tf2_ros", "vision_msgs", "visualization_msgs"),
+)
+WITHOUT_ROS = """
+import sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None  # as where it is not installed
+from training.cli.commands import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_no_ros_is_needed(bundle: Path, bag: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_ROS, ",".join(ROS_PACKAGES), "replay", "--bundle", str(bundle)]
+    command += ["--output", str(tmp_path / "out"), "--bags", f"[{bag}]", "--frames", "all", "--progress", "false"]
+    offline = subprocess.run([*command, "--mode", "offline"], capture_output=True, text=True, cwd=ROOT)
+    assert offline.returncode == 0, offline.stderr
+    assert "| sets processed | 4 |" in offline.stdout
+    live = subprocess.run([*command, "--mode", "live"], capture_output=True, text=True, cwd=ROOT)
+    assert live.returncode == 1
+    assert "a live replay needs ROS 2" in live.stderr
+    assert "or replay with mode offline" in live.stderr
+
+
+def test_definitions_are_found_without_ros(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ament_index_python.packages", None)
+    messages.detector_types.cache_clear()
+    assert messages.DETECTIONS_TYPE in messages.detector_types().fielddefs

@@ -40,16 +40,22 @@ def detector_types() -> Typestore:
 
 
 def _definitions_folder() -> Path:
-    candidates = [Path(__file__).parents[2] / "msg"]
-    try:
-        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-
-        candidates.append(Path(get_package_share_directory(_PACKAGE)) / "msg")
-    except (ImportError, PackageNotFoundError):
-        pass
+    candidates = [Path(__file__).parents[2] / "msg", *_installed()]
     for folder in candidates:
         if (folder / "Detection3DArray.msg").is_file():
             return folder
     raise ValueError(
         f"message definitions of {_PACKAGE} not found in {', '.join(map(str, candidates))}; source the workspace"
     )
+
+
+def _installed() -> list[Path]:
+    """Where a sourced workspace keeps the definitions; nowhere without ROS."""
+    try:
+        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+    except ImportError:
+        return []
+    try:
+        return [Path(get_package_share_directory(_PACKAGE)) / "msg"]
+    except PackageNotFoundError:
+        return []

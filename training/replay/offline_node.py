@@ -24,7 +24,7 @@ from bevdistill_ros.node.rig.odometry import StampedPose
 from bevdistill_ros.node.sets import Listeners, SetMaker
 from bevdistill_ros.node.sync.filters import SimpleFilter
 from training.bag import messages
-from training.bag.read_bag import Bag, BagMessage
+from training.bag.read_bag import Bag, BagError, BagMessage
 from training.bag.rig import rig_of
 from training.replay.bag_time import BagTime
 from training.replay.clock import HeaderClock
@@ -122,7 +122,7 @@ class OfflineNode:
             return self._setup.layout.odometry
         if moves_on_tf(bag, self._setup):
             return ODOMETRY_FROM_TF
-        raise ValueError(f"{bag.path} has no motion of {self._setup.base_frame} for ego_motion.source {source}")
+        raise BagError(f"{bag.path} has no motion of {self._setup.base_frame} for ego_motion.source {source}")
 
     def _make_motion(self) -> EgoMotion:
         if not self._odometry_topic:
