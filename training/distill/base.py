@@ -29,6 +29,15 @@ class DistillShapes:
     teacher_feature_dim: int  # of the teacher's query features
     teacher_decoder: SetDecoder | None = None  # None for a teacher that has none of ours
 
+    def decoder_for(self, method: str) -> SetDecoder:
+        """The teacher's decoder, which a method needs; a ValueError where there is none."""
+        if self.teacher_decoder is None:
+            raise ValueError(
+                f"{method} needs a teacher with a decoder of ours, which a detector of mmdet3d has not; choose "
+                "distill.method bevdistill"
+            )
+        return self.teacher_decoder
+
 
 class Distiller(nn.Module, ABC):
     """Compares a student with a teacher; owns whatever layers the comparison needs.

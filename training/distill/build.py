@@ -14,6 +14,7 @@ from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
 from training.distill.cross_head import CrossHeadConfig
 from training.distill.fitnet import FitNetConfig
+from training.distill.label_teacher import LabelTeacherConfig
 from training.distill.monodistill import MonoDistillConfig
 from training.distill.set2set import Set2SetConfig
 from training.distill.unidistill import UniDistillConfig
@@ -39,6 +40,7 @@ class DistillConfig:
     bevdistill_dense: BevDistillDenseConfig = field(default_factory=BevDistillDenseConfig)
     bevdistill_sparse: BevDistillSparseConfig = field(default_factory=BevDistillSparseConfig)
     cross_head: CrossHeadConfig = field(default_factory=CrossHeadConfig)
+    label_teacher: LabelTeacherConfig = field(default_factory=LabelTeacherConfig)
 
     def __post_init__(self) -> None:
         chosen = self.method.split("+")

@@ -145,13 +145,8 @@ class CrossHeadConfig(MethodConfig):
         return {"cross_class": "class_weight", "cross_box": "box_weight"}
 
     def build(self, shapes: DistillShapes) -> CrossHead:
-        if shapes.teacher_decoder is None:
-            raise ValueError(
-                "cross_head needs a teacher with a decoder of ours, which a detector of mmdet3d has not; choose "
-                "distill.method bevdistill"
-            )
         return CrossHead(
-            decoder=shapes.teacher_decoder,
+            decoder=shapes.decoder_for("cross_head"),
             student_channels=shapes.student_channels,
             teacher_channels=shapes.teacher_channels,
             grid=shapes.grid,

@@ -11,7 +11,9 @@ from training.distill.base import CompositeDistiller, DistillShapes, bev_pair, e
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
 from training.distill.build import METHODS, RECIPES, DistillConfig, build_distiller, weights_of
+from training.distill.cross_head import CrossHeadConfig
 from training.distill.fitnet import FitNetConfig
+from training.distill.label_teacher import LabelTeacherConfig
 from training.distill.monodistill import MonoDistillConfig
 from training.distill.set2set import Set2SetConfig
 from training.distill.unidistill import UniDistillConfig
@@ -233,12 +235,19 @@ def test_command_line_reaches_the_settings_of_a_method():
             class_term="kl", negatives="batch", match_class_weight=2.0, match_box_weight=3.0, velocity_weight=4.0
         ),
         UniDistillConfig(sigma=0.7, tap="finest"),
+        CrossHeadConfig(velocity_weight=0.4, tap="finest"),
+        LabelTeacherConfig(sigma=0.7),
     ],
     ids=lambda settings: type(settings).__name__,
 )
-def test_settings_reach_the_distiller(build, settings, grid):
+def test_settings_reach_the_distiller(settings, grid, teacher_decoder):
     shapes = DistillShapes(
-        grid=grid, student_channels=2, teacher_channels=2, student_feature_dim=2, teacher_feature_dim=2
+        grid=grid,
+        student_channels=6,
+        teacher_channels=6,
+        student_feature_dim=6,
+        teacher_feature_dim=6,
+        teacher_decoder=teacher_decoder,
     )
     taken = vars(settings.build(shapes))
     shared = vars(settings).keys() & taken.keys()

@@ -43,6 +43,10 @@ CASES: dict[str, tuple[DistillConfig, Learners]] = {
     "uvtr": (DistillConfig(method="uvtr"), {"uvtr": {"bev", "adapter"}}),
     "bevdistill": (DistillConfig(method="bevdistill"), DENSE | MATCHED),
     "bevdistill_plus": (DistillConfig(method="bevdistill_plus"), DENSE | CROSSED),
+    "label_teacher": (
+        DistillConfig(method="label_teacher"),
+        {"label": {"bev", "dense"}, "label_encoder": {"encoder"}},
+    ),
     "cross_head": (DistillConfig(method="cross_head"), CROSSED),
     "cross_head_as_it_is": (
         DistillConfig(method="cross_head", cross_head=CrossHeadConfig(adapter="none")),
