@@ -16,6 +16,7 @@ from training.benchmark.node.drive_plan import DriveLog, DrivePlan
 from training.benchmark.node.overhead import (
     Measured,
     NodeBenchConfig,
+    _command,
     environment_with,
     measure,
     node_parameters,
@@ -47,6 +48,19 @@ def test_the_last_line_is_the_ratio() -> None:
     assert rows["naive"] == ["3", "1", "40.0"]
     # p95 of 10 and 20 ms is 19.5 ms, of a period of 100 ms.
     assert next(line for line in lines if line.startswith("  ours")).split() == ["ours", "15.0", "19.5", "20.0", "0.20"]
+
+
+def test_a_bundle_is_driven_in_the_engine_that_was_asked_for(tmp_path: Path) -> None:
+    config = NodeBenchConfig(bundle=Path("runs/bundle"), engine="openvino", precision="int8")
+    module, *_, parameters = _command(config, "ours", tmp_path)
+    assert module == "bevdistill_ros.node.detector_node"
+    given = yaml.safe_load(Path(parameters).read_text())["/**"]["ros__parameters"]
+    assert (given["engine"], given["precision"]) == ("openvino", "int8")
+    assert given["bundle"] == str(Path("runs/bundle").absolute())
+    measured = {"ours": Measured.of([log(0.02, inference=(30.0, 36.0, 40.0))])}
+    text = table(config, measured, own=30.0)
+    assert "bundle bundle in engine openvino, int8" in text
+    assert "inference in the node / engine alone at the same rate (30.0 ms): 1.20" in text
 
 
 def test_both_kinds_of_fast_dds_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

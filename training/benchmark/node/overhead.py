@@ -1,7 +1,7 @@
 """What the node takes around its network, beside the node as it is mostly written; over real middleware.
 
-A process of its own drives six cameras. In turn it drives ours, with a network that costs nothing, and the naive node
-of `training.benchmark.node.ros.naive_node`. ROS is imported in these processes only.
+A process of its own drives six cameras. In turn it drives ours, with a network that costs nothing or that of a bundle
+in an engine, and the naive node of `training.benchmark.node.ros.naive_node`. ROS is imported in these processes only.
 """
 
 import json
@@ -22,7 +22,11 @@ from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.core.text import aligned
+from bevdistill_ros.inference.bundle import load_bundle
+from bevdistill_ros.inference.engine import Engine
+from bevdistill_ros.inference.engine_choice import EngineChoice, EngineName, Precision
 from bevdistill_ros.interface import fast_dds
+from training.benchmark.engine.alone import made_frame, own_ms
 from training.benchmark.node.drive_plan import DriveLog, DrivePlan, Transport
 from training.benchmark.node.pictures import PICTURE_SIZE, write_pictures
 from training.replay.process import Child, run_to_end
@@ -34,6 +38,7 @@ DDS_NAMES: dict[Dds, str] = {"profile": "with our profile", "default": "as it co
 
 REFERENCE_CAMERA = "CAM_FRONT"
 _START_TIMEOUT_S = 60.0
+_WARM_UP_FRAMES, _MAX_FRAMES, _DIFFERENT_FRAMES = 5, 100, 4  # of the engine alone
 _SPARE_S = 30.0  # what a drive may take beyond its plan
 _PERCENTILES = ("p50", "p95", "max")
 
@@ -49,7 +54,10 @@ class NodeBenchConfig:
     seconds: float = 20.0  # driven and counted a round
     rounds: int = 3  # of each node, in turn
     warm_up_s: float = 2.0  # driven before each round, not counted
-    image_height: int = 480  # [px] of the network's input; this is the size of BEVFormer-tiny
+    bundle: Path | None = None  # network of our node, with six cameras; null is one that costs nothing
+    engine: EngineName = "auto"  # of the bundle: auto, torch, onnx or openvino
+    precision: Precision = "fp32"  # of the bundle
+    image_height: int = 480  # [px] of the network's input without a bundle; this is the size of BEVFormer-tiny
     image_width: int = 800  # [px]
     output: Path | None = None  # folder for logs and results.json; null keeps none
     progress: bool = True  # show a bar
@@ -104,13 +112,14 @@ def run_node_bench(config: NodeBenchConfig) -> str:
     """
     check_ros()
     measured = measure(config)
+    own = own_ms_of(config)
     if config.output is not None:
         content = {
             name: {entry.name: getattr(result, entry.name) for entry in fields(result)}
             for name, result in measured.items()
         }
         write_whole(config.output / "results.json", json.dumps(content, indent=1, default=dict))
-    return table(config, measured)
+    return table(config, measured, own)
 
 
 def measure(config: NodeBenchConfig) -> dict[str, Measured]:
@@ -158,8 +167,25 @@ def _command(config: NodeBenchConfig, name: Detector, folder: Path) -> list[str]
     size = [str(config.image_height), str(config.image_width)]
     if name == "naive":
         return ["training.benchmark.node.ros.naive_node", *size, config.transport]
+    if config.bundle is not None:
+        choice = {"bundle": str(config.bundle.absolute()), "engine": config.engine, "precision": config.precision}
+        parameters = node_parameters(folder, transport=config.transport, **choice)
+        return ["bevdistill_ros.node.detector_node", "--ros-args", "--params-file", str(parameters)]
     parameters = node_parameters(folder, transport=config.transport)
     return ["training.benchmark.node.ros.identity_node", *size, "--ros-args", "--params-file", str(parameters)]
+
+
+def own_ms_of(config: NodeBenchConfig) -> float | None:
+    """Median time of the engine alone [ms], at the same rate and with as few changes of the rig; None without one."""
+    if config.bundle is None or "ours" not in config.detectors:
+        return None
+    bundle = load_bundle(config.bundle)
+    engine = Engine(bundle, EngineChoice(engine=config.engine, precision=config.precision))
+    engine.warm_up()
+    count = _WARM_UP_FRAMES + max(1, min(round(config.seconds * config.rate_hz), _MAX_FRAMES))
+    frames = [made_frame(bundle, number, speed=0.0) for number in range(_DIFFERENT_FRAMES)]
+    paced = [frames[number % len(frames)] for number in range(count)]
+    return own_ms(engine, paced, rate_hz=config.rate_hz, warm_up=_WARM_UP_FRAMES)
 
 
 def node_parameters(folder: Path, **changes: object) -> Path:
@@ -202,12 +228,13 @@ def check_ros() -> None:
     check()
 
 
-def table(config: NodeBenchConfig, measured: Mapping[str, Measured]) -> str:
-    """Results in words, for people."""
-    width, height = config.image_width, config.image_height
+def table(config: NodeBenchConfig, measured: Mapping[str, Measured], own: float | None = None) -> str:
+    """Results in words, for people; `own` is the time of the engine alone [ms]."""
+    network = f"a network input of {config.image_width}x{config.image_height}"
+    if config.bundle is not None:
+        network = f"bundle {config.bundle.name} in engine {config.engine}, {config.precision}"
     lines = [
-        f"six {PICTURE_SIZE[1]}x{PICTURE_SIZE[0]} cameras at {config.rate_hz:g} Hz, {config.transport}, "
-        f"to a network input of {width}x{height}",
+        f"six {PICTURE_SIZE[1]}x{PICTURE_SIZE[0]} cameras at {config.rate_hz:g} Hz, {config.transport}, to {network}",
         f"Fast DDS {DDS_NAMES['default' if config.dds == 'default' else 'profile']} unless noted otherwise, "
         f"{config.rounds} x {config.seconds:g} s each, {os.cpu_count()} cores",
     ]
@@ -222,6 +249,9 @@ def table(config: NodeBenchConfig, measured: Mapping[str, Measured]) -> str:
         drops = ", ".join(f"{reason} ({count})" for reason, count in result.drops.items())
         sets.append((name, f"{result.sets_sent}", f"{result.sets_lost}", f"{result.cpu_ms:.1f}", drops))
     lines += ["", aligned(trips), "", aligned(sets, left=(0, 4))]
+    if own is not None:
+        live = _percentile(measured["ours"].stages_ms.get("inference", ()), 50)
+        lines += ["", f"inference in the node / engine alone at the same rate ({own:.1f} ms): {live / own:.2f}"]
     if "ours" in measured and "naive" in measured:
         lines += ["", f"cpu ratio (ours / naive): {measured['ours'].cpu_ms / measured['naive'].cpu_ms:.2f}"]
     return "\n".join(lines)
