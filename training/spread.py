@@ -5,6 +5,7 @@ Workers must find the same files under the same paths, and get the function by i
 `functools.partial` of one); items and results must be picklable.
 """
 
+import copyreg
 import logging
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from training.child import end_with
@@ -29,6 +31,9 @@ RETRIES = 2  # of an item whose worker was killed
 _RAY_MISSING = (
     "Ray is not installed: pip install 'bevdistill_ros[ray]', or leave ray empty for processes of this machine"
 )
+
+# Settings hold read-only mappings, which pickle does not know.
+copyreg.pickle(MappingProxyType, lambda mapping: (MappingProxyType, (dict(mapping),)))
 
 _LOG = logging.getLogger(__name__)
 

@@ -67,6 +67,13 @@ def test_gaps_are_filled_evenly_and_long_ones_end_a_track() -> None:
     assert not tracks_of(frames, THRESHOLDS, TrackConfig(max_gap=0.9))
 
 
+def test_tracks_that_end_at_once_leave_the_others() -> None:
+    first = frame(0, (0, 0, 0.9), (9, 0, 0.9), (20, 0, 0.9))
+    frames = [first, frame(1), frame(2, (20, 0, 0.9)), frame(3), frame(4, (20, 0, 0.9)), frame(5, (9, 0, 0.9))]
+    (track,) = tracks_of(frames, THRESHOLDS, TrackConfig())
+    assert [label.box[0] for label in track.labels] == [20] * 5
+
+
 def test_filled_headings_turn_the_short_way() -> None:
     frames = [frame(0, (0, 0, 0.9)), frame(1), frame(2, (0, 0, 0.9))]
     frames[0].boxes[0, 6], frames[2].boxes[0, 6] = 3.0, -3.0

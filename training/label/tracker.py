@@ -72,7 +72,7 @@ def distinct(frame: FrameBoxes, distance: float) -> FrameBoxes:
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """A track that may go on."""
 

@@ -49,6 +49,8 @@ class ReplayConfig:
     parameters: dict[str, Any] = field(default_factory=dict)  # further parameters of the node, by their full names
     start_timeout_s: float = 120.0  # [s] for the node to load its bundle and subscribe
     answer_timeout_s: float = 10.0  # [s] without any answer after which a set is given up
+    processes: int = 1  # offline: bags at once on this machine
+    ray: str = ""  # offline: address of a Ray cluster that sees the same files; empty: processes of this machine
     overlay: bool = False  # keep the node's pictures too; parameters {score_threshold: 0.3} draws the sure boxes only
     progress: bool = True  # show a progress bar
 
@@ -66,6 +68,12 @@ class ReplayConfig:
     def __post_init__(self) -> None:
         if self.mode == "offline" and (self.pace, self.rate) != ("realtime", 1.0):
             raise ValueError("pace and rate are those of a live replay; offline goes as fast as the engine")
+        if self.mode == "live" and (self.processes != 1 or self.ray):
+            raise ValueError(
+                "a live replay takes one bag after the other: leave processes and ray, or set mode to offline"
+            )
+        if self.processes < 1:
+            raise ValueError(f"processes must be at least 1, but is {self.processes}")
         if not self.rate > 0:
             raise ValueError(f"rate must be above 0, but is {self.rate}")
         if self.namespace and not re.fullmatch(r"/|(/[A-Za-z_][A-Za-z0-9_]*)+", self.namespace):

@@ -8,7 +8,8 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from tqdm import tqdm
 
@@ -30,6 +31,7 @@ from training.replay.config import Played, Replayed, Setup
 from training.replay.node_parameters import node_parameters
 from training.replay.offline_node import OfflineNode, ReadySet
 from training.replay.recording import WriteAnswer, recording_writer
+from training.spread import spread
 
 DEPTH = 2  # sets that wait, decoded, for the engine
 _NUM_BUFFERS = DEPTH + 3  # besides them one that is made, one that finds no place, and one in the engine
@@ -38,7 +40,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def replay_offline(setup: Setup, parts: Sequence[Played], on_done: Callable[[], object]) -> list[Replayed]:
-    """Detect in the sets of each bag.
+    """Detect in the sets of each bag; several bags at once where the settings say so.
+
+    With several at once each bag is counted for itself, else on from those before, as one node does.
 
     Args:
         setup: How.
@@ -48,6 +52,28 @@ def replay_offline(setup: Setup, parts: Sequence[Played], on_done: Callable[[], 
     Raises:
         ValueError: A parameter or the bundle does not fit, or nothing could be detected in a bag.
     """
+    if setup.config.processes == 1 and not setup.config.ray:
+        return _replay_all(setup, parts, on_done)
+    replayed: dict[int, Replayed] = {}
+    todo = spread(
+        partial(_replay_alone, setup), list(enumerate(parts)), processes=setup.config.processes, ray=setup.config.ray
+    )
+    for outcome in todo:
+        number, part = outcome.item
+        if outcome.result is None:
+            raise BagError(f"{part.bag.path}: {outcome.error}")
+        replayed[number] = outcome.result
+        on_done()
+    return [replayed[number] for number in sorted(replayed)]
+
+
+def _replay_alone(setup: Setup, item: tuple[int, Played]) -> Replayed:
+    """Detect in the sets of one bag, in a process of several; without bars, which would overwrite each other."""
+    quiet = replace(setup, config=replace(setup.config, progress=False))
+    return _replay_all(quiet, [item[1]], lambda: None)[0]
+
+
+def _replay_all(setup: Setup, parts: Sequence[Played], on_done: Callable[[], object]) -> list[Replayed]:
     detections_data(Detections.empty(0), frame_id="", model="")  # the first message makes its type known
     engine: Engine | None = None
     counts, replayed = Counts(), []

@@ -5,14 +5,15 @@ The detections are those of a results file, or of bags that a vehicle recorded o
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nuscenes.nuscenes import NuScenes
 
 from bevdistill_ros.core.files import write_whole
 from training.bag.poses import PoseTrack
-from training.bag.read_bag import read_bag
-from training.bag.recording import read_recording
+from training.bag.read_bag import BagError, read_bag
+from training.bag.recording import Recording, read_recording
 from training.bag.write_bag import BASE_FRAME
 from training.data.tables import open_tables
 from training.evaluate.results import Results
@@ -21,6 +22,7 @@ from training.score.recorded import Published, match_drives, own_results
 from training.score.schema import BANDS, REGIONS, REPORT
 from training.score.timing import timing_of, timing_table
 from training.score.whole_report import Scope, Subject, whole_report
+from training.spread import spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class ScoreConfig:
     camera: str = ""  # of bags: whose images anchor the sets; empty: the one whose stamps the detections have
     published: Published = "auto"  # of bags: when outputs were there, by the node's status, by the recorder, or at once
     carry: bool = True  # of bags: boxes of late outputs go on by their velocity
+    processes: int = 1  # bags that are read at once on this machine
+    ray: str = ""  # address of a Ray cluster that reads them, whose machines see the same files; empty: this machine
     extra_delay_ms: tuple[float, ...] = ()  # [ms] of bags: also score as if every output had come so much later
 
     def __post_init__(self) -> None:
@@ -89,17 +93,12 @@ def run_score(config: ScoreConfig) -> str:
 
 def _recorded(config: ScoreConfig, nusc: NuScenes) -> Subject:
     """What a vehicle recorded."""
-    recordings = [
-        read_recording(
-            path,
-            base_frame=config.base_frame,
-            detections_topic=config.detections_topic,
-            status_topic=config.status_topic,
-        )
-        for path in config.bags
-    ]
-    base_frame, odometry = config.base_frame or BASE_FRAME, config.odometry_topic
-    tracks = [PoseTrack.of_bag(read_bag(path), base_frame, odometry) for path in config.bags]
+    read = {}
+    for outcome in spread(partial(_read_bag, config), config.bags, processes=config.processes, ray=config.ray):
+        if outcome.result is None:
+            raise BagError(outcome.error)
+        read[outcome.item] = outcome.result
+    recordings, tracks = zip(*(read[path] for path in config.bags), strict=True)
     drives = match_drives(nusc, config.split, recordings, tracks, camera=config.camera, published=config.published)
     statuses = {path.name: own.statuses for path, own in zip(config.bags, recordings, strict=True)}
     return Subject(
@@ -107,6 +106,17 @@ def _recorded(config: ScoreConfig, nusc: NuScenes) -> Subject:
         drives=drives,
         timing=timing_of(statuses, published_ns=drives.published_ns),
     )
+
+
+def _read_bag(config: ScoreConfig, path: Path) -> tuple[Recording, PoseTrack]:
+    """What a bag recorded of the detector, and how the vehicle moved."""
+    recording = read_recording(
+        path,
+        base_frame=config.base_frame,
+        detections_topic=config.detections_topic,
+        status_topic=config.status_topic,
+    )
+    return recording, PoseTrack.of_bag(read_bag(path), config.base_frame or BASE_FRAME, config.odometry_topic)
 
 
 def read_results(path: Path) -> Results:
