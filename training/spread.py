@@ -32,9 +32,6 @@ _RAY_MISSING = (
     "Ray is not installed: pip install 'bevdistill_ros[ray]', or leave ray empty for processes of this machine"
 )
 
-# Settings hold read-only mappings, which pickle does not know.
-copyreg.pickle(MappingProxyType, lambda mapping: (MappingProxyType, (dict(mapping),)))
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,6 +42,14 @@ class Outcome(Generic[T, R]):
     item: T
     result: R | None
     error: str = ""  # why there is no result, in one line; empty where there is one
+
+
+def _read_only(content: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(content)
+
+
+# Settings hold read-only mappings, which pickle does not know.
+copyreg.pickle(MappingProxyType, lambda mapping: (_read_only, (dict(mapping),)))
 
 
 def spread(

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pickle
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from bevdistill_ros.interface.topics import LAYOUTS
 from training.spread import Outcome, listed_errors, spread
 
 
@@ -100,3 +102,8 @@ def test_ray_without_a_cluster_is_one_line(tasks: ModuleType) -> None:
     pytest.importorskip("ray", reason="needs the optional package ray")
     with pytest.raises(ValueError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
         list(spread(tasks.half, [1], ray="127.0.0.1:1"))
+
+
+def test_settings_with_read_only_mappings_can_be_sent() -> None:
+    for topics in LAYOUTS.values():
+        assert pickle.loads(pickle.dumps(topics)) == topics
