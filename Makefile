@@ -1,7 +1,7 @@
 # Every target prepares what it needs; `make setup` is quick once it has run.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-mmdet3d test test-slow test-gpu test-mmdet3d check docs format demo clean
+.PHONY: help setup setup-mmdet3d test test-vehicle test-slow test-gpu test-mmdet3d check docs format demo clean
 
 WITH_ENV := source scripts/env.sh &&
 PYTEST := $(WITH_ENV) python -m pytest
@@ -19,6 +19,9 @@ setup-mmdet3d: setup $(MMDET3D_STAMP) ## Add mmdet3d LiDAR teachers (compiles mm
 
 test: setup ## Run the fast tests.
 	@$(PYTEST) -n 2 -m "not slow and not gpu and not mmdet3d" $(PYTEST_ARGS)
+
+test-vehicle: setup ## Run the fast tests of what goes on the vehicle, which need no training.
+	@$(PYTEST) -n 2 -m "not slow and not gpu" @test/vehicle_tests.txt $(PYTEST_ARGS)
 
 test-slow: setup ## Run the slow tests.
 	@$(PYTEST) -n 2 -m "slow and not gpu" --timeout 1800 $(PYTEST_ARGS)
@@ -45,7 +48,7 @@ clean: ## Remove what was built and cached; .venv stays.
 	@rm -rf .ros site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(PYTHON_STAMP): requirements/torch.txt requirements/base.txt requirements/dev.txt requirements/ros.txt setup.py scripts/setup_python.sh
+$(PYTHON_STAMP): requirements/torch.txt requirements/vehicle.txt requirements/vehicle-dev.txt requirements/base.txt requirements/dev.txt requirements/ros.txt setup.py scripts/setup_python.sh
 	@PYTHON=$(PYTHON) scripts/setup_python.sh
 	@touch $@
 

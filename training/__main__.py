@@ -2,6 +2,6 @@
 
 import sys
 
-from training.cli.commands import main
+from training.cli.entry import main
 
 sys.exit(main())
