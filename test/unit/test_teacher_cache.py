@@ -13,9 +13,11 @@ from training.run.fit import build_module, fit
 from training.run.module import StudentTraining
 from training.teacher.cache import CachedTeacher, cache_folder
 from training.teacher.load import load_teacher
+from training.teacher.output import Tap
 from training.weights.checkpoint import read_checkpoint
 
 MakeRun = Callable[..., TrainConfig]
+BOTH: tuple[Tap, ...] = ("finest", "encoded")
 
 
 def distilled(tiny_teacher: Path, **changes: object) -> dict[str, object]:
@@ -26,7 +28,7 @@ def test_memory_says_what_the_teacher_says(make_run: MakeRun, tiny_teacher: Path
     config, teacher = load_teacher(tiny_teacher)
     dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
     batch = collate([dataset[0], dataset[2]])
-    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid, BOTH)
     said, first, again = teacher.of(batch), cached.of(batch), cached.of(batch)
     assert len(list((tmp_path / "memory").iterdir())) == 2
     for one, two in ((said, first), (first, again)):
@@ -35,30 +37,31 @@ def test_memory_says_what_the_teacher_says(make_run: MakeRun, tiny_teacher: Path
         assert two.encoded is not None
         assert one.predictions is not None
         assert two.predictions is not None
-        for a, b in ((one.finest, two.finest), (one.encoded, two.encoded)):
+        for a, b in ((one.map_of("finest"), two.map_of("finest")), (one.encoded, two.encoded)):
             assert torch.allclose(a, b, atol=0 if exact else 2e-3 * float(a.abs().max()))
-        assert torch.allclose(one.predictions.codes, two.predictions.codes, atol=0 if exact else 1e-4)
-        assert torch.allclose(one.predictions.features, two.predictions.features, atol=0 if exact else 1e-4)
+        for name in ("codes", "features", "logits"):  # of the last layer
+            last, kept = getattr(one.predictions, name)[-1:], getattr(two.predictions, name)
+            assert torch.allclose(last, kept, atol=0 if exact else 1e-4)
 
 
 def test_teacher_is_not_asked_again(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
     config, teacher = load_teacher(tiny_teacher)
     dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
-    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid, BOTH)
     cached.of(collate([dataset[0]]))
     cached.module.register_forward_pre_hook(lambda *_: pytest.fail("asked again"))
-    assert cached.of(collate([dataset[0]])).finest.shape[0] == 1
+    assert cached.of(collate([dataset[0]])).map_of("finest").shape[0] == 1
 
 
 def test_data_that_was_written_anew_is_asked_anew(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
     config, teacher = load_teacher(tiny_teacher)
     dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
-    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid, BOTH)
     batch = collate([dataset[0]])
     fewer = replace(batch, points=tuple(points[::4] for points in batch.points))
     cached.of(batch)
-    assert torch.allclose(cached.of(fewer).finest, teacher.of(fewer).finest, atol=1e-2)
-    assert not torch.allclose(cached.of(fewer).finest, cached.of(batch).finest, atol=1e-2)
+    assert torch.allclose(cached.of(fewer).map_of("finest"), teacher.of(fewer).map_of("finest"), atol=1e-2)
+    assert not torch.allclose(cached.of(fewer).map_of("finest"), cached.of(batch).map_of("finest"), atol=1e-2)
 
 
 def test_a_run_that_finds_the_memory_learns_the_same(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
@@ -102,7 +105,7 @@ def test_a_damaged_file_is_made_again(
 ) -> None:
     config, teacher = load_teacher(tiny_teacher)
     dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
-    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid, BOTH)
     batch = collate([dataset[0]])
     expected = cached.of(batch)
     (file,) = (tmp_path / "memory").iterdir()
@@ -113,7 +116,7 @@ def test_a_damaged_file_is_made_again(
         content[-7] ^= 16
         file.write_bytes(content if damage == "flipped" else content[:200])
     for _ in range(2):
-        assert torch.equal(cached.of(batch).finest, expected.finest)
+        assert torch.equal(cached.of(batch).map_of("finest"), expected.map_of("finest"))
     assert caplog.text.count(f"{file} is damaged; the teacher runs again") == 1
 
 
@@ -122,7 +125,26 @@ def test_a_full_disk_keeps_no_frame_and_is_reported_once(
 ) -> None:
     config, teacher = load_teacher(tiny_teacher)
     dataset = train_dataset(make_run(tmp_path / "run", **distilled(tiny_teacher)))
-    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid)
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid, BOTH)
     assert len([cached.of(collate([dataset[index]])) for index in (0, 1)]) == 2
     assert caplog.text.count("the teacher runs again for frames that are not kept: cannot write") == 1
     assert not list((tmp_path / "memory").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [("set2set", set()), ("bevdistill_sparse", set()), ("fitnet", {"auto"}), ("bevdistill", {"auto"})],
+)
+def test_maps_that_no_method_reads_are_not_kept(
+    method: str, expected: set[Tap], make_run: MakeRun, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", **{**distilled(tiny_teacher), "distill.method": method})
+    assert run.distill.taps() == expected
+    config, teacher = load_teacher(tiny_teacher)
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid, run.distill.taps())
+    batch = collate([train_dataset(run)[0]])
+    cached.of(batch)
+    said = cached.of(batch)
+    assert (said.encoded is not None, said.finest) == ("auto" in expected, None)
+    assert said.predictions is not None
+    assert len(said.predictions.codes) == 1

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -12,10 +12,9 @@ from bevdistill_ros.core.precision import full_precision
 from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
-from training.teacher.output import TeacherOutput
+from training.teacher.output import Tap, TeacherOutput
 
 Weight = float | str  # of a term: a number, auto (see training.run.balance), or the name of a published one
-Tap = Literal["auto", "encoded", "finest"]  # the teacher's map to compare with; auto is encoded where there is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +78,11 @@ class MethodConfig:
         """The terms that the distiller returns, each with the name of the field that is its weight."""
         raise NotImplementedError
 
+    def tap_read(self) -> Tap | None:
+        """Which map of the teacher the distiller reads; None for none."""
+        tap: Tap | None = getattr(self, "tap", None)
+        return tap
+
     def build(self, shapes: DistillShapes) -> Distiller:
         """Make the distiller."""
         raise NotImplementedError
@@ -131,9 +135,7 @@ def bev_pair(student: StudentOutput, teacher: TeacherOutput, *, grid: BevGrid, t
             f"teacher and student must share a BEV grid, but the teacher has {teacher.grid} and the student {grid}; "
             "train one on the other's grid, or choose set2set, which compares no maps"
         )
-    if tap == "encoded" and teacher.encoded is None:
-        raise ValueError("this teacher has no map after an encoder; set tap to finest or auto")
-    teacher_map = teacher.finest if tap == "finest" or teacher.encoded is None else teacher.encoded
+    teacher_map = teacher.map_of(tap)
     for name, bev in (("student", student.bev), ("teacher", teacher_map)):
         if tuple(bev.shape[-2:]) != (grid.rows, grid.cols):
             raise ValueError(

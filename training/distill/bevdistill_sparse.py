@@ -233,6 +233,9 @@ class BevDistillSparseConfig(MethodConfig):
         terms = {} if self.class_term == "none" else {f"sparse_{self.class_term}": "class_term_weight"}
         return terms | ({"sparse_box": "box_term_weight"} if self.box_term else {})
 
+    def tap_read(self) -> Tap | None:
+        return self.tap if self.positions == "release" else None
+
     def build(self, shapes: DistillShapes) -> BevDistillSparse:
         critic = None
         if self.class_term == "mi":

@@ -9,7 +9,7 @@ from typing import Literal
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.plain import check_at_least
 from bevdistill_ros.model.decoder import SetDecoder
-from training.distill.base import CompositeDistiller, DistillShapes, MethodConfig
+from training.distill.base import CompositeDistiller, DistillShapes, MethodConfig, Tap
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
 from training.distill.cross_head import CrossHeadConfig
@@ -63,6 +63,10 @@ class DistillConfig:
             return {}
         names = [name for chosen in self.method.split("+") for name in RECIPES.get(chosen, (chosen,))]
         return {name: getattr(self, name) for name in names}
+
+    def taps(self) -> set[Tap]:
+        """The teacher's maps that the methods read."""
+        return {tap for part in self.parts().values() if (tap := part.tap_read()) is not None}
 
 
 RECIPES: dict[str, tuple[str, ...]] = {  # methods that are several others together

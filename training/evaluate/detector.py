@@ -93,7 +93,7 @@ class TeacherDetector:
     def bev(self, batch: Batch) -> Tensor:
         frames = batch.to(self._device)
         said = self._teacher(frames.points, frames.ego_from_lidar)
-        return (said.finest if said.encoded is None else said.encoded).cpu()
+        return said.map_of().cpu()
 
 
 class StudentDetector:

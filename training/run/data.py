@@ -89,6 +89,7 @@ class TrainData(pl.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self._config.run.num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",  # copies to the GPU need not wait then
         )
 
 

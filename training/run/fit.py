@@ -157,9 +157,10 @@ def _remembering(trained: TrainedTeacher, config: TrainConfig) -> FrozenTeacher:
             config.camera_student.grid,
             config.mmdet3d,
             config.run.precision,
+            sorted(config.distill.taps()),
         ),
     )
-    return CachedTeacher(trained.teacher, folder, trained.grid)
+    return CachedTeacher(trained.teacher, folder, trained.grid, config.distill.taps())
 
 
 def _warn_of_random_backbone(config: TrainConfig) -> None:
@@ -187,6 +188,7 @@ def _trainer(config: TrainConfig, output: Path, stop: StopTogether) -> pl.Traine
             # Not every layer of a distiller takes part in every step.
             strategy="auto" if run.devices * run.num_nodes == 1 else "ddp_find_unused_parameters_true",
             precision=run.precision,
+            benchmark=True,  # of cuDNN's algorithms, once, as sizes never change
             max_steps=optim.steps,
             accumulate_grad_batches=optim.accumulate,
             gradient_clip_val=optim.clip_norm,

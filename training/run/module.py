@@ -45,7 +45,7 @@ class TrainingModule(pl.LightningModule):
         balanced = [name for name, value in weights.items() if value is None]
         self.gradient_balance = _balance_of(balanced, config.distill)
         self.model, self.detection = model, detection
-        self._balance_every = config.run.balance_every
+        self._balance_every, self._precision = config.run.balance_every, config.run.precision
         # Of some steps, each term by name: `weighted/` and, of its gradient's norm at the BEV map, `gradient/`.
         self.balance: dict[str, float] = {}
         self._warned: set[str] = set()
@@ -125,11 +125,17 @@ class TrainingModule(pl.LightningModule):
         part = batch_idx % self.optim.accumulate
         torch.manual_seed(self.optim.seed * 1_000_003 + self.global_step * 1009 + part * 500_009 + self.global_rank)
 
+    @property
+    def _fuses(self) -> bool:
+        """Whether the optimiser is one kernel: on a GPU, but where the loss is scaled, which forbids clipping then."""
+        return self.device.type == "cuda" and self._precision != "16-mixed"
+
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
             parameter_groups(self, self.optim, self.slow_prefix),
             lr=self.optim.learning_rate,
             weight_decay=self.optim.weight_decay,
+            fused=self._fuses or None,
         )
         return {
             "optimizer": optimizer,
@@ -160,7 +166,8 @@ class TeacherTraining(TrainingModule):
 
     def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         output = self.model(batch.points)
-        return self.detection(output.predictions, output.finest, batch), output.finest
+        finest = output.map_of("finest")
+        return self.detection(output.predictions, finest, batch), finest
 
 
 class StudentTraining(TrainingModule):

@@ -1,13 +1,14 @@
 """A frozen teacher that runs once per frame: its outputs are kept on disk.
 
 A student sees each frame many times, and the teacher's outputs are the same each time as long as nothing changes its
-points. A damaged file is made again; where none can be written, the teacher runs again.
+points. Only what distillation reads is kept: the maps of the taps in use, and the queries of the last layer. A damaged
+file is made again; where none can be written, the teacher runs again.
 """
 
 import hashlib
 import logging
 import zlib
-from dataclasses import fields
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import SetPrediction
 from training.data.sample import Batch
 from training.teacher.frozen import FrozenTeacher
-from training.teacher.output import TeacherOutput
+from training.teacher.output import Tap, TeacherOutput
 
 _CHECKSUM = "checksum"  # in a file's metadata
 
@@ -37,11 +38,12 @@ class CachedTeacher(FrozenTeacher):
         teacher: Runs where the cache has nothing yet.
         folder: Of the cache, one file per frame; made when first needed.
         grid: Of the teacher's maps.
+        taps: Which maps are kept.
     """
 
-    def __init__(self, teacher: FrozenTeacher, folder: Path, grid: BevGrid) -> None:
+    def __init__(self, teacher: FrozenTeacher, folder: Path, grid: BevGrid, taps: Collection[Tap]) -> None:
         super().__init__(teacher.module, channels=teacher.channels, needs_mounting=teacher.needs_mounting)
-        self._folder, self._grid = folder, grid
+        self._folder, self._grid, self._taps = folder, grid, frozenset(taps)
         self._is_full = False  # a frame could not be cached, which was reported
 
     def of(self, batch: Batch) -> TeacherOutput:
@@ -54,10 +56,10 @@ class CachedTeacher(FrozenTeacher):
         }
         queries = {name: value for name, value in joined.items() if name in _QUERIES}
         return TeacherOutput(
-            finest=joined["finest"],
+            finest=joined.get("finest"),
             encoded=joined.get("encoded"),
             grid=self._grid,
-            predictions=SetPrediction(**queries, heatmap=joined.get("heatmap")) if queries else None,
+            predictions=SetPrediction(**queries) if queries else None,
         )
 
     def _kept(self, batch: Batch, item: int) -> dict[str, Tensor]:
@@ -67,7 +69,7 @@ class CachedTeacher(FrozenTeacher):
         if found is not None:
             return found
         chosen = slice(item, item + 1)
-        tensors = _tensors_of(self(batch.points[chosen], batch.ego_from_lidar[chosen]))
+        tensors = _tensors_of(self(batch.points[chosen], batch.ego_from_lidar[chosen]), self._taps)
         try:
             with atomic_file(path) as partial:
                 save_file(tensors, partial, metadata={_CHECKSUM: _checksum(tensors)})
@@ -85,7 +87,8 @@ class CachedTeacher(FrozenTeacher):
                 intact = (file.metadata() or {}).get(_CHECKSUM) == _checksum(tensors)
         except (SafetensorError, OSError, ValueError):
             intact = False
-        if intact and tuple(tensors["finest"].shape[-2:]) == (self._grid.rows, self._grid.cols):
+        cells = {tuple(tensors[name].shape[-2:]) for name in _MAPS if name in tensors} if intact else set()
+        if intact and cells <= {(self._grid.rows, self._grid.cols)}:
             return tensors
         _LOG.warning("%s is damaged; the teacher runs again for its frame", path)
         return None
@@ -107,17 +110,17 @@ def _digest(batch: Batch, item: int) -> str:
 
 
 _QUERIES = ("logits", "codes", "features")
-_MAPS = ("finest", "encoded", "heatmap")
+_MAPS = ("finest", "encoded")
 
 
-def _tensors_of(output: TeacherOutput) -> dict[str, Tensor]:
-    named: dict[str, Tensor | None] = {"finest": output.finest, "encoded": output.encoded}
+def _tensors_of(output: TeacherOutput, taps: Collection[Tap]) -> dict[str, Tensor]:
+    maps = {"finest" if output.map_of(tap) is output.finest else "encoded": output.map_of(tap) for tap in taps}
+    queries = {}
     if output.predictions is not None:
-        named |= {entry.name: getattr(output.predictions, entry.name) for entry in fields(output.predictions)}
+        queries = {name: getattr(output.predictions, name)[-1:] for name in _QUERIES}
     return {
-        name: value.detach().to("cpu", torch.float16 if name in _MAPS else torch.float32).contiguous()
-        for name, value in named.items()
-        if value is not None
+        **{name: value.detach().to("cpu", torch.float16).contiguous() for name, value in maps.items()},
+        **{name: value.detach().to("cpu", torch.float32).contiguous() for name, value in queries.items()},
     }
 
 

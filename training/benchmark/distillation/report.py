@@ -145,7 +145,7 @@ def _features(table: Table, folder: Path, teacher: TrainedTeacher, split: str) -
     checkpoints = [folder / method / f"seed{table.of(method)[0].seed}" / LAST for method in methods]
     batch = _frame(checkpoints[0], teacher.num_sweeps, split)
     said = teacher.teacher.of(batch)
-    maps = {"teacher": said.finest if said.encoded is None else said.encoded}
+    maps = {"teacher": said.map_of()}
     for method, checkpoint in zip(methods, checkpoints, strict=True):
         with torch.inference_mode():
             maps[f"student, {method}"] = load_student(checkpoint)[1](batch.cameras).bev
