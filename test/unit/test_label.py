@@ -10,12 +10,16 @@ import pytest
 from nuscenes.nuscenes import NuScenes
 
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from training.bag.write_command import BagWriteConfig, run_bag_write
+from training.bag_import.config import BagImportConfig
+from training.bag_import.run import run_bag_import
 from training.cli.commands import main
 from training.data.index.load import DataConfig, load_index
 from training.label.records import FrameBoxes
 from training.label.run import LabelConfig, run_label
 from training.label.thresholds import calibrated_thresholds, given_thresholds, quality_of
 from training.label.tracker import TrackConfig, distinct, tracks_of
+from training.run.fit import fit
 
 THRESHOLDS = np.full(len(CLASS_NAMES), 0.5)
 PEDESTRIAN = CLASS_NAMES.index("pedestrian")
@@ -126,6 +130,7 @@ def settings(tiny: Any, tiny_teacher: Path) -> dict[str, Any]:
         "split": "tiny_empty",
         "output_version": "v1.0-labels",
         "thresholds": 0.01,
+        "min_points": 0,
         "track": None,
         "device": "cpu",
         "progress": False,
@@ -168,6 +173,17 @@ def test_labels_of_a_track_are_linked_and_hold_their_points(settings: dict[str, 
     assert not [entry for entry in nusc.sample_annotation if "origin" not in entry and "drive" in entry["sample_token"]]
 
 
+def test_a_box_without_points_is_not_believed(settings: dict[str, Any], tiny: Any) -> None:
+    run_label(LabelConfig(**settings))
+    run_label(LabelConfig(**{**settings, "output_version": "v1.0-held", "min_points": 1}))
+    rows = [
+        json.loads((tiny.root / name / "sample_annotation.json").read_text()) for name in ("v1.0-labels", "v1.0-held")
+    ]
+    every, held = ([row["num_lidar_pts"] for row in table if "score" in row] for table in rows)
+    assert min(every) == 0  # four points are all there is in a frame of the tiny database
+    assert held == [count for count in every if count]
+
+
 def test_labels_of_another_root_link_to_the_data(settings: dict[str, Any], tiny: Any, tmp_path: Path) -> None:
     run_label(LabelConfig(**{**settings, "output_root": tmp_path / "other"}))
     assert (tmp_path / "other" / "samples").resolve() == (tiny.root / "samples").resolve()
@@ -203,3 +219,38 @@ def test_labels_train_a_student(
     data = {"data.root": str(tiny.root), "data.version": "v1.0-labels", "data.train_split": "tiny_empty"}
     assert main(["train", *train_arguments(tmp_path / "run", **data)]) == 0
     assert (tmp_path / "run" / "last.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_a_bag_without_annotations_trains_a_student(
+    tiny: Any, tiny_teacher: Path, make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    database = type(tiny)(tmp_path / "whole", front_delay=0.0, is_whole=True, start=1.0)
+    database.write()
+    run_bag_write(
+        BagWriteConfig(root=database.root, version=database.version, output=tmp_path / "bags", progress=False)
+    )
+    config = BagImportConfig(
+        bags=(tmp_path / "bags",), root=tmp_path / "set", annotation_topic="", num_workers=1, progress=False
+    )
+    run_bag_import(config)
+    assert not load_index(DataConfig(root=config.root, version=config.version, num_sweeps=0)).annotated.any()
+    label = LabelConfig(
+        checkpoint=str(tiny_teacher),
+        root=config.root,
+        version=config.version,
+        split="bags_all",
+        output_version="v1.0-labels",
+        thresholds=0.01,
+        min_points=0,
+        track=None,
+        device="cpu",
+        progress=False,
+    )
+    run_label(label)
+    index = load_index(DataConfig(root=config.root, version="v1.0-labels", num_sweeps=0))
+    assert index.annotated.all()
+    assert (np.diff(index.box_offsets) > 0).all()
+    data = {"data.root": str(config.root), "data.version": "v1.0-labels", "data.train_split": "bags_all"}
+    weigh = {"data.label_weight": "score", "data.val_split": "bags_all"}
+    assert fit(make_run(tmp_path / "run", **data, **weigh)).is_file()

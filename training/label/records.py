@@ -1,6 +1,7 @@
 """What passes between the files of this room."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -14,6 +15,10 @@ class FrameBoxes:
     boxes: np.ndarray  # (M, 9) float64, layout of core.boxes, global frame
     scores: np.ndarray  # (M,) float64 in [0, 1]
     labels: np.ndarray  # (M,) int64 into core.nuscenes.CLASS_NAMES
+
+    def rows(self, chosen: np.ndarray | list[int]) -> Self:
+        """Some of the boxes, by a mask or by their rows."""
+        return replace(self, boxes=self.boxes[chosen], scores=self.scores[chosen], labels=self.labels[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,15 @@ from tqdm import tqdm
 from bevdistill_ros.core.files import atomic_folder, write_whole
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from bevdistill_ros.core.text import aligned
+from training.data.dataset import NuScenesDataset
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
 from training.data.points import PointLayout
 from training.data.tables import LIDAR, check_new_version, read_tables
+from training.evaluate.detector import Detector
 from training.label.annotations import Names, SceneLabels, rows_of
-from training.label.scene import annotated, dataset_of, detected, detector_of, points_in_labels
+from training.label.records import FrameBoxes
+from training.label.scene import annotated, dataset_of, detected, detector_of, points_in_labels, with_points
 from training.label.thresholds import ClassQuality, calibrated_thresholds, given_thresholds, quality_of
 from training.label.tracker import TrackConfig, distinct, tracks_of
 from training.spread import listed_errors, spread
@@ -45,6 +48,7 @@ class LabelConfig:
     thresholds: float | dict[str, float] = 0.3  # least score of a label: one for all, or by class (others have 0.3)
     calibrate_split: str = ""  # annotated split, unknown to the teacher, on which thresholds are found instead
     precision: float | None = None  # share of right labels that they are to have there; null: the best F1 of each class
+    min_points: int = 1  # LiDAR points of the key frame that a LiDAR detector's box must hold to be believed
     distinct: float = 0.5  # [m] of detections of a class whose centres are nearer, the best one stays
     track: TrackConfig | None = field(default_factory=TrackConfig)  # consistency over time; null: each frame alone
     replace: bool = False  # label frames again that are annotated
@@ -62,10 +66,10 @@ class LabelConfig:
         given_thresholds(self.thresholds)
         if self.precision is not None and not (self.calibrate_split and 0 < self.precision <= 1):
             raise ValueError(f"precision must be in (0, 1] and needs calibrate_split, but is {self.precision}")
-        if self.batch_size < 1 or self.processes < 1 or self.distinct < 0:
+        if self.batch_size < 1 or self.processes < 1 or min(self.distinct, self.min_points) < 0:
             raise ValueError(
-                f"batch_size and processes must be at least 1 and distinct at least 0, but they are {self.batch_size}, "
-                f"{self.processes} and {self.distinct}"
+                "batch_size and processes must be at least 1, distinct and min_points at least 0, but they are "
+                f"{self.batch_size}, {self.processes}, {self.distinct} and {self.min_points}"
             )
 
     @property
@@ -123,7 +127,7 @@ def label_scene(task: _Task, scene: str) -> SceneLabels:
     config, thresholds = task.config, np.array(task.thresholds)
     detector = detector_of(config.checkpoint, config.device, config.mmdet3d_config)
     dataset = dataset_of(detector, config.data, [scene])
-    frames = [distinct(frame, config.distinct) for frame in detected(detector, dataset, batch_size=config.batch_size)]
+    frames = _candidates(config, detector, dataset, progress=False)
     tracks = tracks_of(frames, thresholds, config.track)
     tables = read_tables(config.root, config.version, only=("category.json", "attribute.json"))
     return rows_of(
@@ -189,8 +193,18 @@ def _thresholds(config: LabelConfig) -> np.ndarray:
     truth = annotated(dataset.index, dataset.samples, detector.grid)
     if not any(len(frame.labels) for frame in truth):
         raise ValueError(f"calibrate_split '{config.calibrate_split}' has no annotations to calibrate with")
-    found = detected(detector, dataset, batch_size=config.batch_size, progress=config.progress)
-    return calibrated_thresholds([distinct(frame, config.distinct) for frame in found], truth, config.precision)
+    found = _candidates(config, detector, dataset, progress=config.progress)
+    return calibrated_thresholds(found, truth, config.precision)
+
+
+def _candidates(
+    config: LabelConfig, detector: Detector, dataset: NuScenesDataset, *, progress: bool
+) -> list[FrameBoxes]:
+    """Detections of any score that may become labels."""
+    found = detected(detector, dataset, batch_size=config.batch_size, progress=progress)
+    if detector.uses_lidar:
+        found = with_points(dataset, found, config.min_points)
+    return [distinct(frame, config.distinct) for frame in found]
 
 
 def _write(config: LabelConfig, target: Path, labels: Sequence[SceneLabels], task: _Task) -> None:

@@ -61,6 +61,15 @@ def detected(
     return frames
 
 
+def with_points(dataset: NuScenesDataset, frames: Sequence[FrameBoxes], min_points: int) -> list[FrameBoxes]:
+    """The boxes that hold so many LiDAR points of their key frame, without those of sweeps."""
+    kept = []
+    for number, frame in zip(dataset.samples, frames, strict=True):
+        counts = _points_in(dataset, int(number), frame.boxes)
+        kept.append(frame.rows(counts >= min_points))
+    return kept
+
+
 def annotated(index: NuScenesIndex, samples: Iterable[int], grid: BevGrid) -> list[FrameBoxes]:
     """The annotations of some samples that a LiDAR detector can find, each with a score of 1: on its grid, and with at
     least one point."""
@@ -90,10 +99,14 @@ def points_in_labels(dataset: NuScenesDataset, tracks: Sequence[Track]) -> dict[
         for label in track.labels:
             of_frame.setdefault(label.frame, []).append((number, label.box))
     for frame, labels in of_frame.items():
-        sample = int(dataset.samples[frame])
-        boxes = torch.tensor(np.stack([box for _, box in labels]))
-        in_ego = transform_boxes(invert_rigid(torch.tensor(dataset.index.global_from_ego[sample])), boxes)
-        points = dataset.key_frame_points(sample)[:, :3].double()
-        for (number, _), inside in zip(labels, points_in_boxes(points, in_ego), strict=True):
-            counts[number, frame] = int(inside.sum())
+        inside = _points_in(dataset, int(dataset.samples[frame]), np.stack([box for _, box in labels]))
+        counts |= {(number, frame): int(count) for (number, _), count in zip(labels, inside, strict=True)}
     return counts
+
+
+def _points_in(dataset: NuScenesDataset, sample: int, boxes: np.ndarray) -> np.ndarray:
+    """Points of a sample's key frame in each of some boxes (M, 9) of the global frame: (M,) int64."""
+    ego_from_global = invert_rigid(torch.tensor(dataset.index.global_from_ego[sample]))
+    points = dataset.key_frame_points(sample)[:, :3].double()
+    inside = points_in_boxes(points, transform_boxes(ego_from_global, torch.tensor(boxes)))
+    return np.asarray(inside.sum(dim=1).numpy())

@@ -63,13 +63,7 @@ def distinct(frame: FrameBoxes, distance: float) -> FrameBoxes:
         gaps = np.linalg.norm(frame.boxes[rivals, :2] - frame.boxes[row, :2], axis=1)
         if not (gaps < distance).any():
             kept.append(int(row))
-    return FrameBoxes(
-        token=frame.token,
-        stamp_ns=frame.stamp_ns,
-        boxes=frame.boxes[kept],
-        scores=frame.scores[kept],
-        labels=frame.labels[kept],
-    )
+    return frame.rows(kept)
 
 
 @dataclass(eq=False)
