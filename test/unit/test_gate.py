@@ -297,6 +297,44 @@ def test_a_mistake_in_a_gate_is_one_clear_line(judge: Judge, criterion: dict[str
     assert message in text
 
 
+def test_scores_in_time_are_those_of_the_report(baseline: Path, judge: Judge, tmp_path: Path) -> None:
+    content = json.loads(baseline.read_text())
+    (tmp_path / "new.json").write_text(json.dumps({**content, "latency_aware": {"nds": 0.3, "mean_ap": 0.2}}))
+    (tmp_path / "old.json").write_text(json.dumps({**content, "latency_aware": {"nds": 0.35, "mean_ap": 0.2}}))
+    criteria = [{"metric": "latency_aware_NDS", "min": 0.25, "at_most_worse": 0.02}]
+    status, text = judge(criteria, tmp_path / "new.json", "--baseline", str(tmp_path / "old.json"))
+    assert (status, text.count("FAIL"), "worse" in text.splitlines()[1]) == (1, 1, True)
+    assert judge(criteria, baseline, "--baseline", str(tmp_path / "old.json"))[0] == 2
+
+
+def test_damaged_reports_are_one_clear_line(baseline: Path, judge: Judge, tmp_path: Path) -> None:
+    """Every value in the report's upper levels in turn is something else."""
+    content = json.loads(baseline.read_text())
+    criteria = [
+        *USUAL,
+        {"metric": "boxes_per_frame", "max": 99},
+        {"metric": "ghosts", "area": [[0, 0], [1, 1], [0, 1]]},
+    ]
+    usual = [entry for entry in criteria if "at_most_worse" not in entry and entry["metric"] != "score_shift"]
+    usual += [{"metric": "AP", "class": "each", "band": "each", "min": 0}]
+
+    def places(value: object, depth: int) -> list[list[Any]]:
+        if not isinstance(value, dict) or not depth:
+            return []
+        return [[key, *rest] for key in value for rest in ([], *places(value[key], depth - 1))]
+
+    for place in places({key: content[key] for key in ("schema", "source", "frames", "detections", "matches")}, 3):
+        for other in (None, ["x"]):
+            damaged = json.loads(json.dumps(content))
+            inner = damaged
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = other
+            (baseline.parent / "damaged.json").write_text(json.dumps(damaged))
+            status, text = judge(usual, baseline.parent / "damaged.json")
+            assert status in (0, 1) or (status == 2 and len(text.splitlines()) == 1), (place, other, text)
+
+
 def test_reports_that_do_not_fit_are_refused(world: World, baseline: Path, judge: Judge, tmp_path: Path) -> None:
     content = json.loads(baseline.read_text())
     content["matches"]["whole"]["car"]["truth"][2] += 1

@@ -53,6 +53,8 @@ METRICS: dict[str, Metric] = {
         required=("class", "at_precision"),
         needs_truth=True,
     ),
+    "latency_aware_NDS": Metric(higher_is_better=True, needs_truth=True),
+    "latency_aware_mAP": Metric(higher_is_better=True, needs_truth=True),
     "latency": Metric(higher_is_better=False, keys=("stage", "percentile"), required=("stage", "percentile")),
     "drop_share": Metric(higher_is_better=False),
     "boxes_per_frame": Metric(higher_is_better=False, keys=("class",), limits=("min", "max")),

@@ -1,7 +1,6 @@
 """What a criterion asks of detections alone: numbers, flicker, scores, areas where nothing can be."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,10 +76,17 @@ def ghosts_of(report: Report, criterion: Criterion) -> tuple[int, str]:
         Unmeasurable: The results are not beside the report.
     """
     assert criterion.area is not None, "the gate checks it"
-    path = report.path.parent / Path(str(report.content.get("results"))).name
+    path = report.results_path
     if not path.is_file():
         raise Unmeasurable(f"{criterion.metric} needs the results beside the report, but there is no {path}")
-    results = read_json(path).get("results", {})
+    try:
+        return _ghosts(read_json(path)["results"], report, criterion)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise Unmeasurable(f"{path} holds what is not a box of nuScenes: {type(error).__name__} {error}") from error
+
+
+def _ghosts(results: Mapping[str, Any], report: Report, criterion: Criterion) -> tuple[int, str]:
+    assert criterion.area is not None, "the gate checks it"
     frames = report.frames
     counts: dict[int, int] = {}
     for number, token in enumerate(frames["token"]):

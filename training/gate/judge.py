@@ -17,7 +17,7 @@ from training.gate.criteria import Criterion, Gate
 from training.gate.detections import boxes_per_frame, flicker_of, ghosts_of, score_shift
 from training.gate.records import Row, Unmeasurable, Value, Verdict
 from training.gate.scores import truth_counts, value_of
-from training.gate.timing import drop_share_of, latency_of
+from training.gate.timing import drop_share_of, latency_aware_of, latency_of
 from training.score.read import Report
 from training.score.schema import WHOLE
 
@@ -76,6 +76,8 @@ class Judge:
             case "ghosts":
                 count, note = ghosts_of(self._report, criterion)
                 return self._absolute(criterion, float(count), note)
+            case "latency_aware_NDS" | "latency_aware_mAP":
+                return self._in_time(criterion)
             case "score_shift":
                 return self._shifted(criterion)
             case "flicker":
@@ -203,12 +205,19 @@ class Judge:
         def measure(timing: Mapping[str, Any]) -> float:
             return latency_of(timing, criterion) if criterion.metric == "latency" else drop_share_of(timing)
 
+        if criterion.at_most_worse is not None and not self._baseline_timing:
+            raise Unmeasurable(f"{criterion.title}: at_most_worse needs --baseline_replay")
         now = measure(self._timing)
         rows = self._absolute(criterion, now)
         if criterion.at_most_worse is not None:
-            if not self._baseline_timing:
-                raise Unmeasurable(f"{criterion.title}: at_most_worse needs --baseline_replay")
             rows.append(self._compared(criterion, now, measure(self._baseline_timing), None))
+        return rows
+
+    def _in_time(self, criterion: Criterion) -> list[Row]:
+        now = latency_aware_of(self._report, criterion)
+        rows = self._absolute(criterion, now)
+        if criterion.at_most_worse is not None and self._baseline is not None:
+            rows.append(self._compared(criterion, now, latency_aware_of(self._baseline, criterion), None))
         return rows
 
 

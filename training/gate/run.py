@@ -64,9 +64,11 @@ def _judged(config: GateConfig) -> list[Row]:
 def _timing(path: Path | None, report: Report | None) -> dict[str, Any]:
     """Report of a replay; where none is named, what the report itself has of one."""
     if path is not None:
-        return read_json(path)
-    content = report.content if report is not None else {}
-    return dict(content.get("timing", content))
+        content = read_json(path)
+        timing = content.get("timing", content)  # reports of older replays have it at the top
+        return timing if isinstance(timing, dict) else {}
+    own = report.content if report is not None else {}
+    return dict(own.get("timing", {}))
 
 
 def _known(report: Report, baseline: Report | None) -> Known:

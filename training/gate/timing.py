@@ -5,6 +5,7 @@ from typing import Any
 
 from training.gate.criteria import Criterion
 from training.gate.records import Unmeasurable
+from training.score.read import Report
 
 
 def latency_of(timing: Mapping[str, Any], criterion: Criterion) -> float:
@@ -18,11 +19,16 @@ def latency_of(timing: Mapping[str, Any], criterion: Criterion) -> float:
         raise Unmeasurable("latency needs the report of a replay; name it with --replay")
     if criterion.stage not in stages:
         raise Unmeasurable(f"the replay has no stage '{criterion.stage}'; it has {', '.join(stages)}")
+    if not isinstance(stages[criterion.stage], dict):
+        raise Unmeasurable(f"the replay's stage '{criterion.stage}' has no percentiles")
     known = {f"p{key[1:]}" if key != "max" else "p100": key for key in stages[criterion.stage] if key != "count"}
     wanted = f"p{criterion.percentile:g}"
     if wanted not in known:
         raise Unmeasurable(f"the replay has no percentile {criterion.percentile:g}; it has {', '.join(known)}")
-    return float(stages[criterion.stage][known[wanted]])
+    value = stages[criterion.stage][known[wanted]]
+    if not isinstance(value, int | float):
+        raise Unmeasurable(f"the replay's {wanted} of '{criterion.stage}' is not a number")
+    return float(value)
 
 
 def drop_share_of(timing: Mapping[str, Any]) -> float:
@@ -34,4 +40,20 @@ def drop_share_of(timing: Mapping[str, Any]) -> float:
     sent = timing.get("sets_sent")
     if not isinstance(sent, int) or sent <= 0:
         raise Unmeasurable("drop_share needs the report of a replay that sent sets; name it with --replay")
-    return float(timing.get("sets_lost", 0)) / sent
+    lost = timing.get("sets_lost", 0)
+    if not isinstance(lost, int):
+        raise Unmeasurable("the replay does not say how many sets were lost")
+    return lost / sent
+
+
+def latency_aware_of(report: Report, criterion: Criterion) -> float:
+    """NDS or mAP of what was there in time.
+
+    Raises:
+        Unmeasurable: The report has none.
+    """
+    in_time = report.content.get("latency_aware", {})
+    value = in_time.get("nds" if criterion.metric.endswith("NDS") else "mean_ap")
+    if not isinstance(value, int | float):
+        raise Unmeasurable(f"{criterion.title}: {report.path} has none; score a recording (score --bags) or a replay")
+    return float(value)

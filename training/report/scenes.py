@@ -54,8 +54,7 @@ class Scenes:
         )
         self._places = {index.token(int(number)): place for place, number in enumerate(self._dataset.samples)}
         self._poses = index.poses_of(self._split)
-        path = report.path.parent / Path(str(report.content["results"])).name
-        self._results = read_json(path).get("results", {})
+        self._results = read_json(report.results_path).get("results", {})
         self._least: Mapping[str, float] = report.content.get("operating_scores", {})
         self._least_of_all = float(report.content["detections"]["min_score"])
         self.cameras = self._dataset.cameras

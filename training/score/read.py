@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bevdistill_ros.core.files import read_text
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.score.by_class import ClassMatches
+from training.score.check import check_shape
 from training.score.schema import SCHEMA, WHOLE
 
 MAX_BYTES = 500_000_000  # nuScenes' validation split takes some 20 MB
@@ -36,14 +37,25 @@ class Report:
             )
         self.path, self.content = path, content
         self._matches: dict[tuple[str, str], dict[str, ClassMatches]] = {}
-        if not isinstance(self.frames.get("scene"), list) or not isinstance(self.content.get("detections"), dict):
-            raise ValueError(f"report {path} is damaged: it has no frames or no detections")
+        try:
+            check_shape(content)
+        except ValueError as error:
+            raise ValueError(f"report {path} is damaged: {error}") from error
 
     @property
     def frames(self) -> Mapping[str, Any]:
         """Columns of the frames."""
-        frames = self.content.get("frames")
-        return frames if isinstance(frames, dict) else {}
+        frames: Mapping[str, Any] = self.content["frames"]
+        return frames
+
+    @property
+    def results_path(self) -> Path:
+        """The results file beside the report; a ValueError where the report points elsewhere."""
+        folder = self.path.parent.resolve()
+        path = (folder / str(self.content.get("results"))).resolve()
+        if not path.is_relative_to(folder):
+            raise ValueError(f"report {self.path} is damaged: its results are not beside it")
+        return path
 
     @cached_property
     def scenes(self) -> tuple[str, ...]:
@@ -63,8 +75,7 @@ class Report:
 
     def parts(self, group: str) -> tuple[str, ...]:
         """Names of the parts of a group, bands or regions."""
-        found = self.content.get("matches", {}).get(group, {})
-        return tuple(found) if isinstance(found, dict) else ()
+        return tuple(self.content.get("matches", {}).get(group, {}))
 
     def matches(self, group: str = WHOLE, part: str = "") -> dict[str, ClassMatches]:
         """Matches of all classes, of the whole or a part; without rows for classes that the report leaves out.
