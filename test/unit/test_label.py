@@ -115,7 +115,7 @@ def test_an_object_is_found_once() -> None:
 def test_thresholds_by_class() -> None:
     thresholds = given_thresholds({"car": 0.6})
     assert (thresholds[0], thresholds[1]) == (0.6, 0.3)
-    with pytest.raises(ValueError, match="'cars', which is no class"):
+    with pytest.raises(ValueError, match="'cars', which is not a class"):
         given_thresholds({"cars": 0.6})
     with pytest.raises(ValueError, match="that of car is 0"):
         given_thresholds(0.0)

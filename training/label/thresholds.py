@@ -37,12 +37,12 @@ def given_thresholds(given: float | Mapping[str, float]) -> np.ndarray:
     """Thresholds (10,) of all classes; of a mapping, classes that it does not name have the default.
 
     Raises:
-        ValueError: A name is no class, or a threshold is not in (0, 1].
+        ValueError: A name is not a class, or a threshold is not in (0, 1].
     """
     by_class = given if isinstance(given, Mapping) else dict.fromkeys(CLASS_NAMES, given)
     unknown = [name for name in by_class if name not in CLASS_NAMES]
     if unknown:
-        raise ValueError(f"thresholds names '{unknown[0]}', which is no class; classes are {', '.join(CLASS_NAMES)}")
+        raise ValueError(f"thresholds names '{unknown[0]}', which is not a class; classes are {', '.join(CLASS_NAMES)}")
     wrong = {name: value for name, value in by_class.items() if not 0 < value <= 1}
     if wrong:
         name, value = next(iter(wrong.items()))
