@@ -19,7 +19,7 @@ from training.evaluate.metrics import Metrics
 from training.evaluate.results import results_from
 from training.replay.report import ReplayReport, write_report
 from training.replay.score import match_samples, merge
-from training.score.timing import drops_by_reason, latencies
+from training.score.timing import drops_by_reason, drops_of, latencies
 
 START_NS = 1_600_000_000_000_000_123
 ARRAY, STATUS = "bevdistill_ros/msg/Detection3DArray", "bevdistill_ros/msg/PipelineStatus"
@@ -195,6 +195,18 @@ def test_drops_go_to_the_reason_told_next() -> None:
     assert drops_by_reason(statuses, dropped_before=1) == {"late": 1, "missing CAM_BACK": 3}
     assert drops_by_reason([*statuses, status(4), status(5, dropped=2, reason="late")])["late"] == 4
     assert drops_by_reason([]) == {}
+
+
+def test_drops_of_several_recordings_are_their_own() -> None:
+    """The second node begins to count again with a drop; the third had dropped sets before its recording began."""
+    first = [status(0, dropped=0), lost(1, dropped=1)]
+    second = [lost(2, dropped=1), status(3, dropped=1)]
+    third = [status(4, dropped=7), lost(5, dropped=8)]
+    assert drops_of([first, second, third, []]) == {"late": 3}
+
+
+def lost(stamp_ns: int, *, dropped: int) -> SetStatus:
+    return replace(status(stamp_ns, dropped=dropped, reason="late"), stage_ms={})
 
 
 def test_report_is_json_and_markdown(tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
 from bevdistill_ros.core.files import atomic_file
+from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.interface import drops
@@ -95,14 +98,16 @@ def _replay(setup: Setup, parameters: DetectorParameters, engine: Engine, part: 
     total = len(part.key_frames.samples) if setup.config.frames == "key" else part.bag.counts[setup.reference_topic]
     bar = tqdm(total=total, desc=name, unit="set", disable=not setup.config.progress, leave=False)
     started = time.perf_counter()
-    with recording_writer(setup.config.output / "detections" / name) as write, bar:
+    with (
+        recording_writer(setup.config.output / "detections" / name) as write,
+        closing(ahead(node.sets(), DEPTH)) as events,
+        bar,
+    ):
         answers = Answers(write, parameters, f"{engine.manifest.name} {engine.manifest.version}", counts)
-        for event in ahead(node.sets(), DEPTH):
+        for event in events:
             outcome = _detected(node, event, answers)
             if outcome is not None and setup.config.overlay:
-                picture = encode_jpeg(draw_overlay(outcome.frame, outcome.detections, engine.manifest.grid))
-                with atomic_file(setup.config.output / "overlay" / name / f"{outcome.detections.stamp_ns}.jpg") as file:
-                    file.write_bytes(picture)
+                _draw(outcome, engine.manifest.grid, setup.config.output / "overlay" / name)
             bar.update()
         wall_s = time.perf_counter() - started
         if not answers.detections:
@@ -116,6 +121,12 @@ def _replay(setup: Setup, parameters: DetectorParameters, engine: Engine, part: 
         wall_s=wall_s,
         engine_s=answers.engine_s,
     )
+
+
+def _draw(outcome: Outcome, grid: BevGrid, folder: Path) -> None:
+    """Write the picture that the node would publish."""
+    with atomic_file(folder / f"{outcome.detections.stamp_ns}.jpg") as file:
+        file.write_bytes(encode_jpeg(draw_overlay(outcome.frame, outcome.detections, grid)))
 
 
 def _detected(node: OfflineNode, event: ReadySet | DroppedSet, answers: "Answers") -> Outcome | None:

@@ -1,6 +1,7 @@
 """The node's own parts around a bag, without ROS: messages become sets, and sets what the network takes."""
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class OfflineNode:
             )
         self.faults: Counter[str] = Counter()  # what was wrong with inputs
         self.sets_sent = 0  # images of the reference camera
+        self._counting = threading.Lock()
         self._setup = setup
         self._parameters = parameters
         self._bag = part.bag
@@ -167,7 +169,8 @@ class OfflineNode:
         self.pipeline.request_reset()
 
     def _fault(self, subject: str, message: str) -> None:
-        self.faults[f"{subject}: {one_line(message)}"] += 1
+        with self._counting:  # threads that decode report too
+            self.faults[f"{subject}: {one_line(message)}"] += 1
 
     def _messages(self, part: Played) -> Iterator[BagMessage]:
         wanted = {*self._filters, *self._infos} & set(part.bag.topics) | {self._odometry_topic} - {""}

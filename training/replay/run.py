@@ -38,7 +38,7 @@ from training.replay.score import Scored, match_samples, merge
 from training.score.parts import BAND_EDGES, distance_bands
 from training.score.recorded import match_drives
 from training.score.schema import BANDS
-from training.score.timing import drops_by_reason, latencies, timing_of
+from training.score.timing import drops_of, latencies, timing_of
 from training.score.whole_report import Scope, Subject, WholeReport, whole_report
 
 EVALUATION = "evaluation"  # folder, in that of the replay, of the devkit's files
@@ -265,7 +265,7 @@ def _report(
         rate=config.rate,
         sets_sent=sum(entry.sets_sent for entry in replayed),
         sets_processed=sum(len(entry.recording.detections) for entry in replayed),
-        drops=drops_by_reason(statuses),
+        drops=drops_of(entry.recording.statuses for entry in replayed),
         messages_late_ms=float(np.percentile(late_s, 99)) * 1e3 if late_s else None,
         messages_lost=lost,
         samples=len(scored.detections),

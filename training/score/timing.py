@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -48,7 +48,7 @@ def timing_of(
         "sets_sent": sent,
         "sets_processed": len(spreads),
         "sets_lost": sent - len(spreads),
-        "drops": drops_by_reason(statuses),
+        "drops": drops_of(recorded.values()),
         "latency_ms": {stage: asdict(entry) for stage, entry in latencies(statuses, round_trips_ms).items()},
         "spread_ms": asdict(_distribution(spreads)) if spreads else None,
         "timeline": [_moment(name, status, published_ns) for name, own in recorded.items() for status in own],
@@ -107,6 +107,15 @@ def latencies(
 def _distribution(values: Sequence[float]) -> Latency:
     p50, p95, p99, largest = (float(value) for value in np.percentile(values, [50, 95, 99, 100]))
     return Latency(p50=p50, p95=p95, p99=p99, max=largest, count=len(values))
+
+
+def drops_of(recorded: Iterable[Sequence[SetStatus]]) -> dict[str, int]:
+    """Number of dropped sets by reason in several recordings; what a node dropped before one began does not count."""
+    reasons: Counter[str] = Counter()
+    for statuses in recorded:
+        before = statuses[0].sets_dropped - (not statuses[0].stage_ms) if statuses else 0
+        reasons.update(drops_by_reason(statuses, dropped_before=before))
+    return dict(reasons)
 
 
 def drops_by_reason(statuses: Sequence[SetStatus], *, dropped_before: int = 0) -> dict[str, int]:
