@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.nuscenes import NuScenes
 
 from bevdistill_ros.core.nuscenes import CLASS_NAMES, CLASS_RANGES, ERROR_NAMES
@@ -15,7 +16,8 @@ from bevdistill_ros.core.records import Detections
 from training.data.dataset import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
 from training.data.tables import open_tables
-from training.evaluate.metrics import PROTOCOL, Metrics, evaluate_detections, evaluate_results
+from training.evaluate.devkit import PROTOCOL, EvaluationInMemory
+from training.evaluate.metrics import Metrics, evaluate_detections, evaluate_results
 from training.evaluate.results import results_from
 
 
@@ -182,3 +184,52 @@ def test_a_full_disk_leaves_the_results_of_before(
     with pytest.raises(OSError, match=r"^cannot write .*/results.json: File too large; free space"):
         score(truth(index, "tiny_train"))
     assert {path.name: path.read_text() for path in (tmp_path / "out").iterdir()} == {"results.json": "of before"}
+
+
+def test_results_in_memory_are_what_the_devkit_reads(index: NuScenesIndex, nusc: NuScenes, tmp_path: Path) -> None:
+    results = results_from(truth(index, "tiny_val"), index.poses_of("tiny_val"))
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    config = config_factory(PROTOCOL)
+    genuine = DetectionEval(nusc, config, str(path), "tiny_val", str(tmp_path / "devkit"), verbose=False)
+    ours = EvaluationInMemory(nusc, {token: results["results"][token] for token in genuine.sample_tokens}, "tiny_val")
+    for kind in ("gt_boxes", "pred_boxes"):
+        rows, expected = (
+            [(box.sample_token, str(box.serialize()), box.ego_dist) for box in getattr(evaluation, kind).all]
+            for evaluation in (ours, genuine)
+        )
+        assert rows == expected
+    assert len(ours.pred_boxes.all) > 5
+    assert ours.evaluate()[1].serialize() == genuine.evaluate()[1].serialize()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"detection_name": "tram"}, "detection_name 'tram' is not known"),
+        ({"attribute_name": "vehicle.flying"}, "attribute_name 'vehicle.flying' is not known"),
+        ({"translation": [1.0, float("nan"), 0.0]}, "a translation is not a number"),
+        ({"size": [1.0, 2.0]}, "size must be 3 numbers"),
+        ({"detection_score": float("nan")}, "a detection_score is not a number"),
+        ({"velocity": "fast"}, "velocity must be 2 numbers, but is 'fast'"),
+        ({"rotation": None}, "results hold what is not a box of nuScenes"),
+    ],
+)
+def test_what_is_not_a_box_is_told(
+    index: NuScenesIndex, nusc: NuScenes, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    results = results_from(truth(index, "tiny_train"), index.poses_of("tiny_train"))
+    boxes = results["results"]["scene-drive-1"]
+    boxes[0] = {**boxes[0], **change}
+    with pytest.raises(ValueError, match=message):
+        EvaluationInMemory(nusc, results["results"], "tiny_train")
+
+
+def test_a_missing_field_or_too_many_boxes_are_told(index: NuScenesIndex, nusc: NuScenes) -> None:
+    results = results_from(truth(index, "tiny_train"), index.poses_of("tiny_train"))["results"]
+    box = results["scene-drive-1"][0]
+    with pytest.raises(ValueError, match="sample scene-drive-1 has 501 boxes; nuScenes allows 500"):
+        EvaluationInMemory(nusc, {**results, "scene-drive-1": [box] * 501}, "tiny_train")
+    del box["size"]
+    with pytest.raises(ValueError, match="KeyError 'size'"):
+        EvaluationInMemory(nusc, results, "tiny_train")

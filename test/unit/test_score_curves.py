@@ -12,7 +12,7 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 
 from bevdistill_ros.core.geometry import quaternion_from_yaw
 from bevdistill_ros.core.nuscenes import CLASS_NAMES, ERROR_NAMES
-from training.evaluate.metrics import PROTOCOL
+from training.evaluate.devkit import PROTOCOL
 from training.score.boxes import table_of
 from training.score.by_class import ERROR_THRESHOLD, THRESHOLDS, ClassMatches
 from training.score.curves import Hits

@@ -19,7 +19,7 @@ from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.benchmark.index import SAMPLES, VERSION, write_tables
 from training.data.tables import open_tables
-from training.evaluate.metrics import PROTOCOL
+from training.evaluate.devkit import PROTOCOL
 from training.score.parts import BAND_EDGES, distance_bands
 from training.score.run import read_results
 from training.score.schema import BANDS, REPORT

@@ -10,10 +10,8 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, Self
 
-from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.data_classes import DetectionBox, DetectionMetrics
-from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.nuscenes import NuScenes
 from torch import Tensor
@@ -23,13 +21,12 @@ from bevdistill_ros.core.nuscenes import CLASS_NAMES, ERROR_NAMES
 from bevdistill_ros.core.records import Detections
 from training.data.index.arrays import scenes_of
 from training.data.tables import splits_of
+from training.evaluate.devkit import EvaluationInMemory
 from training.evaluate.results import Results, results_from
 
 BoxFilter = Callable[[str, Sequence[DetectionBox]], Sequence[bool]]  # sample token, boxes in the global frame
 
 RESULTS = "results.json"
-PLACEHOLDER = "results_with_placeholder.json"
-PROTOCOL = "detection_cvpr_2019"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +122,8 @@ def evaluate_boxes(
     _check_covered(results, tokens, split)
     check_scorable(nusc, split)
     chosen = {"meta": results["meta"], "results": {token: results["results"][token] for token in tokens}}
-    path = output_dir / RESULTS
-    write_whole(path, json.dumps(chosen, allow_nan=False))
-    (output_dir / PLACEHOLDER).unlink(missing_ok=True)
-    if not any(chosen["results"].values()):
-        # The devkit fails on a file without any box; a box off every class range is dropped before scoring.
-        chosen["results"][tokens[0]] = [_far_box(tokens[0])]
-        path = output_dir / PLACEHOLDER
-        write_whole(path, json.dumps(chosen))
-    evaluation, measured = _run_devkit(nusc, path, split, output_dir, keep)
+    write_whole(output_dir / RESULTS, json.dumps(chosen, allow_nan=False))
+    evaluation, measured = _run_devkit(nusc, chosen["results"], split, keep)
     metrics = _metrics_from(measured, split, len(tokens))
     write_whole(output_dir / "metrics_summary.json", json.dumps(measured.serialize(), indent=2))
     write_whole(output_dir / "metrics.json", metrics.to_json())
@@ -142,10 +132,8 @@ def evaluate_boxes(
 
 def load_boxes(nusc: NuScenes, split: str, output_dir: Path) -> tuple[EvalBoxes, EvalBoxes]:
     """Ground truth and detections that an evaluation, whose folder this is, counted; see `Evaluated`."""
-    placeholder = output_dir / PLACEHOLDER
-    with contextlib.redirect_stderr(io.StringIO()):
-        path = placeholder if placeholder.exists() else output_dir / RESULTS
-        evaluation = _devkit(nusc, path, split, output_dir)
+    results = json.loads((output_dir / RESULTS).read_text(encoding="utf-8"))["results"]
+    evaluation = _evaluation(nusc, results, split)
     return evaluation.gt_boxes, evaluation.pred_boxes
 
 
@@ -196,25 +184,25 @@ def _far_box(token: str) -> dict[str, Any]:
 
 
 def _run_devkit(
-    nusc: NuScenes, path: Path, split: str, output_dir: Path, keep: BoxFilter | None
-) -> tuple[DetectionEval, DetectionMetrics]:
-    # The devkit draws progress bars even when it is set to be quiet.
-    with contextlib.redirect_stderr(io.StringIO()):
-        evaluation = _devkit(nusc, path, split, output_dir)
-        if keep is not None:
-            evaluation.gt_boxes, evaluation.pred_boxes = (
-                _kept(boxes, keep) for boxes in (evaluation.gt_boxes, evaluation.pred_boxes)
-            )
-        measured, _ = evaluation.evaluate()
+    nusc: NuScenes, results: Mapping[str, Any], split: str, keep: BoxFilter | None
+) -> tuple[EvaluationInMemory, DetectionMetrics]:
+    evaluation = _evaluation(nusc, results, split)
+    if keep is not None:
+        evaluation.gt_boxes, evaluation.pred_boxes = (
+            _kept(boxes, keep) for boxes in (evaluation.gt_boxes, evaluation.pred_boxes)
+        )
+    measured, _ = evaluation.evaluate()
     return evaluation, measured
 
 
-def _devkit(nusc: NuScenes, path: Path, split: str, output_dir: Path) -> DetectionEval:
-    """The devkit's evaluation, with its boxes."""
-    evaluation = DetectionEval(nusc, config_factory(PROTOCOL), str(path), split, str(output_dir), verbose=False)
-    with contextlib.suppress(OSError):
-        (output_dir / "plots").rmdir()  # the empty folder that the devkit makes
-    return evaluation
+def _evaluation(nusc: NuScenes, results: Mapping[str, Any], split: str) -> EvaluationInMemory:
+    if not any(results.values()):
+        # The devkit fails where there is no box at all; a box off every class range is dropped before scoring.
+        first = next(iter(results))
+        results = {**results, first: [_far_box(first)]}
+    # The devkit draws progress bars even when it is set to be quiet.
+    with contextlib.redirect_stderr(io.StringIO()):
+        return EvaluationInMemory(nusc, results, split)
 
 
 def _kept(boxes: EvalBoxes, keep: BoxFilter) -> EvalBoxes:

@@ -12,7 +12,7 @@ from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
-from training.evaluate.metrics import PROTOCOL
+from training.evaluate.devkit import PROTOCOL
 from training.evaluate.results import Results
 from training.score.boxes import BoxTable
 
