@@ -71,7 +71,7 @@ def _bags_in(folder: Path, depth: int) -> Iterator[Path]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = [entry for entry in entries if entry.suffix in STORAGES]
     matches = [_PART.fullmatch(entry.stem) for entry in files]
-    if len({match[1] if match else entry.stem for match, entry in zip(matches, files, strict=True)}) == 1:
+    if len(files) > 1 and all(matches) and len({match[1] for match in matches if match}) == 1:
         yield folder
     else:
         yield from files

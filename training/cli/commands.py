@@ -111,6 +111,12 @@ COMMANDS: dict[str, Command] = {
         function="run_bag_import",
         again="the same command goes on",
     ),
+    "bag info": Command(
+        summary="what bags hold, and what they lack for replay, import, scoring and training",
+        module="training.bag_import.info",
+        config="BagInfoConfig",
+        function="run_bag_info",
+    ),
     "show": Command(
         summary="draw detections and ground truth: six cameras and the bird's-eye view",
         module="training.show",
