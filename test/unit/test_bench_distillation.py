@@ -126,6 +126,9 @@ def test_a_mistake_is_told_before_hours_of_training(bench: Bench, files: Path) -
     with pytest.raises(ValueError, match="row none: unknown setting"):
         run_distillation(replace(config, arms={"none": {"optim.stepz": 3}}))
     assert not config.output.exists()
+    other = {"none": {}, "more": {"data.train_split": "tiny_trian"}}
+    with pytest.raises(ValueError, match="has no split 'tiny_trian'"):
+        run_distillation(bench("data", arms=other))
 
 
 def without_latency(closing: str) -> list[str]:

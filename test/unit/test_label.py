@@ -184,6 +184,14 @@ def test_a_box_without_points_is_not_believed(settings: dict[str, Any], tiny: An
     assert held == [count for count in every if count]
 
 
+def test_frames_that_were_not_labelled_stay_unlabelled(settings: dict[str, Any], tiny: Any) -> None:
+    for name in ("sample_annotation", "instance"):
+        (tiny.root / tiny.version / f"{name}.json").write_text("[]")
+    run_label(LabelConfig(**settings))
+    index = load_index(DataConfig(root=tiny.root, version="v1.0-labels", num_sweeps=0))
+    assert index.annotated.tolist() == [False, False, False, False, True]
+
+
 def test_labels_of_another_root_link_to_the_data(settings: dict[str, Any], tiny: Any, tmp_path: Path) -> None:
     run_label(LabelConfig(**{**settings, "output_root": tmp_path / "other"}))
     assert (tmp_path / "other" / "samples").resolve() == (tiny.root / "samples").resolve()

@@ -6,6 +6,7 @@ clouds are not copied.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from bevdistill_ros.core.files import atomic_folder, write_whole
@@ -21,6 +23,7 @@ from bevdistill_ros.core.text import aligned
 from training.data.dataset import NuScenesDataset
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
+from training.data.index.reader import Tokens
 from training.data.points import PointLayout
 from training.data.tables import LIDAR, check_new_version, read_tables
 from training.evaluate.detector import Detector
@@ -125,6 +128,8 @@ def label_scene(task: _Task, scene: str) -> SceneLabels:
         ValueError: Its data can't be read.
     """
     config, thresholds = task.config, np.array(task.thresholds)
+    if config.processes > 1:  # which share the cores
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.processes))
     detector = detector_of(config.checkpoint, config.device, config.mmdet3d_config)
     dataset = dataset_of(detector, config.data, [scene])
     frames = _candidates(config, detector, dataset, progress=False)
@@ -211,6 +216,7 @@ def _write(config: LabelConfig, target: Path, labels: Sequence[SceneLabels], tas
     """Write the tables with the labels in the place of the split's annotations, and links to the data."""
     tables = read_tables(config.root, config.version)
     _put(tables, labels)
+    tables.pop(QUALITY, None)  # of labels that the version had before
     tables[REPORT] = {
         "origin": task.origin,
         "thresholds": dict(zip(CLASS_NAMES, task.thresholds, strict=True)),
@@ -229,9 +235,12 @@ def _put(tables: dict[str, Any], labels: Sequence[SceneLabels]) -> None:
     """Exchange the annotations of the labelled scenes' frames."""
     Names(tables["category.json"], tables["attribute.json"])  # adds what the labels name
     frames = {token for scene in labels for token in scene.samples}
+    had_none = not tables["sample_annotation.json"]  # so that no frame needed a mark
     for sample in tables["sample.json"]:
         if sample["token"] in frames:
             sample.pop("annotated", None)
+        elif had_none:
+            sample["annotated"] = False
     kept = [row for row in tables["sample_annotation.json"] if row["sample_token"] not in frames]
     seen = {row["instance_token"] for row in kept}
     tables["instance.json"] = [row for row in tables["instance.json"] if row["token"] in seen]
@@ -260,10 +269,9 @@ def _quality(config: LabelConfig, target: Path, labels: Sequence[SceneLabels], t
     made = load_index(replace(data, root=target.parent, version=target.name))
     truth = load_index(replace(data, version=config.truth_version))
     grid = detector_of(config.checkpoint, config.device, config.mmdet3d_config).grid
-    tokens = [token for scene in labels for token in scene.samples]
+    tokens = [token.encode() for scene in labels for token in scene.samples]
     found, real = (
-        annotated(index, [index.tokens.tolist().index(token.encode()) for token in tokens], grid)
-        for index in (made, truth)
+        annotated(index, Tokens(index.tokens, "sample").rows(np.array(tokens)), grid) for index in (made, truth)
     )
     qualities = quality_of(found, real, np.array(thresholds))
     write_whole(

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,7 @@ from training.benchmark.distillation.report import write_report
 from training.benchmark.distillation.table import Table, table_text
 from training.child import module_command
 from training.cli.settings import settings_from
-from training.data.index.load import load_index
+from training.data.index.load import DataConfig, load_index
 from training.data.tables import open_tables
 from training.evaluate.metrics import Metrics
 from training.evaluate.run import EvaluateConfig, evaluate
@@ -64,9 +64,7 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
         for row, seed in config.runs
     }
     data = trainings[next(iter(trainings))]
-    index = load_index(data.data)
-    for split in (data.data.train_split, config.split):  # report a mistake now, not after hours
-        index.samples_of(split)
+    _check_data([training.data for training in trainings.values()], config.split)
     for training in (common, *others.values()):
         if training is not None:
             _train(training, commands if config.isolate else None, bar=True)
@@ -95,6 +93,14 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
     shown = trained_teacher(teacher, data.mmdet3d, grid=data.student.grid)
     page = write_report(table, config.output, teacher=shown, split=config.split)
     return f"{table_text(table)}\n\nresults: {path}\nreport: {page}"
+
+
+def _check_data(trainings: Sequence[DataConfig], split: str) -> None:
+    """Report a mistake in the data of a row now, not after hours; rows may have data of their own."""
+    for data in {str(data): data for data in trainings}.values():
+        index = load_index(data)
+        for name in (data.train_split, split):
+            index.samples_of(name)
 
 
 def _teacher_training(config: DistillationConfig, folder: str, changes: Mapping[str, Any]) -> TrainConfig:
