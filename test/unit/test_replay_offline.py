@@ -141,7 +141,9 @@ def test_the_report_says_how_long_each_stage_took(replayed: tuple[Path, ReplayRe
     ] * 4
     assert (written["timing"]["sets_sent"], written["latency_aware"]["published"]) == (4, "status")
     assert (output / written["results"]).is_file()
-    assert "sets/s; in the engine" in (output / "report.md").read_text()
+    text = (output / "report.md").read_text()
+    assert "sets/s; in the engine" in text
+    assert "| spread of the images | 30.0 | 30.0 | 30.0 | 30.0 | 4 |" in text
     statuses = [status for name in report.bags for status in read_recording(output / "detections" / name).statuses]
     assert [status.sets_processed for status in statuses] == [1, 2, 3, 4]
     # The rear camera fires 30 ms after the reference.

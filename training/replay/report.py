@@ -42,6 +42,7 @@ class ReplayReport:
     notes: tuple[str, ...] = ()  # what was decided about the bags, such as their topics
     faults: Mapping[str, int] = field(default_factory=dict)  # offline: what was wrong with inputs, and how often
     throughput: Throughput | None = None  # offline
+    spread_ms: Latency | None = None  # newest minus oldest stamp of the images of a set
 
     @property
     def sets_lost(self) -> int:
@@ -80,9 +81,14 @@ class ReplayReport:
         ]
         lines += [
             f"| {stage} | {entry.p50:.1f} | {entry.p95:.1f} | {entry.p99:.1f} | {entry.max:.1f} | {entry.count} |"
-            for stage, entry in self.latency_ms.items()
+            for stage, entry in self._distributions().items()
         ]
         return "\n".join(lines) + "\n"
+
+    def _distributions(self) -> dict[str, Latency]:
+        """Rows of the table of times."""
+        spread = {"spread of the images": self.spread_ms} if self.spread_ms is not None else {}
+        return {**self.latency_ms, **spread}
 
     def _speed(self) -> list[tuple[str, str]]:
         """How timely we were live, or how fast offline."""

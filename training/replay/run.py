@@ -38,7 +38,7 @@ from training.replay.score import Scored, match_samples, merge
 from training.score.parts import BAND_EDGES, distance_bands
 from training.score.recorded import match_drives
 from training.score.schema import BANDS
-from training.score.timing import drops_of, latencies, timing_of
+from training.score.timing import drops_of, latencies, spread_of, timing_of
 from training.score.whole_report import Scope, Subject, WholeReport, whole_report
 
 EVALUATION = "evaluation"  # folder, in that of the replay, of the devkit's files
@@ -275,6 +275,7 @@ def _report(
         notes=notes,
         faults=_faults(replayed),
         throughput=_throughput(replayed) if config.mode == "offline" else None,
+        spread_ms=spread_of(statuses),
     )
 
 

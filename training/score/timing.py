@@ -42,15 +42,16 @@ def timing_of(
         sets_sent: Sets that there should be; None: those that the node reported.
     """
     statuses = [status for own in recorded.values() for status in own]
-    spreads = [status.spread_ms for status in statuses if status.stage_ms]
+    processed = sum(bool(status.stage_ms) for status in statuses)
     sent = len(statuses) if sets_sent is None else sets_sent
+    spread = spread_of(statuses)
     return {
         "sets_sent": sent,
-        "sets_processed": len(spreads),
-        "sets_lost": sent - len(spreads),
+        "sets_processed": processed,
+        "sets_lost": sent - processed,
         "drops": drops_of(recorded.values()),
         "latency_ms": {stage: asdict(entry) for stage, entry in latencies(statuses, round_trips_ms).items()},
-        "spread_ms": asdict(_distribution(spreads)) if spreads else None,
+        "spread_ms": asdict(spread) if spread is not None else None,
         "timeline": [_moment(name, status, published_ns) for name, own in recorded.items() for status in own],
     }
 
@@ -102,6 +103,12 @@ def latencies(
     series[ROUND_TRIP] = list(round_trips_ms[warm_up:]) or list(round_trips_ms)
     known = {stage: [value for value in values if math.isfinite(value)] for stage, values in series.items()}
     return {stage: _distribution(values) for stage, values in known.items() if values}
+
+
+def spread_of(statuses: Sequence[SetStatus]) -> Latency | None:
+    """Distribution of the newest minus the oldest stamp of the images of each set; None without any."""
+    spreads = [status.spread_ms for status in statuses if status.stage_ms]
+    return _distribution(spreads) if spreads else None
 
 
 def _distribution(values: Sequence[float]) -> Latency:
