@@ -227,6 +227,25 @@ class TestRangeFilter:
 
 
 class TestPhotometric:
+    def test_all_changes_at_once_are_those_one_by_one(self) -> None:
+        """Turn and scale of the colours about grey, then contrast about the image's mean grey, then brightness."""
+        image = torch.randint(1, 255, (3, 8, 16), dtype=torch.uint8)
+        image[:, :2] = 0
+        to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]).double()
+        yiq = torch.einsum("dc,chw->dhw", to_yiq, image.double())
+        mean = yiq[0, 2:].mean()
+        i, q = 0.8 * yiq[1:].clone()
+        yiq[1], yiq[2] = i * math.cos(0.2) - q * math.sin(0.2), i * math.sin(0.2) + q * math.cos(0.2)
+        turned = torch.einsum("dc,chw->dhw", to_yiq.inverse(), yiq)
+        expected = ((turned - mean) * 1.2 + mean + 0.1 * 255).clamp(0, 255)
+        changed = adjust_colours(image, brightness=0.1, contrast=1.2, saturation=0.8, hue=0.2)
+        assert (changed.double() - expected)[:, 2:].abs().max() <= 0.501
+        assert not changed[:, :2].any()
+
+    def test_nothing_drawn_is_nothing_done(self) -> None:
+        image = torch.randint(1, 255, (3, 8, 16), dtype=torch.uint8)
+        assert adjust_colours(image, brightness=0.0, contrast=1.0, saturation=1.0, hue=0.0) is image
+
     def test_no_change(self) -> None:
         image = torch.randint(0, 256, (3, 8, 9), dtype=torch.uint8)
         assert torch.equal(adjust_colours(image, brightness=0.0, contrast=1.0, saturation=1.0, hue=0.0), image)

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from training.cli import entry
 from training.cli.commands import COMMANDS, main
 
 REQUIRED = {
@@ -159,3 +160,16 @@ def test_reason_of_a_data_loading_process_is_one_line(
 
     monkeypatch.setattr("training.run.fit.run_train", failed)
     assert_mistake(capsys, ["train"], "bevdistill: image a.jpg is cut off; copy it again\n", status=1)
+
+
+def test_without_the_packages_for_training_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(name: str) -> object:
+        raise ModuleNotFoundError("No module named 'jsonargparse.core'", name="jsonargparse.core")
+
+    monkeypatch.setattr(entry, "import_module", missing)
+    assert entry.main() == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "jsonargparse is not installed: pip install 'bevdistill_ros[training]'" in said

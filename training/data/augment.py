@@ -119,8 +119,11 @@ class ImageAugment:
 
     def _changed(self, frame: CameraInput) -> CameraInput:
         images = frame.images.clone()
-        for index in torch.nonzero(frame.valid).tolist():
-            images[tuple(index)] = self.change(images[tuple(index)])
+        for item, camera in torch.nonzero(frame.valid).tolist():
+            image = images[item, camera]
+            changed = self.change(image)
+            if changed is not image:
+                images[item, camera] = changed
         return replace(frame, images=images)
 
 
@@ -261,16 +264,25 @@ def adjust_colours(
     Returns:
         (3, H, W) uint8 RGB; pixels that were black or of the padding stay so.
     """
+    if (brightness, contrast, saturation, hue) == (0.0, 1.0, 1.0, 0.0):
+        return image
+    lit = image.amax(dim=0) > 0
+    if any(padding):
+        lit &= (image != torch.tensor(padding, dtype=image.dtype)[:, None, None]).any(dim=0)
+    pixels = image.float().flatten(1)
+    # All changes together are one matrix and one offset, so that the pixels are gone through once.
+    mean = torch.tensor(_LUMA) @ (pixels @ lit.flatten().float()) / lit.sum().clamp(min=1)
+    offset = (mean * (1 - contrast) + 255.0 * brightness).expand(3, 1)
+    changed = torch.addmm(offset, contrast * _colour_matrix(saturation, hue), pixels).round_().clamp_(0, 255)
+    return torch.where(lit, changed.to(torch.uint8).view_as(image), image)
+
+
+def _colour_matrix(saturation: float, hue: float) -> Tensor:
+    """What scales and turns the colours of RGB pixels: (3, 3) float32."""
     to_yiq = torch.tensor(_YIQ_FROM_RGB, dtype=torch.float64)
     cosine, sine = saturation * math.cos(hue), saturation * math.sin(hue)
     turn = torch.tensor([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]], dtype=torch.float64)
-    matrix = (torch.linalg.inv(to_yiq) @ turn @ to_yiq).float()
-    lit = (image > 0).any(dim=0) & (image != torch.tensor(padding, dtype=image.dtype)[:, None, None]).any(dim=0)
-    pixels = image.float()
-    mean = torch.einsum("c,chw->hw", torch.tensor(_LUMA), pixels)[lit].mean() if lit.any() else pixels.new_zeros(())
-    changed = torch.einsum("dc,chw->dhw", matrix, pixels)
-    changed = (changed - mean) * contrast + mean + 255.0 * brightness
-    return torch.where(lit, changed.round().clamp(0, 255).to(torch.uint8), image)
+    return (torch.linalg.inv(to_yiq) @ turn @ to_yiq).float()
 
 
 def _augment_boxes(boxes: Tensor, transform: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class TrainingModule(pl.LightningModule):
     @property
     def _fuses(self) -> bool:
         """Whether the optimiser is one kernel: on a GPU, but where the loss is scaled, which forbids clipping then."""
-        return self.device.type == "cuda" and self._precision != "16-mixed"
+        return next(self.parameters()).device.type == "cuda" and self._precision != "16-mixed"
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(

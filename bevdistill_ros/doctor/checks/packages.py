@@ -35,7 +35,7 @@ def check_packages(load: Importer = importlib.import_module) -> list[Finding]:
     has_wheel = False
     try:
         versions["cv_bridge"] = _version_of(load("cv_bridge"))
-        # A distribution's is a library, which tells by itself whether it was built for this NumPy.
+        # A distribution's is a library, whose import fails where it was built for another NumPy.
         has_wheel = str(getattr(load("cv_bridge.boost.cv_bridge_boost"), "__file__", "")).endswith(".py")
     except Exception as error:  # built for another NumPy it raises whatever it likes; the node runs without it
         if not isinstance(error, ModuleNotFoundError):

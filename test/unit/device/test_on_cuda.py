@@ -31,6 +31,12 @@ ANOTHER_MATCHING = Counter({"copy to the host in training/criterion/matcher.py a
 ADDED = {  # by methods beside the teacher
     "set2set": ANOTHER_MATCHING,
     "bevdistill_sparse": ANOTHER_MATCHING,
+    "label_teacher": Counter(  # a matching an item
+        {
+            "copy to the host in training/criterion/matcher.py assign": 2,
+            "_local_scalar_dense in training/criterion/set_loss.py inside_grid": 3,
+        }
+    ),
 }
 
 
@@ -129,3 +135,13 @@ def test_a_tensor_on_the_host_is_found(
     module = make_module(method)
     with pytest.raises(DeviceMismatchError, match="cuda:0 and cpu"):
         step(module, batch)
+
+
+@pytest.mark.parametrize(("precision", "fuses"), [("32-true", True), ("bf16-mixed", True), ("16-mixed", None)])
+def test_the_optimiser_is_one_kernel_on_a_gpu(precision: str, fuses: bool | None, make_module: MakeModule) -> None:
+    """But not where the loss is scaled: torch clips no gradients of a fused optimiser then."""
+    module = make_module(**{"run.precision": precision})
+    assert module.configure_optimizers()["optimizer"].defaults["fused"] is None
+    with FakeCuda():
+        module.to("cuda")
+        assert module.configure_optimizers()["optimizer"].defaults["fused"] is fuses
