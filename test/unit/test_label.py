@@ -14,6 +14,7 @@ from training.bag.write_command import BagWriteConfig, run_bag_write
 from training.bag_import.config import BagImportConfig
 from training.bag_import.run import run_bag_import
 from training.cli.commands import main
+from training.cli.settings import settings_from
 from training.data.index.load import DataConfig, load_index
 from training.label.records import FrameBoxes
 from training.label.run import LabelConfig, run_label
@@ -113,12 +114,20 @@ def test_an_object_is_found_once() -> None:
 
 
 def test_thresholds_by_class() -> None:
-    thresholds = given_thresholds({"car": 0.6})
-    assert (thresholds[0], thresholds[1]) == (0.6, 0.3)
+    thresholds = given_thresholds(0.2, {"car": 0.6})
+    assert (thresholds[0], thresholds[1]) == (0.6, 0.2)
     with pytest.raises(ValueError, match="'cars', which is not a class"):
-        given_thresholds({"cars": 0.6})
-    with pytest.raises(ValueError, match="that of car is 0"):
-        given_thresholds(0.0)
+        given_thresholds(0.3, {"cars": 0.6})
+    with pytest.raises(ValueError, match="threshold is 0"):
+        given_thresholds(0.0, {})
+
+
+def test_settings_by_class_and_tracks_from_the_command_line() -> None:
+    words = [f"--{name}=x" for name in ("checkpoint", "root", "version", "split", "output_version")]
+    config = settings_from(LabelConfig, [*words, "--thresholds={car: 0.4}", "--track.min_length=3"])
+    assert config.thresholds == {"car": 0.4}
+    assert config.track == TrackConfig(min_length=3)
+    assert settings_from(LabelConfig, [*words, "--track=null"]).track is None
 
 
 @pytest.fixture
@@ -129,7 +138,7 @@ def settings(tiny: Any, tiny_teacher: Path) -> dict[str, Any]:
         "version": tiny.version,
         "split": "tiny_empty",
         "output_version": "v1.0-labels",
-        "thresholds": 0.01,
+        "threshold": 0.01,
         "min_points": 0,
         "track": None,
         "device": "cpu",
@@ -249,7 +258,7 @@ def test_a_bag_without_annotations_trains_a_student(
         version=config.version,
         split="bags_all",
         output_version="v1.0-labels",
-        thresholds=0.01,
+        threshold=0.01,
         min_points=0,
         track=None,
         device="cpu",

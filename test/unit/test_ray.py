@@ -74,7 +74,7 @@ def test_label(world: Any, tiny_teacher: Path, address: str) -> None:
         version=world.version,
         split="tiny_val",
         output_version="v1.0-here",
-        thresholds=0.01,
+        threshold=0.01,
         track=None,
         replace=True,
         device="cpu",

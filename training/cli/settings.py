@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from bevdistill_ros.core.files import read_text
 from bevdistill_ros.core.text import quote
@@ -265,6 +265,8 @@ def _placeholder(hint: Any) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, Namespace):  # an optional group that is on
+        return "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(str, value))}]"
     if isinstance(value, bool) or value is None:

@@ -30,7 +30,7 @@ from training.evaluate.detector import Detector
 from training.label.annotations import Names, SceneLabels, rows_of
 from training.label.records import FrameBoxes
 from training.label.scene import annotated, dataset_of, detected, detector_of, points_in_labels, with_points
-from training.label.thresholds import ClassQuality, calibrated_thresholds, given_thresholds, quality_of
+from training.label.thresholds import DEFAULT, ClassQuality, calibrated_thresholds, given_thresholds, quality_of
 from training.label.tracker import TrackConfig, distinct, tracks_of
 from training.spread import listed_errors, spread
 
@@ -48,7 +48,8 @@ class LabelConfig:
     split: str  # whose scenes are labelled; all other annotations stay
     output_version: str  # folder for the new tables, which must not exist
     output_root: Path | None = None  # where that folder comes, with links to the data; null is root
-    thresholds: float | dict[str, float] = 0.3  # least score of a label: one for all, or by class (others have 0.3)
+    threshold: float = DEFAULT  # least score of a label
+    thresholds: dict[str, float] = field(default_factory=dict)  # of classes that have one of their own, {car: 0.4}
     calibrate_split: str = ""  # annotated split, unknown to the teacher, on which thresholds are found instead
     precision: float | None = None  # share of right labels that they are to have there; null: the best F1 of each class
     min_points: int = 1  # LiDAR points of the key frame that a LiDAR detector's box must hold to be believed
@@ -66,7 +67,7 @@ class LabelConfig:
     progress: bool = True  # show a bar
 
     def __post_init__(self) -> None:
-        given_thresholds(self.thresholds)
+        given_thresholds(self.threshold, self.thresholds)
         if self.precision is not None and not (self.calibrate_split and 0 < self.precision <= 1):
             raise ValueError(f"precision must be in (0, 1] and needs calibrate_split, but is {self.precision}")
         if self.batch_size < 1 or self.processes < 1 or min(self.distinct, self.min_points) < 0:
@@ -191,7 +192,7 @@ def _origin(checkpoint: str) -> str:
 
 def _thresholds(config: LabelConfig) -> np.ndarray:
     if not config.calibrate_split:
-        return given_thresholds(config.thresholds)
+        return given_thresholds(config.threshold, config.thresholds)
     detector = detector_of(config.checkpoint, config.device, config.mmdet3d_config)
     data = replace(config.data, train_split=config.calibrate_split)
     dataset = detector.dataset(data, config.calibrate_split)

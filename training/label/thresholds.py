@@ -33,21 +33,19 @@ class ClassQuality:
         return self.right / self.objects if self.objects else float("nan")
 
 
-def given_thresholds(given: float | Mapping[str, float]) -> np.ndarray:
-    """Thresholds (10,) of all classes; of a mapping, classes that it does not name have the default.
+def given_thresholds(common: float, by_class: Mapping[str, float]) -> np.ndarray:
+    """Thresholds (10,) of all classes: a common one, but for those that have one of their own.
 
     Raises:
         ValueError: A name is not a class, or a threshold is not in (0, 1].
     """
-    by_class = given if isinstance(given, Mapping) else dict.fromkeys(CLASS_NAMES, given)
     unknown = [name for name in by_class if name not in CLASS_NAMES]
     if unknown:
         raise ValueError(f"thresholds names '{unknown[0]}', which is not a class; classes are {', '.join(CLASS_NAMES)}")
-    wrong = {name: value for name, value in by_class.items() if not 0 < value <= 1}
-    if wrong:
-        name, value = next(iter(wrong.items()))
-        raise ValueError(f"thresholds must be above 0 and at most 1, but that of {name} is {value}")
-    return np.array([by_class.get(name, DEFAULT) for name in CLASS_NAMES])
+    for name, value in {"threshold": common, **by_class}.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"thresholds must be above 0 and at most 1, but {name} is {value}")
+    return np.array([by_class.get(name, common) for name in CLASS_NAMES])
 
 
 def calibrated_thresholds(
