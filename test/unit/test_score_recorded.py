@@ -320,8 +320,21 @@ def test_the_command_scores_a_recording(world: Any, tmp_path: Path) -> None:
         "spread_ms": 30.0,
         "stages": {"inference": 80.0},
     }
-    for words in ("what was there in time (published by status; boxes as they were)", "| inference | 80.0 |"):
+    assert (timing["samples"], timing["samples_unanswered"]) == (3, 0)
+    for words in (
+        "key frames without an answer: 0 of 3",
+        "what was there in time (published by status; boxes as they were)",
+        "| inference | 80.0 |",
+    ):
         assert words in text
+
+
+def test_a_split_with_a_scene_that_was_not_recorded_is_told(world: Any, tmp_path: Path) -> None:
+    path, output = write_drive(world, tmp_path / "drive", latency_ms=80.0), tmp_path / "out"
+    config = ScoreConfig(bags=(path,), root=world.root, version=world.version, split="tiny_val", output=output)
+    with pytest.raises(BagError, match="the bags have no detections of scene-stand; give bags of all its scenes"):
+        run_score(config)
+    assert not output.exists()
 
 
 def test_one_source_must_be_named(world: Any, tmp_path: Path) -> None:

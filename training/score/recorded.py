@@ -173,12 +173,13 @@ def _age_ms(status: SetStatus, camera: str) -> float:
 
 
 def _anchor_of(nusc: NuScenes, samples: Iterable[Mapping[str, Any]], stamps: np.ndarray) -> str:
-    """The sensor whose key frames have the stamps of detections."""
+    """The sensor whose key frames have the stamps of detections, which rise."""
     hits: Counter[str] = Counter()
     for sample in samples:
         for channel, token in sample["data"].items():
             stamp = int(nusc.get("sample_data", token)["timestamp"]) * _NANOSECONDS_PER_MICROSECOND
-            hits[channel] += bool(len(stamps)) and bool(np.abs(stamps - stamp).min() <= TOLERANCE_NS)
+            place = np.searchsorted(stamps, stamp - TOLERANCE_NS)
+            hits[channel] += int(place < len(stamps) and stamps[place] <= stamp + TOLERANCE_NS)
     best = max(hits, key=lambda channel: (hits[channel], channel == "CAM_FRONT", channel.startswith("CAM")), default="")
     if not best or not hits[best]:
         raise BagError(

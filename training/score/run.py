@@ -100,12 +100,18 @@ def _recorded(config: ScoreConfig, nusc: NuScenes) -> Subject:
         read[outcome.item] = outcome.result
     recordings, tracks = zip(*(read[path] for path in config.bags), strict=True)
     drives = match_drives(nusc, config.split, recordings, tracks, camera=config.camera, published=config.published)
+    silent = [scene for scene, outputs in drives.outputs.items() if not outputs]
+    if silent:
+        listed = ", ".join(silent[:5]) + (", ..." if len(silent) > 5 else "")
+        raise BagError(
+            f"split '{config.split}' cannot be scored: the bags have no detections of {listed}; give bags of all its "
+            "scenes, or another split"
+        )
     statuses = {path.name: own.statuses for path, own in zip(config.bags, recordings, strict=True)}
-    return Subject(
-        results=own_results(drives)[0],
-        drives=drives,
-        timing=timing_of(statuses, published_ns=drives.published_ns),
-    )
+    results, unanswered = own_results(drives)
+    counts = {"samples": len(drives.instants), "samples_unanswered": unanswered}
+    timing = {**counts, **timing_of(statuses, published_ns=drives.published_ns)}
+    return Subject(results=results, drives=drives, timing=timing)
 
 
 def _read_bag(config: ScoreConfig, path: Path) -> tuple[Recording, PoseTrack]:

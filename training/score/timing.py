@@ -82,6 +82,8 @@ def timing_table(timing: Mapping[str, Any]) -> str:
         for stage, entry in rows.items()
     ]
     lines += [f"\ndropped: {reason} ({count} sets)".replace("|", "/") for reason, count in timing["drops"].items()]
+    if "samples_unanswered" in timing:
+        lines.append(f"\nkey frames without an answer: {timing['samples_unanswered']} of {timing['samples']}")
     return "\n".join(lines)
 
 
