@@ -159,6 +159,12 @@ COMMANDS: dict[str, Command] = {
         config="DecodeConfig",
         function="run_decode",
     ),
+    "bench import": Command(
+        summary="speed of an import of JPEGs from a bag, beside copying the same bytes",
+        module="training.benchmark.bag_import",
+        config="ImportBenchConfig",
+        function="run_import_bench",
+    ),
     "bench node": Command(
         summary="what the node takes around its network, beside a naive node; over real middleware",
         module="training.benchmark.node.overhead",
