@@ -8,6 +8,7 @@ Shape legend: B batch, N cameras, Q = rows * cols cells, Z heights.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -43,14 +44,8 @@ class PublicGeometry(Geometry):
         Tensor  # (B, 2, 2) float32, x and y of the reference points on previous and current map, in parts of the grid
     )
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same on another device."""
-        moved = super().to(device, non_blocking)
-        return replace(
-            moved,
-            ego_state=self.ego_state.to(device, non_blocking=non_blocking),
-            shift=self.shift.to(device, non_blocking=non_blocking),
-        )
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(super()._mapped(change), ego_state=change(self.ego_state), shift=change(self.shift))
 
 
 class PublicGeometryFinder(GeometryFinder):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cuda import FakeCuda
 from published import TINY, Published
 
 from bevdistill_ros.core.grid import BevGrid
@@ -15,15 +16,17 @@ from bevdistill_ros.core.records import CameraFrame
 from bevdistill_ros.inference.bundle import Bundle, load_bundle, save_bundle
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice
+from bevdistill_ros.inference.engines import choice
 from bevdistill_ros.model.public_bevformer import PublicBevFormer
 from bevdistill_ros.model.public_config import PublicStudentConfig
 from training.data.augment import _augment_motion
 from training.data.index.load import DataConfig, load_index
 from training.data.motion import motion_of, twist_between
-from training.data.sample import _motion_of
+from training.data.sample import _motion_of, collate
 from training.evaluate.run import EvaluateConfig, evaluate
 from training.export import ExportConfig, run_export, training_rig
 from training.run.config import TrainConfig
+from training.run.data import train_dataset
 from training.run.fit import build_module, fit, with_bundled_student
 from training.weights.model import load_student
 from training.weights.public import public_student
@@ -139,6 +142,34 @@ def test_the_engine_remembers(public_bundle: Path) -> None:
     first = engine.infer(frame_of(bundle))
     second = engine.infer(frame_of(bundle, stamp_ns=500_000_000, x=3.0))
     assert not torch.equal(first.scores, second.scores)
+
+
+def test_a_frame_and_a_training_step_stay_on_a_gpu(
+    public_bundle: Path, tiny_teacher: Path, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the fake device of test/unit/device; a frame waits twice, as that of any student."""
+    monkeypatch.setattr(choice, "device_from", torch.device)
+    run = make_run(
+        tmp_path / "run",
+        **{
+            "student_bundle": str(public_bundle),
+            "teacher_checkpoint": str(tiny_teacher),
+            "distill.method": "fitnet",
+            "data.clip_length": 2,
+            "run.balance_every": 0,
+        },
+    )
+    module = build_module(with_bundled_student(run))
+    dataset = train_dataset(with_bundled_student(run))
+    with FakeCuda() as device:
+        bundle = load_bundle(public_bundle)
+        engine = Engine(bundle, EngineChoice(engine="torch", device="cuda"))
+        for number in range(2):
+            with device.counted() as waits:
+                engine.infer(frame_of(bundle, torch.zeros(9), stamp_ns=number * 500_000_000))
+            assert len(waits) == 2
+        module.to("cuda").train()
+        module.objective(collate([dataset[0], dataset[1]]).to("cuda"))[0]["fitnet"].backward()
 
 
 def test_the_map_is_turned_to_the_ego_frame(public_bundle: Path) -> None:
