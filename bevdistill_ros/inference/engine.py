@@ -55,7 +55,7 @@ class Engine:
         self.memory = Memory(temporal or MemoryLimits())
         self.stage_ms: dict[str, float] = {}  # of the last frame: preprocess, inference, postprocess
         self._geometry, self._least = bundle.student.geometry, Capacity()
-        if chosen.network.name != "torch":  # an exported network is fastest with the same shapes in each frame
+        if chosen.network.is_static:
             self._least = capacity_of(self.manifest.student, self.manifest.rig)
 
     @property

@@ -14,6 +14,7 @@ class EngineChoice:
     engine: EngineName = "torch"  # auto: the fastest that is installed and proves itself
     precision: Precision = "fp32"  # torch: fp32, bf16, and on a GPU fp16; others: fp32, and int8 if exported
     device: str = "auto"  # of torch
+    compiled: bool = False  # compile the network of torch, which takes a minute or more at the first frame
     onnx_providers: tuple[str, ...] = ("cpu",)  # of ONNX Runtime, by preference: tensorrt, cuda, cpu
     openvino_device: str = "CPU"  # CPU, GPU or NPU
     num_threads: int = 0  # of onnx and openvino on a CPU; 0: as many as torch takes

@@ -137,6 +137,7 @@ class DetectorParameters:
         choices=("fp32", "fp16", "bf16", "int8"),
     )
     device: str = setting("auto", "device of engine torch, such as cpu or cuda:0; auto: cuda where there is one")
+    torch_compile: bool = setting(False, "compile the network of engine torch, which takes a minute or more at start")
     onnx_providers: tuple[str, ...] = setting(
         ("cpu",), "execution providers of engine onnx by preference: tensorrt, cuda, cpu"
     )
@@ -178,6 +179,7 @@ class DetectorParameters:
             engine=self.engine,
             precision=self.precision,
             device=self.device,
+            compiled=self.torch_compile,
             onnx_providers=self.onnx_providers,
             openvino_device=self.openvino_device,
             num_threads=self.num_threads,

@@ -38,7 +38,7 @@ def graph_inputs(
         config: Settings of the student.
     """
     if config.temporal and (previous_bev is None or geometry.warp is None):
-        previous_bev, geometry = _no_past(config), replace(geometry, warp=_no_warp(config))
+        previous_bev, geometry = _no_past(config), with_past(replace(geometry, warp=None), config)
     inputs = {IMAGES: images, **dict(_tensors_of(geometry))}
     return inputs if previous_bev is None else {**inputs, PREVIOUS_BEV: previous_bev}
 
@@ -61,6 +61,11 @@ class NetworkGraph(nn.Module):
         geometry = _rebuilt(self._example, remaining)
         output = self.student.network(images, geometry, next(remaining, None))
         return output.predictions.logits[-1], output.predictions.codes[-1], output.bev
+
+
+def with_past(geometry: Geometry, config: StudentSettings) -> Geometry:
+    """The geometry with a warp where the student is temporal: one of nothing where there is none."""
+    return replace(geometry, warp=_no_warp(config)) if config.temporal and geometry.warp is None else geometry
 
 
 def _tensors_of(record: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

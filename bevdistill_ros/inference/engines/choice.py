@@ -156,7 +156,8 @@ def _candidates(bundle: Bundle, choice: EngineChoice) -> list[str]:
 
 def _opened(bundle: Bundle, name: str, choice: EngineChoice) -> Network:
     if name == "torch":
-        return TorchNetwork(bundle.student, device_from(choice.device), choice.precision)
+        device = device_from(choice.device)
+        return TorchNetwork(bundle.student, device, choice.precision, compiled=choice.compiled)
     return open_proven(bundle, name, choice).network
 
 

@@ -15,6 +15,7 @@ class Network(Protocol):
     name: str  # torch, onnx or openvino
     precision: Precision
     place: str  # device or provider, for logs
+    is_static: bool  # whether it is fastest with the same shapes in each frame
 
     def __call__(self, images: Tensor, geometry: Geometry, previous_bev: Tensor | None) -> Answer:
         """Run on one frame.

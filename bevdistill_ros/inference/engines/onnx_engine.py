@@ -36,6 +36,7 @@ class OnnxNetwork:
     """
 
     name = "onnx"
+    is_static = True
 
     def __init__(
         self, file: Path, config: StudentSettings, precision: Precision, providers: Sequence[str], num_threads: int

@@ -32,6 +32,7 @@ class OpenVinoNetwork:
     """
 
     name = "openvino"
+    is_static = True
 
     def __init__(
         self, file: Path, config: StudentSettings, precision: Precision, device: str, num_threads: int

@@ -3,12 +3,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.inference.bundle import Bundle
 from bevdistill_ros.inference.device import device_from
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice
+from bevdistill_ros.inference.engines.reference import capacity_of
+from bevdistill_ros.inference.engines.torch_engine import TorchNetwork
 from bevdistill_ros.inference.temporal_memory import MemoryLimits
 from bevdistill_ros.model.postprocess import detections_from
 from bevdistill_ros.model.records import BevMemory, CameraInput
@@ -170,6 +173,41 @@ def test_settings_that_cannot_be_are_refused(make_bundle: Bundles, settings: dic
 
 def test_auto_takes_what_there_is() -> None:
     assert device_from("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("temporal", [False, True])
+def test_the_graph_of_named_tensors_answers_as_the_student(
+    temporal: bool, make_bundle: Bundles, make_frame: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CUDA device, with its static shapes, here without the capture."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    engine, reference = (Engine(make_bundle(temporal=temporal), EngineChoice(device="cpu")) for _ in range(2))
+    assert isinstance(engine.network, TorchNetwork)
+    engine.network.is_static = True
+    engine._least = capacity_of(engine.config, engine.manifest.rig)
+    for seconds in (0.0, 0.5):
+        assert_same(engine.infer(make_frame(seconds)), reference.infer(make_frame(seconds)))
+    assert engine.network._replayed is not None
+
+
+@pytest.mark.slow
+def test_a_compiled_network_answers_as_the_student(make_bundle: Bundles, make_frame: Frames) -> None:
+    engine = Engine(make_bundle(), EngineChoice(device="cpu", compiled=True))
+    assert_same(engine.infer(make_frame()), Engine(make_bundle(), EngineChoice(device="cpu")).infer(make_frame()))
+
+
+@pytest.mark.gpu
+def test_a_gpu_replays_a_cuda_graph(make_bundle: Bundles, make_frame: Frames) -> None:
+    """And another one for a rig that sees more."""
+    engine = Engine(make_bundle(temporal=True), EngineChoice(device="cuda"))
+    eager = Engine(make_bundle(temporal=True), EngineChoice(device="cuda"))
+    assert isinstance(engine.network, TorchNetwork)
+    assert isinstance(eager.network, TorchNetwork)
+    eager.network.is_static = False
+    for seconds in (0.0, 0.5, 1.0):
+        assert_same(engine.infer(make_frame(seconds)), eager.infer(make_frame(seconds)))
+    assert engine.network._replayed is not None
+    assert engine.network._replayed.is_captured
 
 
 @pytest.mark.gpu
