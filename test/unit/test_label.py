@@ -7,17 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from nuscenes.nuscenes import NuScenes
 
+from bevdistill_ros.core.boxes import points_in_boxes, transform_boxes
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from bevdistill_ros.model.fit import ImageTarget
 from training.bag.write_command import BagWriteConfig, run_bag_write
 from training.bag_import.config import BagImportConfig
 from training.bag_import.run import run_bag_import
 from training.cli.commands import main
 from training.cli.settings import settings_from
+from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig, load_index
 from training.label.records import FrameBoxes
 from training.label.run import LabelConfig, run_label
+from training.label.scene import with_points
 from training.label.thresholds import calibrated_thresholds, given_thresholds, quality_of
 from training.label.tracker import TrackConfig, distinct, tracks_of
 from training.run.fit import fit
@@ -191,6 +196,22 @@ def test_a_box_without_points_is_not_believed(settings: dict[str, Any], tiny: An
     every, held = ([row["num_lidar_pts"] for row in table if "score" in row] for table in rows)
     assert min(every) == 0  # four points are all there is in a frame of the tiny database
     assert held == [count for count in every if count]
+
+
+def test_points_are_counted_as_by_trying_all_of_them(tiny: Any) -> None:
+    index = load_index(DataConfig(root=tiny.root, version=tiny.version, num_sweeps=0))
+    dataset = NuScenesDataset(index, "tiny_train", target=ImageTarget(height=36, width=64), num_sweeps=0, cameras=())
+    points = np.random.default_rng(0).uniform(-6, 6, (4000, 3))
+    dataset.key_frame_points = lambda number: torch.tensor(points)  # type: ignore[method-assign]
+    rows = np.array([[0, 0, 0, 4, 2, 3, 0.7, 0, 0], [3, -2, 1, 1, 5, 1, -2, 0, 0], [80, 0, 0, 4, 2, 2, 0, 0, 0]])
+    in_global = transform_boxes(torch.tensor(index.global_from_ego[0]), torch.tensor(rows)).numpy()
+    expected = points_in_boxes(torch.tensor(points), torch.tensor(rows)).sum(dim=1).tolist()
+    frames = [FrameBoxes(token="a", stamp_ns=0, boxes=in_global, scores=np.ones(3), labels=np.zeros(3, dtype=int))]
+    dataset.samples = dataset.samples[:1]
+    assert min(expected[:2]) > 10
+    for least in (1, expected[0], expected[0] + 1):
+        (kept,) = with_points(dataset, frames, least)
+        assert len(kept.boxes) == sum(count >= least for count in expected)
 
 
 def test_frames_that_were_not_labelled_stay_unlabelled(settings: dict[str, Any], tiny: Any) -> None:

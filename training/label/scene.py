@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 
 from bevdistill_ros.core.boxes import points_in_boxes, transform_boxes
 from bevdistill_ros.core.geometry import invert_rigid
@@ -106,7 +107,13 @@ def points_in_labels(dataset: NuScenesDataset, tracks: Sequence[Track]) -> dict[
 
 def _points_in(dataset: NuScenesDataset, sample: int, boxes: np.ndarray) -> np.ndarray:
     """Points of a sample's key frame in each of some boxes (M, 9) of the global frame: (M,) int64."""
-    ego_from_global = invert_rigid(torch.tensor(dataset.index.global_from_ego[sample]))
+    in_ego = transform_boxes(invert_rigid(torch.tensor(dataset.index.global_from_ego[sample])), torch.tensor(boxes))
     points = dataset.key_frame_points(sample)[:, :3].double()
-    inside = points_in_boxes(points, transform_boxes(ego_from_global, torch.tensor(boxes)))
-    return np.asarray(inside.sum(dim=1).numpy())
+    if not len(points):
+        return np.zeros(len(boxes), dtype=np.int64)
+    # Each box is tried with the points around it alone, since a frame has hundreds of boxes and 100,000 points.
+    around = KDTree(points[:, :2].numpy()).query_ball_point(
+        in_ego[:, :2].numpy(), in_ego[:, 3:5].norm(dim=1).numpy() / 2
+    )
+    counts = [points_in_boxes(points[rows], box[None]).sum() for rows, box in zip(around, in_ego, strict=True)]
+    return np.array(counts, dtype=np.int64)
