@@ -208,6 +208,15 @@ class Monitor:
         return Item(name="ego motion", level=Level.OK, message=message + memory, values=values)
 
 
+def model_item(description: str, refused: Sequence[str]) -> Item:
+    """What runs, and which engines were refused: the node runs then, but slower than it was meant to."""
+    return Item(
+        name="model",
+        level=Level.WARN if refused else Level.OK,
+        message="; ".join([description, *refused]),
+    )
+
+
 def calibration_item(
     usable: Mapping[str, str], unusable: Mapping[str, str], differences: Sequence[str], *, is_new: bool
 ) -> Item:

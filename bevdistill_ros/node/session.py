@@ -13,10 +13,10 @@ from bevdistill_ros.inference.rig_file import load_rig
 from bevdistill_ros.interface import drops
 from bevdistill_ros.interface.parameters import DetectorParameters
 from bevdistill_ros.node.build import in_model_order, make_engine, make_odometry, make_pipeline
-from bevdistill_ros.node.diagnostics import Monitor, calibration_item
+from bevdistill_ros.node.diagnostics import Monitor, calibration_item, model_item
 from bevdistill_ros.node.pipeline import UnusableSet
 from bevdistill_ros.node.publishers import Publishers
-from bevdistill_ros.node.records import DroppedSet, ImageSet, Item, Level
+from bevdistill_ros.node.records import DroppedSet, ImageSet, Item
 from bevdistill_ros.node.rig.calibration import calibrations_of
 from bevdistill_ros.node.rig.calibration_store import CalibrationStore
 from bevdistill_ros.node.rig.ego_motion import EgoMotion, NoEgoMotion
@@ -128,9 +128,7 @@ class Session:
 
     def diagnostics(self, now_ns: int) -> list[Item]:
         """How it is doing."""
-        refused = self._engine.warnings  # the node runs, but slower than it was meant to
-        level = Level.WARN if refused else Level.OK
-        model = Item(name="model", level=level, message="; ".join([self.description, *refused]))
+        model = model_item(self.description, self._engine.warnings)
         if self._subscriptions is None:
             return [model]
         cameras = self._parameters.cameras

@@ -11,7 +11,7 @@ pytest.importorskip("rclpy", reason="needs rclpy: make setup, then source script
 
 from bevdistill_ros.interface.drops import BUSY
 from bevdistill_ros.interface.parameters import DiagnosticsParameters
-from bevdistill_ros.node.diagnostics import STAGES, Monitor, age_ms, calibration_item, clock_item
+from bevdistill_ros.node.diagnostics import STAGES, Monitor, age_ms, calibration_item, clock_item, model_item
 from bevdistill_ros.node.records import Item, Level, Motion, SetReport
 from bevdistill_ros.node.rig.calibration_store import NOT_YET
 
@@ -228,3 +228,10 @@ def test_age() -> None:
     assert age_ms(START, START + 25_000_000) == 25.0
     assert math.isnan(age_ms(START, START + 4000 * SECOND))
     assert math.isnan(age_ms(START, START - 2 * SECOND))
+
+
+def test_a_refused_engine_is_a_warning() -> None:
+    assert model_item("tiny 1, onnx on CPU, fp32", ()).level is Level.OK
+    found = model_item("tiny 1, torch on cpu, fp32", ("engine onnx is refused: bev_max 0.3 (allowed 0.01)",))
+    assert found.level is Level.WARN
+    assert found.message == "tiny 1, torch on cpu, fp32; engine onnx is refused: bev_max 0.3 (allowed 0.01)"

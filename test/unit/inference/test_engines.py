@@ -15,6 +15,8 @@ import torch
 from bevdistill_ros.core.files import user_cache
 from bevdistill_ros.core.records import CameraFrame, Detections
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.doctor.checks.bundle import check_bundle
+from bevdistill_ros.doctor.finding import Verdict
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle, sha256_of
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice
@@ -263,6 +265,9 @@ def test_a_refused_engine_is_reported_at_every_start(export: Callable[..., Path]
     change_network(path, sample_nearest)
     for _ in range(2):
         assert "differs from torch" in "".join(Engine(load_bundle(path), AUTO).warnings)
+    (warning,) = [found for found in check_bundle(path, choice=AUTO)[1] if found.subject == "engine"]
+    assert warning.verdict is Verdict.WARN
+    assert "differs from torch on the bundle's reference by bev_max" in warning.message
     bundle = load_bundle(path)
     write_timings(timings_path(bundle.manifest, AUTO), {"torch": 2.0, "onnx": 1.0})
     engine = Engine(bundle, AUTO)
