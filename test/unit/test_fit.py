@@ -28,6 +28,18 @@ from training.weights.checkpoint import CONFIG_KEY, config_text, read_checkpoint
 MakeRun = Callable[..., TrainConfig]
 
 
+def trainer_on(device: str) -> SimpleNamespace:
+    """What the data ask of a trainer."""
+    return SimpleNamespace(global_rank=0, world_size=1, strategy=SimpleNamespace(root_device=torch.device(device)))
+
+
+@pytest.mark.parametrize(("device", "pins"), [("cpu", False), ("cuda", True)])
+def test_batches_for_a_gpu_are_pinned(device: str, pins: bool, make_run: MakeRun, tmp_path: Path) -> None:
+    data = TrainData(make_run(tmp_path / "run"), 0)
+    data.trainer = trainer_on(device)  # type: ignore[assignment]
+    assert data.train_dataloader().pin_memory is pins
+
+
 def losses_of(checkpoint: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (checkpoint.parent / "losses.jsonl").read_text().splitlines()]
 
@@ -168,7 +180,7 @@ def test_accumulated_batches_are_one_step_of_their_samples(make_run: MakeRun, tm
         data = TrainData(
             make_run(tmp_path, **changes, **{"optim.accumulate": accumulate, "optim.batch_size": 2 // accumulate}), 0
         )
-        data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+        data.trainer = trainer_on("cpu")  # type: ignore[assignment]
         batches = list(data.train_dataloader().batch_sampler)  # type: ignore[arg-type]
         taken[accumulate] = [draw for batch in batches for draw in batch]
         assert len(batches) == 2 * accumulate
@@ -569,7 +581,7 @@ def test_class_balanced_draws(make_run: MakeRun, tmp_path: Path, balanced: bool,
     """One of four samples holds a pedestrian, the others a car and a barrier: a quarter of the draws, or a third."""
     changes = {"role": "teacher", "data.train_split": "tiny_val", "optim.steps": 1, "optim.batch_size": 12}
     data = TrainData(make_run(tmp_path / "run", **changes, **{"optim.class_balanced": balanced}), 0)
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+    data.trainer = trainer_on("cpu")  # type: ignore[assignment]
     (batch,) = list(data.train_dataloader().batch_sampler)  # type: ignore[arg-type]
     assert [index for index, _ in batch].count(3) == pedestrians
 
