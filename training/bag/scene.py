@@ -57,6 +57,7 @@ class KeyFrame:
     stamp_ns: int
     channel_stamps_ns: Mapping[str, int]  # of the key frame of each sensor
     annotations: tuple[Annotation, ...]
+    is_annotated: bool = True  # False: that there are none says nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +216,11 @@ def _key_frames(nusc: NuScenes, scene: Mapping[str, Any], channels: Sequence[str
         annotations = tuple(_annotation(nusc, annotation, instances) for annotation in sample["anns"])
         key_frames.append(
             KeyFrame(
-                token=sample["token"], stamp_ns=stamp_ns_of(sample), channel_stamps_ns=stamps, annotations=annotations
+                token=sample["token"],
+                stamp_ns=stamp_ns_of(sample),
+                channel_stamps_ns=stamps,
+                annotations=annotations,
+                is_annotated=sample.get("annotated", True),
             )
         )
     return tuple(key_frames)

@@ -239,7 +239,7 @@ def _sensor(scene: Scene, frame: SensorFrame, layout: PointLayout) -> Iterator[_
 
 def _sample(scene: Scene, key_frame: KeyFrame, global_from_map: np.ndarray) -> _Message:
     """What ties stamps to ground truth; each message stands alone, so that a cut recording can be scored too."""
-    content = {
+    content: dict[str, object] = {
         "scene": scene.name,
         "sample_token": key_frame.token,
         "stamp_ns": key_frame.stamp_ns,
@@ -248,8 +248,9 @@ def _sample(scene: Scene, key_frame: KeyFrame, global_from_map: np.ndarray) -> _
             "rotation": quaternion_from_matrix(global_from_map[:3, :3]).tolist(),
             "translation": global_from_map[:3, 3].tolist(),
         },
-        "annotations": [annotation.row for annotation in key_frame.annotations],
     }
+    if key_frame.is_annotated:
+        content["annotations"] = [annotation.row for annotation in key_frame.annotations]
     return _Message(topic=SAMPLE_TOPIC, stamp_ns=key_frame.stamp_ns, content=messages.json_string(content))
 
 

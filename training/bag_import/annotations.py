@@ -59,6 +59,9 @@ def boxes_of(bag: Bag, topic: str, stamps_ns: Iterable[int], max_offset_ns: int)
         stamps_ns: Stamps of the key frames [ns].
         max_offset_ns: How far annotations may be from a key frame [ns]; those nearest to it are taken.
 
+    Returns:
+        For each key frame that was annotated, be it that nothing was there.
+
     Raises:
         BagError: The bag is damaged.
     """
@@ -82,8 +85,9 @@ def _messages_of(bag: Bag, topic: str) -> Iterator[tuple[int, list[FoundBox]]]:
         MARKERS_TYPE: _of_markers,
     }
     if kind == STRING_TYPE:
-        for _, (stamp_ns, found) in bag.decoded(topic, kind, _of_sample):
-            yield stamp_ns, found
+        for _, (stamp_ns, rows) in bag.decoded(topic, kind, _of_sample):
+            if rows is not None:
+                yield stamp_ns, rows
     else:
         convert = readers.get(kind, _of_autoware)
         for _, (stamp_ns, found) in bag.decoded(topic, kind, lambda content: (_stamp_of(content), convert(content))):
@@ -126,10 +130,11 @@ class Categories:
         return found
 
 
-def _of_sample(content: Any) -> tuple[int, list[FoundBox]]:
-    """The rows that a bag of ours holds."""
+def _of_sample(content: Any) -> tuple[int, list[FoundBox] | None]:
+    """The rows that a bag of ours holds; None for a key frame that nobody annotated."""
     fields = json.loads(content.data)
-    return int(fields["stamp_ns"]), [_of_row(row) for row in fields.get("annotations", ())]
+    rows = fields.get("annotations")
+    return int(fields["stamp_ns"]), None if rows is None else [_of_row(row) for row in rows]
 
 
 def _of_row(row: Mapping[str, Any]) -> FoundBox:

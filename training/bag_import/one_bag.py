@@ -210,7 +210,7 @@ class _BagImport:
             files=files,
             names=names,
             poses=self.poses,
-            boxes={ns: self._placed(plan, found, ns, boxes.get(ns, [])) for ns in own},
+            boxes={ns: self._placed(plan, found, ns, boxes[ns]) for ns in own if ns in boxes},
         )
         sweeps = {ns: self.config.growing / file for (channel, ns), file in names.items() if channel == LIDAR}
         return SceneRows(content, categories, self.skipped, sweeps).tables()

@@ -52,7 +52,9 @@ class SceneContent:
     files: Sequence[SensorFile]  # of the scene, by rising stamp
     names: Mapping[tuple[str, int], str]  # file, relative to the data set, by channel and stamp
     poses: Mapping[tuple[str, int], np.ndarray]  # global_from_ego (4, 4) by channel and stamp
-    boxes: Mapping[int, Sequence[tuple[FoundBox, np.ndarray]]]  # and global_from_box (4, 4), by stamp of the key frame
+    boxes: Mapping[
+        int, Sequence[tuple[FoundBox, np.ndarray]]
+    ]  # and global_from_box (4, 4), by stamp of the key frame; those annotated
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,7 @@ class SceneRows:
         content, plan = self.content, self.content.plan
         scene, log = token_of(content.bag_name, "scene", plan.name), token_of(content.bag_name, "log")
         key_frames = plan.key_frames
-        samples = chained(
-            {"token": entry.token, **stamp_columns(entry.stamp_ns), "scene_token": scene} for entry in key_frames
-        )
+        samples = chained(self._sample(entry, scene) for entry in key_frames)
         annotations, instances = self._annotations(key_frames)
         return {
             "log": [_log_row(log, content, key_frames[0].stamp_ns)],
@@ -104,6 +104,11 @@ class SceneRows:
             "instance": instances,
             "attribute": self._attributes(),
         }
+
+    def _sample(self, entry: KeyFrame, scene: str) -> Row:
+        """Row of a key frame; one that nobody annotated says so, as it may stand beside others."""
+        row = {"token": entry.token, **stamp_columns(entry.stamp_ns), "scene_token": scene}
+        return row if entry.stamp_ns in self.content.boxes else {**row, "annotated": False}
 
     def _recordings(self, key_frames: Sequence[KeyFrame]) -> Tables:
         """Rows of images, sweeps and their poses; those between two key frames belong to the later one."""

@@ -53,6 +53,7 @@ def assert_same_samples(first: NuScenes, second: NuScenes) -> None:
         other = samples[row["token"]]
         assert (row["timestamp"], row["prev"], row["next"]) == (other["timestamp"], other["prev"], other["next"])
         assert set(row["anns"]) == set(other["anns"])
+        assert row.get("annotated", True) == other.get("annotated", True)
         assert set(row["data"]) == set(other["data"])
     for row in first.sample_annotation:
         other = second.get("sample_annotation", row["token"])

@@ -161,6 +161,7 @@ def test_five_cameras_of_other_names(five_cameras: Path, original: NuScenes, tmp
     found = imported(tmp_path / "own", five_cameras)
     assert_same_geometry(original, found, {**FIVE, "LIDAR_TOP": "LIDAR_TOP"})
     assert not found.sample_annotation
+    assert {row["annotated"] for row in found.sample} == {False}
     index = load_index(DataConfig(root=tmp_path / "own", version=VERSION, num_sweeps=2, cache_dir=tmp_path))
     assert set(index.cameras) == set(FIVE.values())
     assert len(index.samples_of("bags_all")) == 3
