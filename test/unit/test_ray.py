@@ -75,6 +75,7 @@ def test_label(world: Any, tiny_teacher: Path, address: str) -> None:
         split="tiny_val",
         output_version="v1.0-here",
         threshold=0.01,
+        min_points=0,
         track=None,
         replace=True,
         device="cpu",
