@@ -324,7 +324,7 @@ def test_a_drive_without_known_motion_is_detected_set_by_set(bundle: Path, bag: 
         run_replay(
             config_of(
                 bundle,
-                tmp_path / "told",
+                tmp_path / "named",
                 bags=(path,),
                 frames="all",
                 parameters={"ego_motion.source": "odometry"},
