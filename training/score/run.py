@@ -16,6 +16,7 @@ from training.bag.read_bag import BagError, read_bag
 from training.bag.recording import Recording, read_recording
 from training.bag.write_bag import BASE_FRAME
 from training.data.tables import open_tables
+from training.evaluate.devkit import uncollected
 from training.evaluate.results import Results
 from training.score.parts import BAND_EDGES, Parts, distance_bands, regions_of
 from training.score.recorded import Published, match_drives, own_results
@@ -125,6 +126,7 @@ def _read_bag(config: ScoreConfig, path: Path) -> tuple[Recording, PoseTrack]:
     return recording, PoseTrack.of_bag(read_bag(path), config.base_frame or BASE_FRAME, config.odometry_topic)
 
 
+@uncollected()
 def read_results(path: Path) -> Results:
     """Read a results file; a ValueError says why it can't be."""
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from nuscenes.nuscenes import NuScenes
 
 from bevdistill_ros.core.files import write_whole
+from training.evaluate.devkit import uncollected
 from training.evaluate.metrics import RESULTS, Metrics, evaluate_boxes
 from training.evaluate.results import Results
 from training.score.boxes import BoxTable, table_of
@@ -53,6 +54,7 @@ class WholeReport:
     metrics: Metrics | None  # official; None of a split without annotations
 
 
+@uncollected()
 def whole_report(
     nusc: NuScenes, subject: Subject, split: str, scope: Scope, output: Path, results_name: str = RESULTS
 ) -> WholeReport:
