@@ -19,7 +19,7 @@ from training.bag_import.config import BagImportConfig
 from training.bag_import.info import info_of
 from training.bag_import.one_bag import import_bag, rows_path
 
-NUM_FAST, NUM_ALL = 2, 25  # of each kind of damage; thirteen kinds
+NUM_FAST, NUM_ALL = 1, 24  # of each kind of damage; thirteen kinds
 MAX_GROWTH_KIB = 2 << 20
 MILLION = 1_000_000
 Rng = np.random.Generator

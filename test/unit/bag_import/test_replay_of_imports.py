@@ -33,7 +33,9 @@ BAGS = {"nuscenes2bag": nuscenes2bag_bag, "ros2_dataset_bridge": dataset_bridge_
         "five cameras": five_camera_bag}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BAGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "five cameras" else pytest.mark.slow) for name in BAGS]
+)
 def test_a_replay_scores_as_direct_evaluation(name: str, world: Path, bags: Path, tmp_path: Path) -> None:
     nusc = NuScenes(tiny_world().version, str(world), verbose=False)
     bag = BAGS[name](bags / "synth-0000", tmp_path / "bag")
