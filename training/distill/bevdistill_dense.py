@@ -17,7 +17,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair
@@ -26,64 +25,6 @@ from training.teacher.output import TeacherOutput
 
 TeacherAdapter = Literal["norm", "conv", "none"]
 StudentAdapter = Literal["conv", "none"]
-
-
-class BevDistillDense(Distiller):
-    """Imitation of the teacher's map, weighted by the foreground.
-
-    Args:
-        student_channels: Of the student's map.
-        teacher_channels: Of the teacher's map.
-        grid: Of both maps.
-        mask: Which cells count.
-        sigma: Spread of the mask around a centre [m], for the masks soft and teacher_score.
-        teacher_adapter: What the teacher's map passes: norm (per channel, not trained), conv (3x3 convolution,
-            normalisation and ReLU, trained) or none.
-        student_adapter: What the student's map passes: conv (that, trained, and a 1x1 convolution behind it but for
-            conv on the teacher's side) or none.
-        tap: Which map of the teacher.
-    """
-
-    def __init__(
-        self,
-        *,
-        student_channels: int,
-        teacher_channels: int,
-        grid: BevGrid,
-        mask: Mask,
-        sigma: float,
-        teacher_adapter: TeacherAdapter,
-        student_adapter: StudentAdapter,
-        tap: Tap,
-    ) -> None:
-        super().__init__()
-        self.grid = grid
-        self.mask: Mask = mask
-        self.sigma = sigma
-        self.tap: Tap = tap
-        self.teacher_adapter: nn.Module
-        self.student_adapter: nn.Module = nn.Identity()
-        if student_adapter == "conv":
-            self.student_adapter = _convolution(student_channels, teacher_channels)
-            if teacher_adapter != "conv":
-                self.student_adapter.append(nn.Conv2d(teacher_channels, teacher_channels, 1))
-        elif student_channels != teacher_channels:
-            raise ValueError(
-                f"the student's map has {student_channels} channels and the teacher's {teacher_channels}, so they "
-                "can't be compared as they are; set distill.bevdistill_dense.student_adapter to conv"
-            )
-        if teacher_adapter == "conv":
-            self.teacher_adapter = _convolution(teacher_channels, teacher_channels)
-        else:
-            is_norm = teacher_adapter == "norm"
-            self.teacher_adapter = nn.BatchNorm2d(teacher_channels, affine=False) if is_norm else nn.Identity()
-
-    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return {"dense"}: mean over items of the masked error; an item without objects gives 0."""
-        student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
-        mask_BHW = foreground_mask(self.mask, batch.boxes, self.grid, sigma=self.sigma, predictions=teacher.predictions)
-        difference = self.student_adapter(student_bev).float() - self.teacher_adapter(teacher_bev).float()
-        return {"dense": weighted_mean(difference.square().sum(dim=1), mask_BHW)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +48,42 @@ class BevDistillDenseConfig(MethodConfig):
     def terms(self) -> dict[str, str]:
         return {"dense": "weight"}
 
-    def build(self, shapes: DistillShapes) -> BevDistillDense:
-        return BevDistillDense(
-            student_channels=shapes.student_channels,
-            teacher_channels=shapes.teacher_channels,
-            grid=shapes.grid,
-            mask=self.mask,
-            sigma=self.sigma,
-            teacher_adapter=self.teacher_adapter,
-            student_adapter=self.student_adapter,
-            tap=self.tap,
+    def build(self, shapes: DistillShapes) -> "BevDistillDense":
+        return BevDistillDense(self, shapes)
+
+
+class BevDistillDense(Distiller):
+    """Imitation of the teacher's map, weighted by the foreground."""
+
+    def __init__(self, config: BevDistillDenseConfig, shapes: DistillShapes) -> None:
+        super().__init__()
+        self._config, self._grid = config, shapes.grid
+        student_channels, teacher_channels = shapes.student_channels, shapes.teacher_channels
+        self.teacher_adapter: nn.Module
+        self.student_adapter: nn.Module = nn.Identity()
+        if config.student_adapter == "conv":
+            self.student_adapter = _convolution(student_channels, teacher_channels)
+            if config.teacher_adapter != "conv":
+                self.student_adapter.append(nn.Conv2d(teacher_channels, teacher_channels, 1))
+        elif student_channels != teacher_channels:
+            raise ValueError(
+                f"the student's map has {student_channels} channels and the teacher's {teacher_channels}, so they "
+                "can't be compared as they are; set distill.bevdistill_dense.student_adapter to conv"
+            )
+        if config.teacher_adapter == "conv":
+            self.teacher_adapter = _convolution(teacher_channels, teacher_channels)
+        else:
+            is_norm = config.teacher_adapter == "norm"
+            self.teacher_adapter = nn.BatchNorm2d(teacher_channels, affine=False) if is_norm else nn.Identity()
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return {"dense"}: mean over items of the masked error; an item without objects gives 0."""
+        student_bev, teacher_bev = bev_pair(student, teacher, grid=self._grid, tap=self._config.tap)
+        mask_BHW = foreground_mask(
+            self._config.mask, batch.boxes, self._grid, sigma=self._config.sigma, predictions=teacher.predictions
         )
+        difference = self.student_adapter(student_bev).float() - self.teacher_adapter(teacher_bev).float()
+        return {"dense": weighted_mean(difference.square().sum(dim=1), mask_BHW)}
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -33,7 +33,6 @@ import torch
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import decode_boxes, iou_bev
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair
@@ -44,155 +43,6 @@ from training.teacher.output import TeacherOutput
 ClassTerm = Literal["mi", "kl", "none"]
 Positions = Literal["matched", "release"]
 Negatives = Literal["item", "batch"]
-
-
-class BevDistillSparse(Distiller):
-    """Imitation of the teacher's best queries.
-
-    Args:
-        num_queries: How many of the teacher's queries, best first (K).
-        class_term: What is learned about a matched query but its box: mi (features), kl (class scores) or none.
-        box_term: Whether its box is learned.
-        quality: Whether pairs weigh by their quality; otherwise all alike.
-        gamma: Share of the score in the quality, against that of the overlap.
-        critic: Maps the features of the mi term; None for another class term.
-        temperature: Of the mi term.
-        positions: Where the mi term takes its features: matched queries, or the maps at predicted centres (release).
-        negatives: Where negatives of matched queries come from: the same item, or the whole batch.
-        match_class_weight: Of the class cost in the matching.
-        match_box_weight: Of the box cost in the matching [1/m].
-        velocity_weight: Of the two velocities against the other eight numbers of the code.
-        grid: Of both maps, for positions: release.
-        tap: Which map of the teacher, for positions: release.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_queries: int,
-        class_term: ClassTerm,
-        box_term: bool,
-        quality: bool,
-        gamma: float,
-        critic: Critic | None,
-        temperature: float,
-        positions: Positions,
-        negatives: Negatives,
-        match_class_weight: float,
-        match_box_weight: float,
-        velocity_weight: float,
-        grid: BevGrid,
-        tap: Tap,
-    ) -> None:
-        super().__init__()
-        assert (critic is not None) == (class_term == "mi"), "the mi term, and only it, needs a critic"
-        self.num_queries = num_queries
-        self.class_term, self.box_term, self.quality, self.gamma = class_term, box_term, quality, gamma
-        self.critic = critic
-        self.temperature = temperature
-        self.positions, self.negatives = positions, negatives
-        self.match_class_weight, self.match_box_weight = match_class_weight, match_box_weight
-        self.velocity_weight = velocity_weight
-        self.grid = grid
-        self.tap: Tap = tap
-
-    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return of {"sparse_mi", "sparse_kl", "sparse_box"} the terms that are switched on."""
-        predictions = student.predictions
-        targets = best_queries(teacher, predictions, self.num_queries)
-        quality_BK, objects_BK = rate(targets, batch.boxes, batch.labels, gamma=self.gamma)
-        weight_BK = quality_BK if self.quality else torch.ones_like(quality_BK)
-        index_LBK = match(
-            predictions,
-            targets,
-            class_weight=self.match_class_weight,
-            box_weight=self.match_box_weight,
-            wanted=weight_BK > 0,
-        )
-        losses: dict[str, Tensor] = {}
-        if self.class_term == "kl":
-            divergence_LBK = class_divergence(take(predictions.logits, index_LBK), targets.logits)
-            losses["sparse_kl"] = _reduce(divergence_LBK, weight_BK)
-        elif self.class_term == "mi" and self.positions == "matched":
-            bound_LBK = self._contrast_queries(targets.features, take(predictions.features, index_LBK), objects_BK)
-            losses["sparse_mi"] = _reduce(bound_LBK, weight_BK)
-        elif self.class_term == "mi":
-            losses["sparse_mi"] = self._contrast_maps(student, teacher)
-        if self.box_term:
-            error_LBK = code_distance(take(predictions.codes, index_LBK), targets.codes, self.velocity_weight)
-            losses["sparse_box"] = _reduce(error_LBK, weight_BK)
-        return losses
-
-    def _contrast_queries(self, teacher_BKD: Tensor, student_LBKD: Tensor, objects_BK: Tensor) -> Tensor:
-        """InfoNCE (L, B, K) of matched queries."""
-        assert self.critic is not None
-        batch, count = objects_BK.shape
-        if self.negatives == "batch":
-            # One long item; objects of different items get different numbers.
-            offset = torch.arange(batch, device=objects_BK.device)[:, None] * (objects_BK.max() + 1)
-            objects_BK = torch.where(objects_BK >= 0, objects_BK + offset, objects_BK).view(1, -1)
-            teacher_BKD = teacher_BKD.flatten(0, 1).unsqueeze(0)
-            student_LBKD = student_LBKD.flatten(1, 2).unsqueeze(1)
-        same_object = (objects_BK[:, :, None] == objects_BK[:, None, :]) & (objects_BK >= 0)[:, :, None]
-        mapped_teacher, mapped_student = self.critic(teacher_BKD, student_LBKD)
-        bound = info_nce(mapped_teacher, mapped_student, same_object, temperature=self.temperature)
-        return bound.view(len(student_LBKD), batch, count)
-
-    def _contrast_maps(self, student: StudentOutput, teacher: TeacherOutput) -> Tensor:
-        """InfoNCE of the maps at predicted centres: mean over centres inside the grid and items, sum over layers."""
-        assert self.critic is not None
-        student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
-        centres_LBQ2 = student.predictions.codes[..., :2].detach().float()
-        layers = []
-        for centres_BQ2 in centres_LBQ2:
-            inside_BQ = self.grid.contains(centres_BQ2)
-            mapped_teacher, mapped_student = self.critic(
-                self.grid.sample(teacher_bev, centres_BQ2), self.grid.sample(student_bev, centres_BQ2)
-            )
-            outside = ~inside_BQ[:, None, :].expand(-1, inside_BQ.shape[1], -1)
-            layers.append(info_nce(mapped_teacher, mapped_student, outside, temperature=self.temperature))
-        weight_LBQ = self.grid.contains(centres_LBQ2).float()
-        total_LB = (weight_LBQ * torch.stack(layers)).sum(dim=-1)
-        return (total_LB / weight_LBQ.sum(dim=-1).clamp(min=1.0)).mean(dim=1).sum()
-
-
-@torch.no_grad()
-def rate(
-    targets: TeacherQueries, boxes: Sequence[Tensor], labels: Sequence[Tensor], *, gamma: float
-) -> tuple[Tensor, Tensor]:
-    """How good the teacher's boxes are, and which object each lies on.
-
-    Args:
-        targets: The teacher's queries.
-        boxes: Ground truth B x (M_b, 9).
-        labels: Its classes B x (M_b,).
-        gamma: Share of the score.
-
-    Returns:
-        Quality (B, K) float32 in [0, 1], and the index (B, K) int64 of the ground-truth box of any class that the
-        teacher's box overlaps most, -1 where it overlaps none.
-    """
-    scores_BK, classes_BK = targets.logits.sigmoid().max(dim=-1)
-    predicted_BK9 = decode_boxes(targets.codes)
-    overlap_BK, objects_BK = torch.zeros_like(scores_BK), torch.full_like(classes_BK, -1)
-    for item, (truth, classes) in enumerate(zip(boxes, labels, strict=True)):
-        if not len(truth):
-            continue
-        count = len(predicted_BK9[item])
-        first = predicted_BK9[item].repeat_interleave(len(truth), dim=0)
-        overlap_KM = iou_bev(first, truth.float().repeat(count, 1)).view(count, len(truth))
-        best_K, nearest_K = overlap_KM.max(dim=1)
-        objects_BK[item] = torch.where(best_K > 0, nearest_K, -1)
-        same_class = classes_BK[item][:, None] == classes[None]
-        overlap_BK[item] = torch.where(same_class, overlap_KM, 0.0).amax(dim=1)
-    quality_BK = scores_BK.pow(gamma) * overlap_BK.pow(1 - gamma)
-    return torch.where(overlap_BK > 0, quality_BK, 0.0), objects_BK
-
-
-def _reduce(values_LBK: Tensor, weight_BK: Tensor) -> Tensor:
-    """Weighted mean over queries, mean over items, sum over layers."""
-    total_LB = (weight_BK * values_LBK).sum(dim=-1)
-    return (total_LB / weight_BK.sum(dim=-1).clamp(min=1.0)).mean(dim=1).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,28 +86,119 @@ class BevDistillSparseConfig(MethodConfig):
     def tap_read(self) -> Tap | None:
         return self.tap if self.positions == "release" else None
 
-    def build(self, shapes: DistillShapes) -> BevDistillSparse:
-        critic = None
-        if self.class_term == "mi":
-            from_maps = self.positions == "release"
-            critic = Critic(
+    def build(self, shapes: DistillShapes) -> "BevDistillSparse":
+        return BevDistillSparse(self, shapes)
+
+
+class BevDistillSparse(Distiller):
+    """Imitation of the teacher's best queries."""
+
+    def __init__(self, config: BevDistillSparseConfig, shapes: DistillShapes) -> None:
+        super().__init__()
+        self._config, self._grid = config, shapes.grid
+        self.critic = None
+        if config.class_term == "mi":
+            from_maps = config.positions == "release"
+            self.critic = Critic(
                 teacher_dim=shapes.teacher_channels if from_maps else shapes.teacher_feature_dim,
                 student_dim=shapes.student_channels if from_maps else shapes.student_feature_dim,
-                width=self.critic_width,
+                width=config.critic_width,
             )
-        return BevDistillSparse(
-            num_queries=self.num_queries,
-            class_term=self.class_term,
-            box_term=self.box_term,
-            quality=self.quality,
-            gamma=self.gamma,
-            critic=critic,
-            temperature=self.temperature,
-            positions=self.positions,
-            negatives=self.negatives,
-            match_class_weight=self.match_class_weight,
-            match_box_weight=self.match_box_weight,
-            velocity_weight=self.velocity_weight,
-            grid=shapes.grid,
-            tap=self.tap,
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return of {"sparse_mi", "sparse_kl", "sparse_box"} the terms that are switched on."""
+        predictions = student.predictions
+        targets = best_queries(teacher, predictions, self._config.num_queries)
+        quality_BK, objects_BK = rate(targets, batch.boxes, batch.labels, gamma=self._config.gamma)
+        weight_BK = quality_BK if self._config.quality else torch.ones_like(quality_BK)
+        index_LBK = match(
+            predictions,
+            targets,
+            class_weight=self._config.match_class_weight,
+            box_weight=self._config.match_box_weight,
+            wanted=weight_BK > 0,
         )
+        losses: dict[str, Tensor] = {}
+        if self._config.class_term == "kl":
+            divergence_LBK = class_divergence(take(predictions.logits, index_LBK), targets.logits)
+            losses["sparse_kl"] = _reduce(divergence_LBK, weight_BK)
+        elif self._config.class_term == "mi" and self._config.positions == "matched":
+            bound_LBK = self._contrast_queries(targets.features, take(predictions.features, index_LBK), objects_BK)
+            losses["sparse_mi"] = _reduce(bound_LBK, weight_BK)
+        elif self._config.class_term == "mi":
+            losses["sparse_mi"] = self._contrast_maps(student, teacher)
+        if self._config.box_term:
+            error_LBK = code_distance(take(predictions.codes, index_LBK), targets.codes, self._config.velocity_weight)
+            losses["sparse_box"] = _reduce(error_LBK, weight_BK)
+        return losses
+
+    def _contrast_queries(self, teacher_BKD: Tensor, student_LBKD: Tensor, objects_BK: Tensor) -> Tensor:
+        """InfoNCE (L, B, K) of matched queries."""
+        assert self.critic is not None
+        batch, count = objects_BK.shape
+        if self._config.negatives == "batch":
+            # One long item; objects of different items get different numbers.
+            offset = torch.arange(batch, device=objects_BK.device)[:, None] * (objects_BK.max() + 1)
+            objects_BK = torch.where(objects_BK >= 0, objects_BK + offset, objects_BK).view(1, -1)
+            teacher_BKD = teacher_BKD.flatten(0, 1).unsqueeze(0)
+            student_LBKD = student_LBKD.flatten(1, 2).unsqueeze(1)
+        same_object = (objects_BK[:, :, None] == objects_BK[:, None, :]) & (objects_BK >= 0)[:, :, None]
+        mapped_teacher, mapped_student = self.critic(teacher_BKD, student_LBKD)
+        bound = info_nce(mapped_teacher, mapped_student, same_object, temperature=self._config.temperature)
+        return bound.view(len(student_LBKD), batch, count)
+
+    def _contrast_maps(self, student: StudentOutput, teacher: TeacherOutput) -> Tensor:
+        """InfoNCE of the maps at predicted centres: mean over centres inside the grid and items, sum over layers."""
+        assert self.critic is not None
+        student_bev, teacher_bev = bev_pair(student, teacher, grid=self._grid, tap=self._config.tap)
+        centres_LBQ2 = student.predictions.codes[..., :2].detach().float()
+        layers = []
+        for centres_BQ2 in centres_LBQ2:
+            inside_BQ = self._grid.contains(centres_BQ2)
+            mapped_teacher, mapped_student = self.critic(
+                self._grid.sample(teacher_bev, centres_BQ2), self._grid.sample(student_bev, centres_BQ2)
+            )
+            outside = ~inside_BQ[:, None, :].expand(-1, inside_BQ.shape[1], -1)
+            layers.append(info_nce(mapped_teacher, mapped_student, outside, temperature=self._config.temperature))
+        weight_LBQ = self._grid.contains(centres_LBQ2).float()
+        total_LB = (weight_LBQ * torch.stack(layers)).sum(dim=-1)
+        return (total_LB / weight_LBQ.sum(dim=-1).clamp(min=1.0)).mean(dim=1).sum()
+
+
+@torch.no_grad()
+def rate(
+    targets: TeacherQueries, boxes: Sequence[Tensor], labels: Sequence[Tensor], *, gamma: float
+) -> tuple[Tensor, Tensor]:
+    """How good the teacher's boxes are, and which object each lies on.
+
+    Args:
+        targets: The teacher's queries.
+        boxes: Ground truth B x (M_b, 9).
+        labels: Its classes B x (M_b,).
+        gamma: Share of the score.
+
+    Returns:
+        Quality (B, K) float32 in [0, 1], and the index (B, K) int64 of the ground-truth box of any class that the
+        teacher's box overlaps most, -1 where it overlaps none.
+    """
+    scores_BK, classes_BK = targets.logits.sigmoid().max(dim=-1)
+    predicted_BK9 = decode_boxes(targets.codes)
+    overlap_BK, objects_BK = torch.zeros_like(scores_BK), torch.full_like(classes_BK, -1)
+    for item, (truth, classes) in enumerate(zip(boxes, labels, strict=True)):
+        if not len(truth):
+            continue
+        count = len(predicted_BK9[item])
+        first = predicted_BK9[item].repeat_interleave(len(truth), dim=0)
+        overlap_KM = iou_bev(first, truth.float().repeat(count, 1)).view(count, len(truth))
+        best_K, nearest_K = overlap_KM.max(dim=1)
+        objects_BK[item] = torch.where(best_K > 0, nearest_K, -1)
+        same_class = classes_BK[item][:, None] == classes[None]
+        overlap_BK[item] = torch.where(same_class, overlap_KM, 0.0).amax(dim=1)
+    quality_BK = scores_BK.pow(gamma) * overlap_BK.pow(1 - gamma)
+    return torch.where(overlap_BK > 0, quality_BK, 0.0), objects_BK
+
+
+def _reduce(values_LBK: Tensor, weight_BK: Tensor) -> Tensor:
+    """Weighted mean over queries, mean over items, sum over layers."""
+    total_LB = (weight_BK * values_LBK).sum(dim=-1)
+    return (total_LB / weight_BK.sum(dim=-1).clamp(min=1.0)).mean(dim=1).sum()

@@ -23,8 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.records import SetPrediction, StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair
@@ -50,57 +48,61 @@ class OrthogonalAdapter(nn.Module):
         return turned.movedim(-1, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CrossHeadConfig(MethodConfig):
+    """Settings of cross-head distillation."""
+
+    class_weight: Weight = "auto"
+    box_weight: Weight = "auto"  # [1/m]
+    adapter: CrossAdapter = "orthogonal"  # of the student's map; none needs maps of the same channels
+    velocity_weight: float = 0.2  # of vx and vy inside the box term
+    tap: Tap = "auto"  # teacher map
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adapter not in get_args(CrossAdapter):
+            raise ValueError(f"cross_head.adapter must be none or orthogonal, but is {self.adapter!r}")
+
+    def terms(self) -> dict[str, str]:
+        return {"cross_class": "class_weight", "cross_box": "box_weight"}
+
+    def build(self, shapes: DistillShapes) -> "CrossHead":
+        return CrossHead(self, shapes)
+
+
 class CrossHead(Distiller):
     """Imitation of what the teacher's decoder makes of the teacher's map.
-
-    Args:
-        decoder: The teacher's; it is copied, and the copy frozen.
-        student_channels: Of the student's map.
-        teacher_channels: Of the teacher's map.
-        grid: Of both maps.
-        adapter: What the student's map passes before the decoder.
-        velocity_weight: Of the two velocities against the other eight numbers of the code.
-        tap: Which map of the teacher.
 
     Raises:
         ValueError: Without an adapter the maps must have the same channels.
     """
 
-    def __init__(
-        self,
-        *,
-        decoder: SetDecoder,
-        student_channels: int,
-        teacher_channels: int,
-        grid: BevGrid,
-        adapter: CrossAdapter,
-        velocity_weight: float,
-        tap: Tap,
-    ) -> None:
+    def __init__(self, config: CrossHeadConfig, shapes: DistillShapes) -> None:
         super().__init__()
-        if adapter == "none" and student_channels != teacher_channels:
+        student_channels, teacher_channels = shapes.student_channels, shapes.teacher_channels
+        if config.adapter == "none" and student_channels != teacher_channels:
             raise ValueError(
                 f"the teacher's decoder reads {teacher_channels} channels, but the student's map has "
                 f"{student_channels}; set distill.cross_head.adapter to orthogonal"
             )
         self.adapter: nn.Module = nn.Identity()
-        if adapter == "orthogonal":
+        if config.adapter == "orthogonal":
             self.adapter = OrthogonalAdapter(student_channels, teacher_channels)
-        self._head = (on_finest_map(decoder),)  # in a tuple, so that it is neither saved nor trained
-        self.grid = grid
-        self.velocity_weight = velocity_weight
-        self.tap: Tap = tap
+        self._head = (
+            on_finest_map(shapes.decoder_for("cross_head")),
+        )  # in a tuple, so that it is neither saved nor trained
+        self._config, self._grid = config, shapes.grid
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
         """Return {"cross_class", "cross_box"}."""
-        student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
+        student_bev, teacher_bev = bev_pair(student, teacher, grid=self._grid, tap=self._config.tap)
         head = self._head[0]
         with torch.no_grad():
             target = head([teacher_bev])
         crossed = head([self.adapter(student_bev)], teacher_bev)
         quality_LBQ = target.logits.float().sigmoid().amax(dim=-1)
         divergence_LBQ = class_divergence(crossed.logits.float(), target.logits.float())
-        error_LBQ = code_distance(crossed.codes.float(), target.codes.float(), self.velocity_weight)
+        error_LBQ = code_distance(crossed.codes.float(), target.codes.float(), self._config.velocity_weight)
         return {
             "cross_class": _per_object(divergence_LBQ, quality_LBQ) + _heatmap_divergence(crossed, target),
             "cross_box": _per_object(quality_LBQ * error_LBQ, quality_LBQ),
@@ -124,33 +126,3 @@ def _heatmap_divergence(crossed: SetPrediction, target: SetPrediction) -> Tensor
         return crossed.logits.new_zeros(())
     divergence = class_divergence(crossed.heatmap.movedim(1, -1), target.heatmap.movedim(1, -1))
     return _per_object(divergence[None], target.logits[-1:].float().sigmoid().amax(dim=-1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossHeadConfig(MethodConfig):
-    """Settings of cross-head distillation."""
-
-    class_weight: Weight = "auto"
-    box_weight: Weight = "auto"  # [1/m]
-    adapter: CrossAdapter = "orthogonal"  # of the student's map; none needs maps of the same channels
-    velocity_weight: float = 0.2  # of vx and vy inside the box term
-    tap: Tap = "auto"  # teacher map
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.adapter not in get_args(CrossAdapter):
-            raise ValueError(f"cross_head.adapter must be none or orthogonal, but is {self.adapter!r}")
-
-    def terms(self) -> dict[str, str]:
-        return {"cross_class": "class_weight", "cross_box": "box_weight"}
-
-    def build(self, shapes: DistillShapes) -> CrossHead:
-        return CrossHead(
-            decoder=shapes.decoder_for("cross_head"),
-            student_channels=shapes.student_channels,
-            teacher_channels=shapes.teacher_channels,
-            grid=shapes.grid,
-            adapter=self.adapter,
-            velocity_weight=self.velocity_weight,
-            tap=self.tap,
-        )

@@ -10,34 +10,10 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair, identity_convolution
 from training.teacher.output import TeacherOutput
-
-
-class FitNet(Distiller):
-    """Plain mimicking of the teacher's map, everywhere.
-
-    Args:
-        student_channels: Of the student's map.
-        teacher_channels: Of the teacher's map.
-        grid: Of both maps.
-        tap: Which map of the teacher.
-    """
-
-    def __init__(self, *, student_channels: int, teacher_channels: int, grid: BevGrid, tap: Tap) -> None:
-        super().__init__()
-        self.grid = grid
-        self.tap: Tap = tap
-        self.regressor = identity_convolution(student_channels, teacher_channels)
-
-    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return {"fitnet"}: squared error, summed over channels, mean over cells and items."""
-        student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
-        error_BHW = (self.regressor(student_bev).float() - teacher_bev).square().sum(dim=1)
-        return {"fitnet": error_BHW.mean()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +28,20 @@ class FitNetConfig(MethodConfig):
     def terms(self) -> dict[str, str]:
         return {"fitnet": "weight"}
 
-    def build(self, shapes: DistillShapes) -> FitNet:
-        return FitNet(
-            student_channels=shapes.student_channels,
-            teacher_channels=shapes.teacher_channels,
-            grid=shapes.grid,
-            tap=self.tap,
-        )
+    def build(self, shapes: DistillShapes) -> "FitNet":
+        return FitNet(self, shapes)
+
+
+class FitNet(Distiller):
+    """Plain mimicking of the teacher's map, everywhere."""
+
+    def __init__(self, config: FitNetConfig, shapes: DistillShapes) -> None:
+        super().__init__()
+        self._config, self._grid = config, shapes.grid
+        self.regressor = identity_convolution(shapes.student_channels, shapes.teacher_channels)
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return {"fitnet"}: squared error, summed over channels, mean over cells and items."""
+        student_bev, teacher_bev = bev_pair(student, teacher, grid=self._grid, tap=self._config.tap)
+        error_BHW = (self.regressor(student_bev).float() - teacher_bev).square().sum(dim=1)
+        return {"fitnet": error_BHW.mean()}

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from bevdistill_ros.core.boxes import CODE_SIZE
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import NUM_CLASSES
-from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.records import SetPrediction, StudentOutput
 from training.criterion.heatmap import gaussian_targets, heatmap_loss
 from training.criterion.matcher import HungarianMatcher
 from training.criterion.set_loss import SetCriterion
 from training.data.sample import Batch
-from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight
-from training.distill.bevdistill_dense import BevDistillDense
+from training.distill.base import Distiller, DistillShapes, MethodConfig, Weight
+from training.distill.bevdistill_dense import BevDistillDense, BevDistillDenseConfig
 from training.distill.dense_head import box_map
 from training.distill.foreground import foreground_mask
 from training.teacher.output import TeacherOutput
@@ -35,49 +34,52 @@ from training.weights.inherit import on_finest_map
 _CLASSIFICATION, _BOX = 2.0, 0.25  # weights of the encoder's own losses, BEVFormer's
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelTeacherConfig(MethodConfig):
+    """Settings of the label teacher."""
+
+    weight: Weight = "auto"
+    encoder_weight: float = 1.0  # of the encoder's own training; never reaches the student
+    sigma: float = 1.6  # spread of the mask around a box centre [m]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma <= 0:
+            raise ValueError(f"label_teacher.sigma must be above 0 m, but is {self.sigma}")
+
+    def terms(self) -> dict[str, str]:
+        return {"label": "weight", "label_encoder": "encoder_weight"}
+
+    def build(self, shapes: DistillShapes) -> "LabelTeacher":
+        return LabelTeacher(self, shapes)
+
+
 class LabelTeacher(Distiller):
-    """Imitation of the ground truth as a BEV map.
+    """Imitation of the ground truth as a BEV map."""
 
-    Args:
-        decoder: The teacher's; it is copied, and the copy frozen.
-        student_channels: Of the student's map.
-        teacher_channels: Of the map that the decoder reads.
-        grid: Of both maps.
-        sigma: Spread of the mask around a box centre [m].
-    """
-
-    def __init__(
-        self, *, decoder: SetDecoder, student_channels: int, teacher_channels: int, grid: BevGrid, sigma: float
-    ) -> None:
+    def __init__(self, config: LabelTeacherConfig, shapes: DistillShapes) -> None:
         super().__init__()
-        self.grid, self.sigma = grid, sigma
+        self._config, self._grid = config, shapes.grid
+        channels = shapes.teacher_channels
         self.encoder = nn.Sequential(
-            nn.Conv2d(NUM_CLASSES + CODE_SIZE + 1, teacher_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(teacher_channels),
+            nn.Conv2d(NUM_CLASSES + CODE_SIZE + 1, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(teacher_channels),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(teacher_channels, teacher_channels, 1),
+            nn.Conv2d(channels, channels, 1),
         )
-        tap: Tap = "encoded"
-        self.dense = BevDistillDense(
-            student_channels=student_channels,
-            teacher_channels=teacher_channels,
-            grid=grid,
-            mask="soft",
-            sigma=sigma,
-            teacher_adapter="norm",
-            student_adapter="conv",
-            tap=tap,
-        )
+        self.dense = BevDistillDense(BevDistillDenseConfig(sigma=config.sigma, tap="encoded"), shapes)
         matcher = HungarianMatcher(class_weight=_CLASSIFICATION, box_weight=_BOX)
-        self._criterion = SetCriterion(matcher=matcher, grid=grid)
-        self._head = (on_finest_map(decoder),)  # in a tuple, so that it is neither saved nor trained
+        self._criterion = SetCriterion(matcher=matcher, grid=shapes.grid)
+        self._head = (
+            on_finest_map(shapes.decoder_for("label_teacher")),
+        )  # in a tuple, so that it is neither saved nor trained
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
         """Return {"label", "label_encoder"}; the second trains the encoder, and never reaches the student."""
-        label_bev = self.encoder(draw_labels(batch.boxes, batch.labels, self.grid, sigma=self.sigma))
+        label_bev = self.encoder(draw_labels(batch.boxes, batch.labels, self._grid, sigma=self._config.sigma))
         imitated = self.dense(student, replace(teacher, encoded=label_bev), batch)
         return {"label": imitated["dense"], "label_encoder": self._misread(self._head[0]([label_bev]), batch)}
 
@@ -92,7 +94,7 @@ class LabelTeacher(Distiller):
             terms = self._criterion(own, [boxes], [labels])
             losses.append(_CLASSIFICATION * terms["classification"] + _BOX * terms["box"])
             if read.heatmap is not None:
-                losses[-1] = losses[-1] + heatmap_loss(read.heatmap[one].float(), [boxes], [labels], self.grid)
+                losses[-1] = losses[-1] + heatmap_loss(read.heatmap[one].float(), [boxes], [labels], self._grid)
         return torch.stack(losses).mean()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
@@ -118,29 +120,3 @@ def draw_labels(boxes: Sequence[Tensor], labels: Sequence[Tensor], grid: BevGrid
     heatmaps = gaussian_targets(boxes, labels, grid, num_classes=NUM_CLASSES)
     mask = foreground_mask("soft", boxes, grid, sigma=sigma)[:, None].to(heatmaps)
     return torch.cat([heatmaps, mask * box_map(boxes, grid).nan_to_num().to(heatmaps), mask], dim=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelTeacherConfig(MethodConfig):
-    """Settings of the label teacher."""
-
-    weight: Weight = "auto"
-    encoder_weight: float = 1.0  # of the encoder's own training; never reaches the student
-    sigma: float = 1.6  # spread of the mask around a box centre [m]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sigma <= 0:
-            raise ValueError(f"label_teacher.sigma must be above 0 m, but is {self.sigma}")
-
-    def terms(self) -> dict[str, str]:
-        return {"label": "weight", "label_encoder": "encoder_weight"}
-
-    def build(self, shapes: DistillShapes) -> LabelTeacher:
-        return LabelTeacher(
-            decoder=shapes.decoder_for("label_teacher"),
-            student_channels=shapes.student_channels,
-            teacher_channels=shapes.teacher_channels,
-            grid=shapes.grid,
-            sigma=self.sigma,
-        )

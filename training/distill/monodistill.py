@@ -17,7 +17,6 @@ from types import MappingProxyType
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import (
@@ -33,70 +32,6 @@ from training.distill.base import (
 from training.distill.dense_head import DenseBoxHead, box_map, map_distance
 from training.distill.foreground import foreground_mask, weighted_mean
 from training.teacher.output import TeacherOutput
-
-
-class MonoDistill(Distiller):
-    """Imitation of the teacher's map inside boxes, of its inner similarities, and of what a dense head reads from it.
-
-    Args:
-        student_channels: Of the student's map.
-        teacher_channels: Of the teacher's map.
-        grid: Of both maps.
-        sigma: Spread of the response mask around a box centre [m].
-        affinity_cells: Rows and columns of the pooled map, at most.
-        tap: Which map of the teacher.
-    """
-
-    def __init__(
-        self,
-        *,
-        student_channels: int,
-        teacher_channels: int,
-        grid: BevGrid,
-        sigma: float,
-        affinity_cells: int,
-        tap: Tap,
-    ) -> None:
-        super().__init__()
-        self.grid = grid
-        self.sigma = sigma
-        self.affinity_cells = affinity_cells
-        self.tap: Tap = tap
-        self.adapter = identity_convolution(student_channels, teacher_channels)
-        self.student_head = DenseBoxHead(student_channels)
-        self.teacher_head = DenseBoxHead(teacher_channels)
-
-    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return {"monodistill_" + "feature", "affinity", "response", "teacher_head"}, each the mean over items."""
-        student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
-        inside = foreground_mask("box", batch.boxes, self.grid)
-        around = foreground_mask("soft", batch.boxes, self.grid, sigma=self.sigma)
-        adapted = self.adapter(student_bev).float()
-        student_boxes, teacher_boxes = self.student_head(student_bev).float(), self.teacher_head(teacher_bev).float()
-        similarity = affinity(adapted, self.affinity_cells) - affinity(teacher_bev, self.affinity_cells)
-        truth = box_map(batch.boxes, self.grid)
-        return {
-            "monodistill_feature": weighted_mean((adapted - teacher_bev).square().mean(dim=1), inside),
-            "monodistill_affinity": similarity.abs().mean(),
-            "monodistill_response": weighted_mean(map_distance(student_boxes, teacher_boxes.detach()), around),
-            "monodistill_teacher_head": weighted_mean(map_distance(teacher_boxes, truth), around),
-        }
-
-
-def affinity(bev: Tensor, cells: int) -> Tensor:
-    """Cosine similarity of every two cells.
-
-    Args:
-        bev: (B, C, rows, cols).
-        cells: The map is averaged down to this many rows and columns, if it has more.
-
-    Returns:
-        (B, N, N), N = min(rows, cells) * min(cols, cells); a cell of zeros is like none, not even itself.
-    """
-    rows, cols = bev.shape[-2:]
-    pooled = adaptive_avg_pool2d(bev, (min(rows, cells), min(cols, cells)))
-    unit_BCN = normalize(pooled.flatten(2), dim=1)
-    return exact_product(unit_BCN.transpose(1, 2), unit_BCN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +59,48 @@ class MonoDistillConfig(MethodConfig):
     def terms(self) -> dict[str, str]:
         return {f"monodistill_{name}": f"{name}_weight" for name in ("feature", "affinity", "response", "teacher_head")}
 
-    def build(self, shapes: DistillShapes) -> MonoDistill:
-        return MonoDistill(
-            student_channels=shapes.student_channels,
-            teacher_channels=shapes.teacher_channels,
-            grid=shapes.grid,
-            sigma=self.sigma,
-            affinity_cells=self.affinity_cells,
-            tap=self.tap,
-        )
+    def build(self, shapes: DistillShapes) -> "MonoDistill":
+        return MonoDistill(self, shapes)
+
+
+class MonoDistill(Distiller):
+    """Imitation of the teacher's map inside boxes, of its inner similarities, and of what a dense head reads."""
+
+    def __init__(self, config: MonoDistillConfig, shapes: DistillShapes) -> None:
+        super().__init__()
+        self._config, self._grid = config, shapes.grid
+        self.adapter = identity_convolution(shapes.student_channels, shapes.teacher_channels)
+        self.student_head = DenseBoxHead(shapes.student_channels)
+        self.teacher_head = DenseBoxHead(shapes.teacher_channels)
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return {"monodistill_" + "feature", "affinity", "response", "teacher_head"}, each the mean over items."""
+        student_bev, teacher_bev = bev_pair(student, teacher, grid=self._grid, tap=self._config.tap)
+        inside = foreground_mask("box", batch.boxes, self._grid)
+        around = foreground_mask("soft", batch.boxes, self._grid, sigma=self._config.sigma)
+        adapted = self.adapter(student_bev).float()
+        student_boxes, teacher_boxes = self.student_head(student_bev).float(), self.teacher_head(teacher_bev).float()
+        similarity = affinity(adapted, self._config.affinity_cells) - affinity(teacher_bev, self._config.affinity_cells)
+        truth = box_map(batch.boxes, self._grid)
+        return {
+            "monodistill_feature": weighted_mean((adapted - teacher_bev).square().mean(dim=1), inside),
+            "monodistill_affinity": similarity.abs().mean(),
+            "monodistill_response": weighted_mean(map_distance(student_boxes, teacher_boxes.detach()), around),
+            "monodistill_teacher_head": weighted_mean(map_distance(teacher_boxes, truth), around),
+        }
+
+
+def affinity(bev: Tensor, cells: int) -> Tensor:
+    """Cosine similarity of every two cells.
+
+    Args:
+        bev: (B, C, rows, cols).
+        cells: The map is averaged down to this many rows and columns, if it has more.
+
+    Returns:
+        (B, N, N), N = min(rows, cells) * min(cols, cells); a cell of zeros is like none, not even itself.
+    """
+    rows, cols = bev.shape[-2:]
+    pooled = adaptive_avg_pool2d(bev, (min(rows, cells), min(cols, cells)))
+    unit_BCN = normalize(pooled.flatten(2), dim=1)
+    return exact_product(unit_BCN.transpose(1, 2), unit_BCN)

@@ -20,38 +20,6 @@ from training.distill.queries import best_queries, class_divergence, code_distan
 from training.teacher.output import TeacherOutput
 
 
-class Set2Set(Distiller):
-    """Imitation of the teacher's predicted set.
-
-    Args:
-        num_queries: How many of the teacher's queries, best first.
-        match_class_weight: Of the class cost in the matching.
-        match_box_weight: Of the box cost in the matching [1/m].
-        velocity_weight: Of the two velocities against the other eight numbers of the code.
-    """
-
-    def __init__(
-        self, *, num_queries: int, match_class_weight: float, match_box_weight: float, velocity_weight: float
-    ) -> None:
-        super().__init__()
-        self.num_queries = num_queries
-        self.match_class_weight = match_class_weight
-        self.match_box_weight = match_box_weight
-        self.velocity_weight = velocity_weight
-
-    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return {"set2set_class", "set2set_box"}: mean over matched pairs and items, sum over decoder layers."""
-        predictions = student.predictions
-        targets = best_queries(teacher, predictions, self.num_queries)
-        index_LBK = match(predictions, targets, class_weight=self.match_class_weight, box_weight=self.match_box_weight)
-        class_LBK = class_divergence(take(predictions.logits, index_LBK), targets.logits)
-        box_LBK = code_distance(take(predictions.codes, index_LBK), targets.codes, self.velocity_weight)
-        return {
-            "set2set_class": class_LBK.mean(dim=(1, 2)).sum(),
-            "set2set_box": box_LBK.mean(dim=(1, 2)).sum(),
-        }
-
-
 @dataclass(frozen=True, kw_only=True)
 class Set2SetConfig(MethodConfig):
     """Settings of Set2Set."""
@@ -73,10 +41,27 @@ class Set2SetConfig(MethodConfig):
     def terms(self) -> dict[str, str]:
         return {"set2set_class": "class_weight", "set2set_box": "box_weight"}
 
-    def build(self, shapes: DistillShapes) -> Set2Set:
-        return Set2Set(
-            num_queries=self.num_queries,
-            match_class_weight=self.match_class_weight,
-            match_box_weight=self.match_box_weight,
-            velocity_weight=self.velocity_weight,
+    def build(self, shapes: DistillShapes) -> "Set2Set":
+        return Set2Set(self, shapes)
+
+
+class Set2Set(Distiller):
+    """Imitation of the teacher's predicted set."""
+
+    def __init__(self, config: Set2SetConfig, shapes: DistillShapes) -> None:
+        super().__init__()
+        self._config = config
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return {"set2set_class", "set2set_box"}: mean over matched pairs and items, sum over decoder layers."""
+        predictions = student.predictions
+        targets = best_queries(teacher, predictions, self._config.num_queries)
+        index_LBK = match(
+            predictions, targets, class_weight=self._config.match_class_weight, box_weight=self._config.match_box_weight
         )
+        class_LBK = class_divergence(take(predictions.logits, index_LBK), targets.logits)
+        box_LBK = code_distance(take(predictions.codes, index_LBK), targets.codes, self._config.velocity_weight)
+        return {
+            "set2set_class": class_LBK.mean(dim=(1, 2)).sum(),
+            "set2set_box": box_LBK.mean(dim=(1, 2)).sum(),
+        }

@@ -42,38 +42,53 @@ from training.teacher.output import TeacherOutput
 NUM_KEY_POINTS = 9
 
 
+@dataclass(frozen=True, kw_only=True)
+class UniDistillConfig(MethodConfig):
+    """Settings of UniDistill."""
+
+    feature_weight: Weight = "auto"
+    relation_weight: Weight = "auto"
+    response_weight: Weight = "auto"
+    teacher_head_weight: float = 1.0  # of the teacher head's own training; never reaches the student
+    sigma: float = 1.6  # spread of the response mask around a box centre [m]
+    tap: Tap = "auto"  # teacher map
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma <= 0:
+            raise ValueError(f"unidistill.sigma must be above 0 m, but is {self.sigma}")
+
+    published = MappingProxyType({f"{name}_weight": {"paper": 1.0} for name in ("feature", "relation", "response")})
+
+    def terms(self) -> dict[str, str]:
+        return {f"unidistill_{name}": f"{name}_weight" for name in ("feature", "relation", "response", "teacher_head")}
+
+    def build(self, shapes: DistillShapes) -> "UniDistill":
+        return UniDistill(self, shapes)
+
+
 class UniDistill(Distiller):
     """Imitation of the teacher's features at the key points of boxes, of their relations, and of what a dense head
-    reads.
+    reads."""
 
-    Args:
-        student_channels: Of the student's map.
-        teacher_channels: Of the teacher's map.
-        grid: Of both maps.
-        sigma: Spread of the response mask around a box centre [m].
-        tap: Which map of the teacher.
-    """
-
-    def __init__(self, *, student_channels: int, teacher_channels: int, grid: BevGrid, sigma: float, tap: Tap) -> None:
+    def __init__(self, config: UniDistillConfig, shapes: DistillShapes) -> None:
         super().__init__()
-        self.grid = grid
-        self.sigma = sigma
-        self.tap: Tap = tap
-        self.adapter = identity_convolution(student_channels, teacher_channels)
-        self.student_head = DenseBoxHead(student_channels)
-        self.teacher_head = DenseBoxHead(teacher_channels)
+        self._config, self._grid = config, shapes.grid
+        self.adapter = identity_convolution(shapes.student_channels, shapes.teacher_channels)
+        self.student_head = DenseBoxHead(shapes.student_channels)
+        self.teacher_head = DenseBoxHead(shapes.teacher_channels)
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
         """Return {"unidistill_" + "feature", "relation", "response", "teacher_head"}, each the mean over items."""
-        student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
-        points_BMP2, inside_BMP = key_points(batch.boxes, self.grid)
+        student_bev, teacher_bev = bev_pair(student, teacher, grid=self._grid, tap=self._config.tap)
+        points_BMP2, inside_BMP = key_points(batch.boxes, self._grid)
         student_BMPC = self._read(self.adapter(student_bev), points_BMP2)
         teacher_BMPC = self._read(teacher_bev, points_BMP2)
         relation = (_relations(student_BMPC) - _relations(teacher_BMPC)).abs()
         both_inside = inside_BMP.unsqueeze(-1) * inside_BMP.unsqueeze(-2)
-        around = foreground_mask("soft", batch.boxes, self.grid, sigma=self.sigma)
+        around = foreground_mask("soft", batch.boxes, self._grid, sigma=self._config.sigma)
         student_boxes, teacher_boxes = self.student_head(student_bev).float(), self.teacher_head(teacher_bev).float()
-        truth = box_map(batch.boxes, self.grid)
+        truth = box_map(batch.boxes, self._grid)
         return {
             "unidistill_feature": weighted_mean((student_BMPC - teacher_BMPC).abs().mean(dim=-1), inside_BMP),
             "unidistill_relation": weighted_mean(relation, both_inside),
@@ -83,7 +98,7 @@ class UniDistill(Distiller):
 
     def _read(self, bev: Tensor, points_BMP2: Tensor) -> Tensor:
         count = points_BMP2.shape[1]
-        return self.grid.sample(bev, points_BMP2.flatten(1, 2)).unflatten(1, (count, NUM_KEY_POINTS))
+        return self._grid.sample(bev, points_BMP2.flatten(1, 2)).unflatten(1, (count, NUM_KEY_POINTS))
 
 
 @torch.no_grad()
@@ -113,34 +128,3 @@ def key_points(boxes: Sequence[Tensor], grid: BevGrid) -> tuple[Tensor, Tensor]:
 def _relations(features_BMPC: Tensor) -> Tensor:
     unit = normalize(features_BMPC, dim=-1)
     return exact_product(unit, unit.transpose(-1, -2))
-
-
-@dataclass(frozen=True, kw_only=True)
-class UniDistillConfig(MethodConfig):
-    """Settings of UniDistill."""
-
-    feature_weight: Weight = "auto"
-    relation_weight: Weight = "auto"
-    response_weight: Weight = "auto"
-    teacher_head_weight: float = 1.0  # of the teacher head's own training; never reaches the student
-    sigma: float = 1.6  # spread of the response mask around a box centre [m]
-    tap: Tap = "auto"  # teacher map
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sigma <= 0:
-            raise ValueError(f"unidistill.sigma must be above 0 m, but is {self.sigma}")
-
-    published = MappingProxyType({f"{name}_weight": {"paper": 1.0} for name in ("feature", "relation", "response")})
-
-    def terms(self) -> dict[str, str]:
-        return {f"unidistill_{name}": f"{name}_weight" for name in ("feature", "relation", "response", "teacher_head")}
-
-    def build(self, shapes: DistillShapes) -> UniDistill:
-        return UniDistill(
-            student_channels=shapes.student_channels,
-            teacher_channels=shapes.teacher_channels,
-            grid=shapes.grid,
-            sigma=self.sigma,
-            tap=self.tap,
-        )

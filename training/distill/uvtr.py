@@ -14,44 +14,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import StudentOutput
 from training.data.sample import Batch
 from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair, identity_convolution
 from training.distill.foreground import weighted_mean
 from training.teacher.output import TeacherOutput
-
-
-class Uvtr(Distiller):
-    """Imitation of the teacher's features where the student looks for objects.
-
-    Args:
-        student_channels: Of the student's map.
-        teacher_channels: Of the teacher's map.
-        grid: Of both maps.
-        tap: Which map of the teacher.
-    """
-
-    def __init__(self, *, student_channels: int, teacher_channels: int, grid: BevGrid, tap: Tap) -> None:
-        super().__init__()
-        self.grid = grid
-        self.tap: Tap = tap
-        self.adapter = identity_convolution(student_channels, teacher_channels)
-
-    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
-        """Return {"uvtr"}: summed over channels, averaged over the queries whose centre lies inside the grid, summed
-        over decoder layers, and averaged over items, as in UVTR's own code."""
-        student_bev, teacher_bev = bev_pair(student, teacher, grid=self.grid, tap=self.tap)
-        centres_LBQ2 = student.predictions.codes[..., :2].detach().float()
-        num_layers = len(centres_LBQ2)
-        centres_BN2 = centres_LBQ2.transpose(0, 1).flatten(1, 2)
-        student_BNC = self.grid.sample(self.adapter(student_bev), centres_BN2)
-        teacher_BNC = self.grid.sample(teacher_bev, centres_BN2)
-        counted = (student_BNC > teacher_BNC) | (teacher_BNC > 0)
-        error_BN = torch.where(counted, student_BNC - teacher_BNC, 0.0).square().sum(dim=-1)
-        inside_BN = self.grid.contains(centres_BN2).float()
-        layers = [value.unflatten(1, (num_layers, -1)).flatten(0, 1) for value in (error_BN, inside_BN)]
-        return {"uvtr": num_layers * weighted_mean(*layers)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +33,29 @@ class UvtrConfig(MethodConfig):
     def terms(self) -> dict[str, str]:
         return {"uvtr": "weight"}
 
-    def build(self, shapes: DistillShapes) -> Uvtr:
-        return Uvtr(
-            student_channels=shapes.student_channels,
-            teacher_channels=shapes.teacher_channels,
-            grid=shapes.grid,
-            tap=self.tap,
-        )
+    def build(self, shapes: DistillShapes) -> "Uvtr":
+        return Uvtr(self, shapes)
+
+
+class Uvtr(Distiller):
+    """Imitation of the teacher's features where the student looks for objects."""
+
+    def __init__(self, config: UvtrConfig, shapes: DistillShapes) -> None:
+        super().__init__()
+        self._config, self._grid = config, shapes.grid
+        self.adapter = identity_convolution(shapes.student_channels, shapes.teacher_channels)
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return {"uvtr"}: summed over channels, averaged over the queries whose centre lies inside the grid, summed
+        over decoder layers, and averaged over items, as in UVTR's own code."""
+        student_bev, teacher_bev = bev_pair(student, teacher, grid=self._grid, tap=self._config.tap)
+        centres_LBQ2 = student.predictions.codes[..., :2].detach().float()
+        num_layers = len(centres_LBQ2)
+        centres_BN2 = centres_LBQ2.transpose(0, 1).flatten(1, 2)
+        student_BNC = self._grid.sample(self.adapter(student_bev), centres_BN2)
+        teacher_BNC = self._grid.sample(teacher_bev, centres_BN2)
+        counted = (student_BNC > teacher_BNC) | (teacher_BNC > 0)
+        error_BN = torch.where(counted, student_BNC - teacher_BNC, 0.0).square().sum(dim=-1)
+        inside_BN = self._grid.contains(centres_BN2).float()
+        layers = [value.unflatten(1, (num_layers, -1)).flatten(0, 1) for value in (error_BN, inside_BN)]
+        return {"uvtr": num_layers * weighted_mean(*layers)}

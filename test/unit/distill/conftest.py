@@ -12,6 +12,7 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.records import CameraInput, SetPrediction, StudentOutput
 from training.data.sample import Batch
+from training.distill.base import DistillShapes
 from training.teacher.output import TeacherOutput
 
 GRID = BevGrid(x_min=-8.0, x_max=8.0, y_min=-6.4, y_max=6.4, rows=16, cols=20)  # 0.8 m cells
@@ -150,6 +151,25 @@ def make_nine_cells(make_scene: Callable[..., Scene]) -> Callable[..., Scene]:
 def make_batch() -> Callable[[list[Tensor], list[Tensor]], Batch]:
     """Makes a batch of ground truth without sensors."""
     return batch_of
+
+
+@pytest.fixture
+def shapes_of() -> Callable[..., DistillShapes]:
+    """Makes what a distiller knows of two models of as many channels everywhere."""
+
+    def make(grid: BevGrid, channels: int, decoder: SetDecoder | None = None) -> DistillShapes:
+        sizes = dict.fromkeys(
+            ("student_channels", "teacher_channels", "student_feature_dim", "teacher_feature_dim"), channels
+        )
+        return DistillShapes(grid=grid, **sizes, teacher_decoder=decoder)
+
+    return make
+
+
+@pytest.fixture
+def shapes(shapes_of: Callable[..., DistillShapes]) -> DistillShapes:
+    """Those of the scenes."""
+    return shapes_of(GRID, CHANNELS)
 
 
 @pytest.fixture

@@ -7,24 +7,23 @@ import pytest
 import torch
 from torch import nn
 
-from training.distill.bevdistill_dense import BevDistillDense, BevDistillDenseConfig
+from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.foreground import foreground_mask
 
 
-def build(grid, channels, **settings):
+def build(shapes, **settings):
     torch.manual_seed(0)
-    defaults = {"mask": "soft", "sigma": 1.6, "teacher_adapter": "norm", "student_adapter": "conv", "tap": "encoded"}
-    return BevDistillDense(student_channels=channels, teacher_channels=channels, grid=grid, **(defaults | settings))
+    return BevDistillDenseConfig(tap="encoded", **settings).build(shapes)
 
 
-def without_adapters(grid, channels, **settings):
-    distiller = build(grid, channels, **settings, teacher_adapter="none")
+def without_adapters(shapes, **settings):
+    distiller = build(shapes, **settings, teacher_adapter="none")
     distiller.student_adapter = nn.Identity()
     return distiller
 
 
 @pytest.mark.parametrize("sigma", [1.6, 0.9])
-def test_by_hand(sigma, grid, channels, make_scene, make_batch):
+def test_by_hand(sigma, grid, channels, shapes, make_scene, make_batch):
     row, col = 5, 12
     x, y = grid.cell_centres()[row, col].tolist()
     box = torch.tensor([[x, y, 1.0, 4.0, 2.0, 1.5, 0.0, 0.0, 0.0]])
@@ -34,7 +33,7 @@ def test_by_hand(sigma, grid, channels, make_scene, make_batch):
     student_bev[0, 0, row, col] = 2.0
     student_bev[0, 1, row, col] = 1.0
     student_bev[0, 2, row, col + 1] = 3.0
-    loss = without_adapters(grid, channels, sigma=sigma)(
+    loss = without_adapters(shapes, sigma=sigma)(
         replace(scene.student, bev=student_bev),
         replace(scene.teacher, encoded=teacher_bev),
         make_batch([box], [torch.zeros(1, dtype=torch.int64)]),
@@ -44,9 +43,9 @@ def test_by_hand(sigma, grid, channels, make_scene, make_batch):
 
 
 @pytest.mark.parametrize("mask", ["none", "box", "soft", "soft_sharp", "teacher_score"])
-def test_matches_a_loop(mask, grid, channels, make_scene):
+def test_matches_a_loop(mask, grid, shapes, make_scene):
     scene = make_scene((3, 2))
-    loss = without_adapters(grid, channels, mask=mask, sigma=1.1)(scene.student, scene.teacher, scene.batch)["dense"]
+    loss = without_adapters(shapes, mask=mask, sigma=1.1)(scene.student, scene.teacher, scene.batch)["dense"]
     weights = foreground_mask(mask, scene.batch.boxes, grid, sigma=1.1, predictions=scene.teacher.predictions)
     items = []
     for item in range(2):
@@ -60,34 +59,34 @@ def test_matches_a_loop(mask, grid, channels, make_scene):
     assert loss.item() == pytest.approx(sum(items) / 2, rel=1e-4)
 
 
-def test_same_maps_give_zero(grid, channels, make_scene):
+def test_same_maps_give_zero(shapes, make_scene):
     scene = make_scene()
     student = replace(scene.student, bev=scene.teacher.encoded.detach())
-    assert without_adapters(grid, channels)(student, scene.teacher, scene.batch)["dense"] == 0
+    assert without_adapters(shapes)(student, scene.teacher, scene.batch)["dense"] == 0
 
 
 @pytest.mark.parametrize("teacher_adapter", ["norm", "conv", "none"])
-def test_without_objects_loss_and_gradients_are_zero(teacher_adapter, grid, channels, make_scene):
+def test_without_objects_loss_and_gradients_are_zero(teacher_adapter, shapes, make_scene):
     scene = make_scene((0, 0))
-    distiller = build(grid, channels, teacher_adapter=teacher_adapter)
+    distiller = build(shapes, teacher_adapter=teacher_adapter)
     loss = distiller(scene.student, scene.teacher, scene.batch)["dense"]
     loss.backward()
     assert loss == 0
     assert scene.student.bev.grad.abs().sum() == 0
 
 
-def test_scale_of_the_teacher_does_not_matter_once_normalised(grid, channels, make_scene):
+def test_scale_of_the_teacher_does_not_matter_once_normalised(shapes, make_scene):
     scene = make_scene()
     larger = replace(scene.teacher, encoded=10 * scene.teacher.encoded + 3)
-    distiller = build(grid, channels)
+    distiller = build(shapes)
     expected = distiller(scene.student, scene.teacher, scene.batch)["dense"]
     torch.testing.assert_close(distiller(scene.student, larger, scene.batch)["dense"], expected, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize(("teacher_adapter", "is_signed"), [("norm", True), ("none", True), ("conv", False)])
-def test_student_reaches_below_zero_where_the_teacher_does(teacher_adapter, is_signed, grid, channels, make_scene):
+def test_student_reaches_below_zero_where_the_teacher_does(teacher_adapter, is_signed, shapes, make_scene):
     scene = make_scene()
-    distiller = build(grid, channels, teacher_adapter=teacher_adapter)
+    distiller = build(shapes, teacher_adapter=teacher_adapter)
     student, teacher = distiller.student_adapter(scene.student.bev), distiller.teacher_adapter(scene.teacher.encoded)
     assert (student < 0).any() == (teacher < 0).any() == is_signed
 
@@ -98,9 +97,9 @@ def collapse(adapter):
     nn.init.constant_(adapter[1].bias, -1.0)
 
 
-def test_two_trained_adapters_can_agree_on_nothing_but_a_normalised_teacher_stays(grid, channels, make_scene):
+def test_two_trained_adapters_can_agree_on_nothing_but_a_normalised_teacher_stays(shapes, make_scene):
     scene = make_scene()
-    trained = build(grid, channels, teacher_adapter="conv")
+    trained = build(shapes, teacher_adapter="conv")
     collapse(trained.student_adapter)
     collapse(trained.teacher_adapter)
     loss = trained(scene.student, scene.teacher, scene.batch)["dense"]
@@ -108,15 +107,15 @@ def test_two_trained_adapters_can_agree_on_nothing_but_a_normalised_teacher_stay
     assert loss == 0
     assert scene.student.bev.grad.abs().sum() == 0
 
-    fixed = build(grid, channels, teacher_adapter="norm")
+    fixed = build(shapes, teacher_adapter="norm")
     collapse(fixed.student_adapter)
     assert not list(fixed.teacher_adapter.parameters())
     assert fixed(scene.student, scene.teacher, scene.batch)["dense"] > 1.0
 
 
-def test_student_map_learns_what_the_teacher_map_says(grid, channels, make_scene):
+def test_student_map_learns_what_the_teacher_map_says(shapes, make_scene):
     scene = make_scene()
-    distiller = build(grid, channels)
+    distiller = build(shapes)
     bev = scene.student.bev.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([bev, *distiller.parameters()], lr=0.05)
     losses = []

@@ -7,7 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from bevdistill_ros.model.records import SetPrediction
-from training.distill.base import CompositeDistiller, DistillShapes, bev_pair, exact_product
+from training.distill.base import CompositeDistiller, bev_pair, exact_product
 from training.distill.bevdistill_dense import BevDistillDenseConfig
 from training.distill.bevdistill_sparse import BevDistillSparseConfig
 from training.distill.build import METHODS, RECIPES, DistillConfig, build_distiller, weights_of
@@ -229,7 +229,7 @@ def test_command_line_reaches_the_settings_of_a_method():
         UvtrConfig(tap="finest"),
         BevDistillDenseConfig(mask="box", sigma=0.7, tap="finest"),
         BevDistillSparseConfig(
-            box_term=False, quality=False, gamma=0.3, num_queries=5, temperature=0.2, positions="release", tap="finest"
+            box_term=False, quality=False, gamma=0.3, num_queries=1, temperature=0.2, positions="release", tap="finest"
         ),
         BevDistillSparseConfig(
             class_term="kl", negatives="batch", match_class_weight=2.0, match_box_weight=3.0, velocity_weight=4.0
@@ -240,19 +240,21 @@ def test_command_line_reaches_the_settings_of_a_method():
     ],
     ids=lambda settings: type(settings).__name__,
 )
-def test_settings_reach_the_distiller(settings, grid, teacher_decoder):
-    shapes = DistillShapes(
-        grid=grid,
-        student_channels=6,
-        teacher_channels=6,
-        student_feature_dim=6,
-        teacher_feature_dim=6,
-        teacher_decoder=teacher_decoder,
-    )
-    taken = vars(settings.build(shapes))
-    shared = vars(settings).keys() & taken.keys()
-    assert shared
-    assert {name: taken[name] for name in shared} == {name: getattr(settings, name) for name in shared}
+def test_settings_reach_the_distiller(settings, grid, teacher_decoder, make_scene, shapes_of):
+    """They change what it measures."""
+    scene = make_scene()
+
+    def losses(config):
+        torch.manual_seed(0)
+        distiller = config.build(shapes_of(grid, 6, teacher_decoder)).eval()
+        return {name: loss.item() for name, loss in distiller(scene.student, scene.teacher, scene.batch).items()}
+
+    usual = type(settings)()
+    if getattr(settings, "tap", None) == "finest" and hasattr(settings, "positions"):
+        usual = replace(usual, positions="release")  # which alone reads a map
+    for name, value in vars(settings).items():
+        if value != getattr(usual, name):
+            assert losses(replace(usual, **{name: value})) != losses(usual), name
 
 
 def test_product_is_exact_under_autocast():

@@ -7,7 +7,7 @@ import torch
 
 from bevdistill_ros.model.decoder import SetDecoder
 from training.distill.base import DistillShapes
-from training.distill.cross_head import CrossHead, CrossHeadConfig
+from training.distill.cross_head import CrossHeadConfig
 from training.distill.queries import class_divergence
 
 WIDTH = 8  # channels of maps whose decoder chooses queries on a heatmap
@@ -25,34 +25,30 @@ def heatmap_decoder(grid):
     return decoder
 
 
-def distiller_of(decoder, grid, channels, adapter="orthogonal"):
-    return CrossHead(
-        decoder=decoder,
-        student_channels=channels,
-        teacher_channels=channels,
-        grid=grid,
-        adapter=adapter,
-        velocity_weight=0.2,
-        tap="encoded",
-    )
+@pytest.fixture
+def distiller_of(grid, shapes_of):
+    def make(decoder, channels, adapter="orthogonal"):
+        return CrossHeadConfig(adapter=adapter, tap="encoded").build(shapes_of(grid, channels, decoder))
+
+    return make
 
 
 def on_maps(scene, student_bev, teacher_bev):
     return replace(scene.student, bev=student_bev), replace(scene.teacher, encoded=teacher_bev), scene.batch
 
 
-def test_the_teachers_own_map_gives_zero_and_another_does_not(make_scene, grid, heatmap_decoder):
+def test_the_teachers_own_map_gives_zero_and_another_does_not(make_scene, grid, heatmap_decoder, distiller_of):
     bev = torch.randn(2, WIDTH, grid.rows, grid.cols)
-    distiller = distiller_of(heatmap_decoder, grid, WIDTH)  # its adapter starts as the identity
+    distiller = distiller_of(heatmap_decoder, WIDTH)  # its adapter starts as the identity
     same = distiller(*on_maps(make_scene(), bev.clone(), bev))
     torch.testing.assert_close(same, {name: torch.zeros(()) for name in same}, atol=1e-3, rtol=0)
     other = distiller(*on_maps(make_scene(), bev + 0.3 * torch.randn_like(bev), bev))
     assert all(value > 0.05 for value in other.values())
 
 
-def test_matches_a_loop(make_scene, grid, heatmap_decoder):
+def test_matches_a_loop(make_scene, grid, heatmap_decoder, distiller_of):
     student_bev, teacher_bev = torch.randn(2, 2, WIDTH, grid.rows, grid.cols)
-    losses = distiller_of(heatmap_decoder, grid, WIDTH, "none")(*on_maps(make_scene(), student_bev, teacher_bev))
+    losses = distiller_of(heatmap_decoder, WIDTH, "none")(*on_maps(make_scene(), student_bev, teacher_bev))
     heatmap_decoder.eval()
     target, crossed = heatmap_decoder([teacher_bev]), heatmap_decoder([student_bev], teacher_bev)
     classes = boxes = 0.0
@@ -80,10 +76,10 @@ def test_queries_start_where_the_teachers_do(grid, heatmap_decoder):
     assert torch.equal(crossed.heatmap, selection(student_bev).heatmap)
 
 
-def test_the_decoder_stays_as_it_is_and_is_not_the_students_to_save(make_scene, grid, channels, teacher_decoder):
+def test_the_decoder_stays_as_it_is_and_is_not_the_students(make_scene, channels, teacher_decoder, distiller_of):
     before = {name: value.clone() for name, value in teacher_decoder.state_dict().items()}
     scene = make_scene()
-    distiller = distiller_of(teacher_decoder, grid, channels).train()
+    distiller = distiller_of(teacher_decoder, channels).train()
     optimizer = torch.optim.SGD(distiller.parameters(), lr=1.0)
     sum(distiller(scene.student, scene.teacher, scene.batch).values()).backward()
     optimizer.step()
@@ -94,8 +90,8 @@ def test_the_decoder_stays_as_it_is_and_is_not_the_students_to_save(make_scene, 
     assert not torch.equal(weight, torch.eye(channels))
 
 
-def test_the_decoder_goes_along_to_another_device(grid, channels, teacher_decoder):
-    distiller = distiller_of(teacher_decoder, grid, channels).to("meta")
+def test_the_decoder_goes_along_to_another_device(channels, teacher_decoder, distiller_of):
+    distiller = distiller_of(teacher_decoder, channels).to("meta")
     assert all(value.is_meta for value in distiller._head[0].parameters())
 
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.distill.fitnet import FitNet
+from training.distill.fitnet import FitNetConfig
 
 
 @pytest.fixture
-def distiller(grid, channels):
-    return FitNet(student_channels=channels, teacher_channels=channels, grid=grid, tap="finest")
+def distiller(shapes):
+    return FitNetConfig(tap="finest").build(shapes)
 
 
 def loss_of(distiller, scene, student_bev, teacher_bev):

@@ -7,21 +7,18 @@ import torch
 
 from training.distill.dense_head import box_map, map_distance
 from training.distill.foreground import foreground_mask
-from training.distill.monodistill import MonoDistill, MonoDistillConfig, affinity
+from training.distill.monodistill import MonoDistillConfig, affinity
 
 
 @pytest.fixture
-def distiller(grid, channels):
+def distiller(shapes):
     torch.manual_seed(0)
-    return MonoDistill(
-        student_channels=channels, teacher_channels=channels, grid=grid, sigma=1.6, affinity_cells=8, tap="encoded"
-    ).eval()
+    return MonoDistillConfig(affinity_cells=8, tap="encoded").build(shapes).eval()
 
 
-def test_feature_by_hand(nine_cells, make_nine_cells):
+def test_feature_by_hand(nine_cells, make_nine_cells, shapes_of):
     """A box of 2.2 m by 0.8 m holds the three cells of the middle row."""
-    shapes = {"student_channels": 10, "teacher_channels": 10, "grid": nine_cells}
-    distiller = MonoDistill(**shapes, sigma=1.6, affinity_cells=3, tap="encoded")
+    distiller = MonoDistillConfig(affinity_cells=3, tap="encoded").build(shapes_of(nine_cells, 10))
     student, teacher = torch.zeros(2, 10, 3, 3)
     student[:2, 1, 1], teacher[:2, 1, 2] = torch.tensor([[1.0, -2.0], [3.0, 1.0]])
     student[4, 0, 1] = 100.0  # beside the box
@@ -131,13 +128,11 @@ def test_unknown_velocity_leaves_every_term_finite(distiller, make_scene, make_b
     assert all(parameter.grad.isfinite().all() for parameter in distiller.parameters())
 
 
-def test_teacher_head_learns_where_boxes_are(make_scene, grid, channels):
+def test_teacher_head_learns_where_boxes_are(make_scene, grid, shapes):
     """A head trained on the truth comes near it, so that what the student's head is taught becomes right."""
     scene = make_scene((3,))
     torch.manual_seed(0)
-    distiller = MonoDistill(
-        student_channels=channels, teacher_channels=channels, grid=grid, sigma=1.6, affinity_cells=8, tap="encoded"
-    )
+    distiller = MonoDistillConfig(affinity_cells=8, tap="encoded").build(shapes)
     truth = box_map(scene.batch.boxes, grid)
     perfect = replace(scene.teacher, encoded=truth[:, [0, 1, 4, 6, 7, 8]].detach())
     optimizer = torch.optim.Adam(distiller.teacher_head.parameters(), lr=0.02)

@@ -9,12 +9,12 @@ import torch
 
 from bevdistill_ros.model.records import SetPrediction
 from training.distill.queries import best_queries, class_divergence, code_distance
-from training.distill.set2set import Set2Set, Set2SetConfig
+from training.distill.set2set import Set2SetConfig
 
 
 @pytest.fixture
-def distiller():
-    return Set2Set(num_queries=300, match_class_weight=1.0, match_box_weight=0.25, velocity_weight=0.2)
+def distiller(shapes):
+    return Set2SetConfig().build(shapes)
 
 
 def prediction(scores, places):
@@ -52,10 +52,10 @@ def brute_force(student, teacher, layer, item, count):
     return list(zip(queries, best, strict=True))
 
 
-def test_matches_a_loop_over_all_permutations(make_scene):
+def test_matches_a_loop_over_all_permutations(make_scene, shapes):
     scene = make_scene((2, 1), queries=5)
     student, teacher = scene.student.predictions, scene.teacher.predictions
-    distiller = Set2Set(num_queries=3, match_class_weight=1.0, match_box_weight=0.25, velocity_weight=0.2)
+    distiller = Set2SetConfig(num_queries=3).build(shapes)
     classes, boxes = 0.0, 0.0
     for layer, item in itertools.product(range(2), range(2)):
         for query, target in brute_force(student, teacher, layer, item, 3):

@@ -9,21 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from training.distill.monodistill import MonoDistill
-from training.distill.unidistill import UniDistill
+from training.distill.monodistill import MonoDistillConfig
+from training.distill.unidistill import UniDistillConfig
 
 HALF_AT_A_METRE = (2 * math.log(2)) ** -0.5  # sigma [m] of a mask of 1 at a centre, 1/2 at 1 m, 1/4 at 1.4 m
 
 
 @pytest.fixture(params=["monodistill", "unidistill"])
-def losses_of(request, nine_cells, make_nine_cells):
+def losses_of(request, nine_cells, make_nine_cells, shapes_of):
     """Makes the terms of two maps by their names in UniDistill; MonoDistill's affinity is a relation too."""
-    settings = {"grid": nine_cells, "sigma": HALF_AT_A_METRE, "tap": "encoded"}
-    shapes = {"student_channels": 10, "teacher_channels": 10}
-    if request.param == "monodistill":
-        distiller = MonoDistill(**shapes, **settings, affinity_cells=3)
-    else:
-        distiller = UniDistill(**shapes, **settings)
+    config = MonoDistillConfig(sigma=HALF_AT_A_METRE, affinity_cells=3, tap="encoded")
+    if request.param == "unidistill":
+        config = UniDistillConfig(sigma=HALF_AT_A_METRE, tap="encoded")
+    distiller = config.build(shapes_of(nine_cells, 10))
     distiller.student_head = distiller.teacher_head = nn.Identity()
 
     def make(student, teacher):

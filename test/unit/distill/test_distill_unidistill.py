@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from bevdistill_ros.core.boxes import encode_boxes
-from training.distill.unidistill import UniDistill, UniDistillConfig, key_points
+from training.distill.unidistill import UniDistillConfig, key_points
 
 
 @pytest.fixture
-def distiller(grid, channels):
+def distiller(shapes):
     torch.manual_seed(0)
-    return UniDistill(student_channels=channels, teacher_channels=channels, grid=grid, sigma=1.6, tap="encoded").eval()
+    return UniDistillConfig(tap="encoded").build(shapes).eval()
 
 
-def test_feature_by_hand(nine_cells, make_nine_cells):
+def test_feature_by_hand(nine_cells, make_nine_cells, shapes_of):
     """Of two of the nine key points the maps differ."""
-    distiller = UniDistill(student_channels=10, teacher_channels=10, grid=nine_cells, sigma=1.6, tap="encoded")
+    distiller = UniDistillConfig(tap="encoded").build(shapes_of(nine_cells, 10))
     student, teacher = torch.zeros(2, 10, 3, 3)
     student[:2, 1, 1], teacher[:2, 0, 2] = torch.tensor([[1.0, -2.0], [3.0, 1.0]])
     scene = make_nine_cells(student, teacher)
@@ -75,12 +75,10 @@ def test_feature_and_relation_match_a_loop(distiller, make_scene, grid):
 
 
 @torch.no_grad()
-def test_response_and_teacher_head_match_a_loop(grid, channels, make_scene):
+def test_response_and_teacher_head_match_a_loop(grid, shapes, make_scene):
     scene = make_scene((3, 2))
     torch.manual_seed(0)
-    distiller = UniDistill(
-        student_channels=channels, teacher_channels=channels, grid=grid, sigma=1.1, tap="encoded"
-    ).eval()
+    distiller = UniDistillConfig(sigma=1.1, tap="encoded").build(shapes).eval()
     ours, theirs = distiller.student_head(scene.student.bev), distiller.teacher_head(scene.teacher.encoded)
     response, teacher_head = 0.0, 0.0
     for item, boxes in enumerate(scene.batch.boxes):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from bevdistill_ros.model.records import SetPrediction
-from training.distill.uvtr import Uvtr
+from training.distill.uvtr import UvtrConfig
 
 
 @pytest.fixture
-def distiller(grid, channels):
-    return Uvtr(student_channels=channels, teacher_channels=channels, grid=grid, tap="encoded")
+def distiller(shapes):
+    return UvtrConfig(tap="encoded").build(shapes)
 
 
 def looking_at(scene, points):
