@@ -4,7 +4,8 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -98,9 +99,21 @@ def run_bag_info(config: BagInfoConfig) -> str:
     return "" if config.json else f"{len(bags)} bags serve for {' and '.join(config.needs)}"
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Of the reader, as what is lost stands on the page."""
+    reader = logging.getLogger("training.bag")
+    before = reader.level
+    reader.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        reader.setLevel(before)
+
+
+@_without_warnings()
 def info_of(config: BagImportConfig, path: Path) -> BagInfo:
     """Look at one bag; what is wrong with it becomes words."""
-    logging.getLogger("training.bag").setLevel(logging.ERROR)  # what is lost stands on the page
     try:
         bag = read_bag(path)
     except ValueError as error:
