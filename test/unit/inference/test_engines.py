@@ -20,14 +20,16 @@ from bevdistill_ros.doctor.finding import Verdict
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle, sha256_of
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice
+from bevdistill_ros.inference.engine_files import FP32_TOLERANCE, MOST_FP32_TOLERANCE
 from bevdistill_ros.inference.engines import choice as choices
 from bevdistill_ros.inference.engines.network import EngineError
+from bevdistill_ros.inference.engines.reference import Deviation, torch_reference
 from bevdistill_ros.inference.engines.timings import timings_path, write_timings
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.deformable import Sampling, deformable_sample, sampled_by
 from bevdistill_ros.model.records import CameraInput
 from training.benchmark.engine.run import EngineBenchConfig, run_engine_bench
-from training.export_engines import NETWORK_FILE, add_network, engines_from, write_network
+from training.export_engines import NETWORK_FILE, add_network, engines_from, rounding_of, tolerance_for, write_network
 from training.quantize import INT8_FILE
 
 Students = Callable[..., BevFormer]
@@ -212,6 +214,24 @@ def test_auto_takes_the_fastest(export: Callable[..., Path], monkeypatch: pytest
     engine = Engine(load_bundle(export()), AUTO)
     assert engine.network.name == "onnx"
     assert engine.warnings == ()
+
+
+def test_a_network_that_amplifies_rounding_may_differ_by_more_up_to_a_limit(
+    make_student: Students, rig: CameraRig
+) -> None:
+    student = make_student().eval()
+    calm = rounding_of(student, rig, torch_reference(student, rig))
+    assert tolerance_for(calm) == FP32_TOLERANCE
+    with torch.no_grad():
+        for name, parameter in student.decoder.named_parameters():
+            if "class" in name or "score" in name or "logit" in name:
+                parameter.mul_(1e5)
+    wild = rounding_of(student, rig, torch_reference(student, rig))
+    assert wild.queries > 100 * calm.queries
+    assert FP32_TOLERANCE.queries < tolerance_for(wild).queries <= MOST_FP32_TOLERANCE.queries
+    assert tolerance_for(Deviation(bev_max=1.0, bev_rms=2e-4, queries=1e-6)) == replace(
+        FP32_TOLERANCE, bev_max=MOST_FP32_TOLERANCE.bev_max, bev_rms=8e-4
+    )
 
 
 @pytest.fixture
