@@ -13,17 +13,17 @@ from typing import TypeVar
 from bevdistill_ros.core.files import write_whole
 from training.benchmark.speed import SpeedConfig, engine_ms, measure
 from training.cli.settings import settings_from
-from training.compare import CompareConfig, run_compare
 from training.data.index.load import DataConfig
 from training.evaluate.metrics import Metrics
 from training.evaluate.run import EvaluateConfig, evaluate
-from training.export import ExportConfig, run_export
+from training.export.run import ExportConfig, run_export
 from training.replay.config import ReplayConfig
 from training.replay.run import check_ros, run_replay
 from training.run.callbacks import LAST
 from training.run.config import TrainConfig
 from training.run.fit import fit
-from training.show import ShowConfig, run_show
+from training.show.compare import CompareConfig, run_compare
+from training.show.run import ShowConfig, run_show
 from training.synth.config import KEY_FRAME_RATE, SynthConfig
 from training.synth.writer import write_world
 

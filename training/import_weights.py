@@ -21,8 +21,8 @@ from bevdistill_ros.model.preprocess import preprocess
 from bevdistill_ros.model.public_config import LEVEL_LIDAR, PUBLIC_CAMERAS, MemoryMode, PublicStudentConfig
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
-from training.export import revision, training_rig
-from training.export_engines import add_network, engines_from, prove
+from training.export.engines import add_network, engines_from, prove
+from training.export.run import revision, training_rig
 from training.weights.public import public_student, read_public
 from training.weights.public_kinds import PublicKind
 

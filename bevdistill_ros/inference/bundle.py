@@ -67,7 +67,7 @@ def save_bundle(
         rig: Camera rig of the training data, for images of the student's input size.
         provenance: How the weights came to be; plain JSON values.
         add_engines: Writes exported networks into the new folder, which holds the weights already; see
-            `training.export_engines`.
+            `training.export.engines`.
 
     Returns:
         The folder.

@@ -9,7 +9,7 @@ import pytest
 from training.cli.settings import settings_from
 from training.data.index.load import DataConfig
 from training.evaluate.run import EvaluateConfig, evaluate
-from training.export import ExportConfig, run_export
+from training.export.run import ExportConfig, run_export
 from training.replay.config import ReplayConfig
 from training.replay.run import run_replay
 from training.run.config import TrainConfig

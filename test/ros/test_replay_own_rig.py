@@ -14,7 +14,7 @@ from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
 from training.data.index.load import DataConfig, load_index
 from training.evaluate.run import EvaluateConfig, evaluate
-from training.export import training_rig
+from training.export.run import training_rig
 from training.replay.config import ReplayConfig
 from training.replay.run import run_replay
 from training.synth.config import SynthConfig

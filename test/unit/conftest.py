@@ -336,7 +336,7 @@ def tiny_student(make_run: Callable[..., Any], tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bundle of that student."""
-    from training.export import ExportConfig, run_export
+    from training.export.run import ExportConfig, run_export
 
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     run_export(ExportConfig(checkpoint=str(tiny_student), output=str(folder)))

@@ -18,10 +18,10 @@ time.sleep(600)
 """
 PARENT = """
 import subprocess, sys
-import training.child as child
+import training.parallel.child as child
 child.GRACE_S = 0.5
 command = child.module_command(*sys.argv[1:])
-command = [*command[:2], "-c", f"import training.child as c; c.GRACE_S = 0.5; c.main()", *command[4:]]
+command = [*command[:2], "-c", f"import training.parallel.child as c; c.GRACE_S = 0.5; c.main()", *command[4:]]
 subprocess.Popen(command).wait()
 """
 
@@ -58,14 +58,16 @@ def test_a_child_ends_with_its_parent(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_child_whose_parent_has_ended_already_does_not_start() -> None:
-    done = subprocess.run([sys.executable, "-m", "training.child", "1", "this"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "training.parallel.child", "1", "this"], capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stderr == "process 1, which started this one, has ended\n"
 
 
 def test_the_working_folder_holds_no_modules_of_a_child(tmp_path: Path) -> None:
     """A folder of data may hold a module of any name, and that would run instead of the library."""
-    from training.child import module_command
+    from training.parallel.child import module_command
 
     (tmp_path / "yaml.py").write_text("raise SystemExit('planted')")
     (tmp_path / "ours").mkdir()

@@ -6,9 +6,9 @@ import torch
 from matplotlib.figure import Figure
 
 from bevdistill_ros.core.records import Detections
-from training import compare
-from training.compare import CompareConfig, found_objects, run_compare
 from training.data.index.load import DataConfig
+from training.show import compare
+from training.show.compare import CompareConfig, found_objects, run_compare
 
 
 def found(*detections: tuple[float, float, int, float]) -> Detections:

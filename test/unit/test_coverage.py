@@ -12,7 +12,7 @@ from bevdistill_ros.model.config import StudentConfig
 from training.data.coverage import check_coverage, split_coverage
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
-from training.export import ExportConfig, run_export
+from training.export.run import ExportConfig, run_export
 from training.run.fit import fit
 
 

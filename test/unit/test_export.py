@@ -13,7 +13,7 @@ from bevdistill_ros.inference.bundle import load_bundle
 from bevdistill_ros.model.config import StudentConfig
 from training.benchmark.distillation.inference_cost import ring_frame
 from training.data.index.load import DataConfig, load_index
-from training.export import ExportConfig, run_export, training_rig
+from training.export.run import ExportConfig, run_export, training_rig
 from training.run.fit import fit
 from training.weights.checkpoint import read_weights
 

@@ -24,7 +24,7 @@ from training.data.index.load import DataConfig, load_index
 from training.data.motion import motion_of, twist_between
 from training.data.sample import _motion_of, collate
 from training.evaluate.run import EvaluateConfig, evaluate
-from training.export import ExportConfig, run_export, training_rig
+from training.export.run import ExportConfig, run_export, training_rig
 from training.run.config import TrainConfig
 from training.run.data import train_dataset
 from training.run.fit import build_module, fit, with_bundled_student

@@ -27,7 +27,7 @@ from training.bag.recording import read_recording
 from training.bag.write_bag import write_scene
 from training.data.index.load import DataConfig, load_index
 from training.evaluate.run import EvaluateConfig, evaluate
-from training.export import training_rig
+from training.export.run import training_rig
 from training.replay.ahead import ahead
 from training.replay.config import ReplayConfig
 from training.replay.report import ReplayReport

@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from bevdistill_ros.interface.topics import LAYOUTS
-from training.spread import Outcome, listed_errors, spread
+from training.parallel.spread import Outcome, listed_errors, spread
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,7 +15,7 @@ from bevdistill_ros.core.rig import VehicleRig
 from bevdistill_ros.inference.bundle import load_bundle
 from training.data.index.load import DataConfig, load_index
 from training.evaluate.run import EvaluateConfig, evaluate
-from training.export import ExportConfig, run_export
+from training.export.run import ExportConfig, run_export
 from training.run.fit import fit
 from training.synth.config import SynthConfig
 from training.synth.rig import cameras_of

@@ -16,7 +16,7 @@ from bevdistill_ros.model.fit import ImageTarget
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig, load_index
 from training.data.sample import Sample
-from training.show import TRUTH_COLOUR, ShowConfig, draw_frame, run_show
+from training.show.run import TRUTH_COLOUR, ShowConfig, draw_frame, run_show
 
 CAMERAS = ("CAM_FRONT", "CAM_BACK")
 

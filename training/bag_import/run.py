@@ -19,7 +19,7 @@ from training.bag_import.config import ALL_SPLIT, BagImportConfig
 from training.bag_import.merge import splits_of, write_tables
 from training.bag_import.one_bag import digest_of, import_bag, rows_path
 from training.bag_import.records import BagResult
-from training.spread import spread
+from training.parallel.spread import spread
 
 _LOG = logging.getLogger(__name__)
 _MAX_LISTED = 20

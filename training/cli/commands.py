@@ -81,7 +81,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "export": Command(
         summary="turn a student's checkpoint into a bundle for the node",
-        module="training.export",
+        module="training.export.run",
         config="ExportConfig",
         function="run_export",
     ),
@@ -119,13 +119,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "show": Command(
         summary="draw detections and ground truth: six cameras and the bird's-eye view",
-        module="training.show",
+        module="training.show.run",
         config="ShowConfig",
         function="run_show",
     ),
     "compare": Command(
         summary="who of two students finds which object, and a picture of the frame where they differ most",
-        module="training.compare",
+        module="training.show.compare",
         config="CompareConfig",
         function="run_compare",
     ),

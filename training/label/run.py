@@ -32,7 +32,7 @@ from training.label.records import FrameBoxes
 from training.label.scene import annotated, dataset_of, detected, detector_of, points_in_labels, with_points
 from training.label.thresholds import DEFAULT, ClassQuality, calibrated_thresholds, given_thresholds, quality_of
 from training.label.tracker import TrackConfig, distinct, tracks_of
-from training.spread import listed_errors, spread
+from training.parallel.spread import listed_errors, spread
 
 REPORT, QUALITY = "labels.json", "quality.json"  # beside the tables: what made the labels, and how good they are
 _FOLDERS = ("samples", "sweeps", "maps")

@@ -23,7 +23,7 @@ from std_srvs.srv import Trigger
 from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE
-from training.child import module_command
+from training.parallel.child import module_command
 from training.replay.play import ReplayError, Wait
 
 NODE_MODULE = "bevdistill_ros.node.detector_node"

@@ -29,12 +29,12 @@ from bevdistill_ros.node.records import DroppedSet, Outcome
 from training.bag.answers import detections_data, status_data
 from training.bag.read_bag import BagError
 from training.bag.recording import Recording, SetStatus
+from training.parallel.spread import spread
 from training.replay.ahead import ahead
 from training.replay.config import Played, Replayed, Setup
 from training.replay.node_parameters import node_parameters
 from training.replay.offline_node import OfflineNode, ReadySet
 from training.replay.recording import WriteAnswer, recording_writer
-from training.spread import spread
 
 DEPTH = 2  # sets that wait, decoded, for the engine
 _NUM_BUFFERS = DEPTH + 3  # besides them one that is made, one that finds no place, and one in the engine

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import psutil
 
-from training.child import module_command
+from training.parallel.child import module_command
 
 _STOP_TIMEOUT_S = 10.0
 _LOG_LINES = 12

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bevdistill_ros.core.files import atomic_file
 from bevdistill_ros.core.grid import BevGrid
 from training.report.scenes import Scene, Scenes
-from training.show import CAMERA_ROWS, draw_bev, draw_camera
+from training.show.run import CAMERA_ROWS, draw_bev, draw_camera
 
 _BEV_INCHES, _DPI = 7.0, 100
 _FILM_INCHES = 6.4

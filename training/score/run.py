@@ -18,12 +18,12 @@ from training.bag.write_bag import BASE_FRAME
 from training.data.tables import open_tables
 from training.evaluate.devkit import uncollected
 from training.evaluate.results import Results
+from training.parallel.spread import spread
 from training.score.parts import BAND_EDGES, Parts, distance_bands, regions_of
 from training.score.recorded import Published, match_drives, own_results
 from training.score.schema import BANDS, REGIONS, REPORT
 from training.score.timing import timing_of, timing_table
 from training.score.whole_report import Scope, Subject, whole_report
-from training.spread import spread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from bevdistill_ros.core.files import replace_folder
 from bevdistill_ros.core.lock import locked_folder
-from training.child import end_with
 from training.data.schema import MAP_FILE
+from training.parallel.child import end_with
 from training.synth.config import SynthConfig
 from training.synth.overwrite import MARK, check_replaceable
 from training.synth.recorder import SceneRecord, SceneRecorder

@@ -25,7 +25,7 @@ from training.bag_import.config import BagImportConfig
 from training.bag_import.run import import_bags
 from training.data.index.load import DataConfig, load_index
 from training.evaluate.run import EvaluateConfig, evaluate
-from training.export import training_rig
+from training.export.run import training_rig
 from training.replay.config import ReplayConfig
 from training.replay.run import run_replay
 

@@ -29,8 +29,8 @@ from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.deformable import Sampling, deformable_sample, sampled_by
 from bevdistill_ros.model.records import CameraInput
 from training.benchmark.engine.run import EngineBenchConfig, run_engine_bench
-from training.export_engines import NETWORK_FILE, add_network, engines_from, rounding_of, tolerance_for, write_network
-from training.quantize import INT8_FILE
+from training.export.engines import NETWORK_FILE, add_network, engines_from, rounding_of, tolerance_for, write_network
+from training.export.int8 import INT8_FILE
 
 Students = Callable[..., BevFormer]
 Frames = Callable[..., CameraFrame]

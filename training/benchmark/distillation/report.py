@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from bevdistill_ros.core.files import atomic_file, write_whole
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
 from training.benchmark.distillation.table import HEADER, Table, gains_of, rows_of
-from training.bev_map import draw_map, strength_of
 from training.data.dataset import dataset_for
 from training.data.index.load import DataConfig, load_index
 from training.data.sample import Batch, collate
@@ -21,6 +20,7 @@ from training.distill.foreground import Mask, foreground_mask
 from training.page.html import page, picture, sections
 from training.page.html import table as table_of
 from training.run.callbacks import LAST, LOSSES
+from training.show.bev_map import draw_map, strength_of
 from training.teacher.load import TrainedTeacher
 from training.weights.checkpoint import read_checkpoint, read_config
 from training.weights.model import load_student

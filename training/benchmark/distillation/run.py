@@ -24,12 +24,12 @@ from training.benchmark.distillation.inference_cost import graph_of, latency_rat
 from training.benchmark.distillation.outcome import Outcome
 from training.benchmark.distillation.report import write_report
 from training.benchmark.distillation.table import Table, table_text
-from training.child import module_command
 from training.cli.settings import settings_from
 from training.data.index.load import DataConfig, load_index
 from training.data.tables import open_tables
 from training.evaluate.metrics import Metrics
 from training.evaluate.run import EvaluateConfig, evaluate
+from training.parallel.child import module_command
 from training.replay.process import Commands
 from training.run.callbacks import CONFIG, LAST
 from training.run.config import TrainConfig

@@ -27,7 +27,7 @@ from training.benchmark.engine.busy import busy_cores
 from training.cli.settings import settings_from
 from training.data.index.load import DataConfig
 from training.evaluate.run import EvaluateConfig, evaluate
-from training.export_engines import add_network
+from training.export.engines import add_network
 from training.run.config import TrainConfig
 from training.synth.rig import nuscenes_cameras
 

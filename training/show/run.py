@@ -16,10 +16,10 @@ from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.nuscenes import CLASS_COLOURS, CLASS_NAMES, Colour
 from bevdistill_ros.core.records import Detections
 from bevdistill_ros.core.wireframe import box_segments
-from training.bev_map import TRUTH_COLOUR
 from training.data.index.load import DataConfig
 from training.data.sample import Sample, collate
 from training.evaluate.detector import load_detector
+from training.show.bev_map import TRUTH_COLOUR
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 
 CAMERA_INCHES = 4.4  # width of a camera in the picture

@@ -16,13 +16,13 @@ from bevdistill_ros.core.files import atomic_file
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.plain import check_at_least
 from bevdistill_ros.core.records import Detections
-from training.bev_map import draw_maps
 from training.data.dataset import NuScenesDataset
 from training.data.index.load import DataConfig
 from training.data.sample import Sample, collate
 from training.data.visibility import boxes_in_view
 from training.evaluate.detector import Detector, load_detector
-from training.show import draw_bev, draw_camera
+from training.show.bev_map import draw_maps
+from training.show.run import draw_bev, draw_camera
 
 _MARK = "#ff2bd6"  # of objects that the second detector alone finds
 

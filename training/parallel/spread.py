@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from training.child import end_with
+from training.parallel.child import end_with
 
 T = TypeVar("T")
 R = TypeVar("R")

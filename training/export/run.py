@@ -19,7 +19,7 @@ from training.data.coverage import check_coverage
 from training.data.dataset import NuScenesDataset
 from training.data.index.arrays import NuScenesIndex
 from training.data.index.load import DataConfig, load_index
-from training.export_engines import add_network, engines_from, prove
+from training.export.engines import add_network, engines_from, prove
 from training.weights.checkpoint import read_checkpoint, read_config
 from training.weights.model import load_student
 
@@ -132,7 +132,7 @@ def _provenance(content: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
 
 def revision() -> str:
     """Commit of the source tree; empty where it isn't a git checkout."""
-    source = Path(__file__).parent.parent
+    source = Path(__file__).parents[2]
     if shutil.which("git") is None or not (source / ".git").exists():
         return ""
     command = ["git", "-C", str(source), "rev-parse", "--short", "HEAD"]

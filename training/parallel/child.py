@@ -3,7 +3,7 @@
 As a program it runs a module as `python -m` does, without the working folder on the module path, where a folder of data
 may hold modules of any name:
 
-    python -P -m training.child PARENT_PID MODULE [ARGUMENT ...]
+    python -P -m training.parallel.child PARENT_PID MODULE [ARGUMENT ...]
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _PR_SET_PDEATHSIG = 1
 
 def module_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module in a child process of this one."""
-    return [sys.executable, "-P", "-m", "training.child", str(os.getpid()), module, *arguments]
+    return [sys.executable, "-P", "-m", "training.parallel.child", str(os.getpid()), module, *arguments]
 
 
 def end_with(parent_pid: int, request: signal.Signals) -> None:

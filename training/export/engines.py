@@ -37,7 +37,7 @@ from bevdistill_ros.model.deformable import Sampling, sampled_by
 from bevdistill_ros.model.graph import OUTPUTS, PADDED_AXES, NetworkGraph, graph_inputs
 from bevdistill_ros.model.records import CameraInput
 from bevdistill_ros.model.student import CameraStudent
-from training.quantize import add_int8
+from training.export.int8 import add_int8
 
 OPSET = 17
 NETWORK_FILE = "network.onnx"

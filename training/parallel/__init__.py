@@ -1,0 +1,1 @@
+"""Work in processes of its own: children that end with their parent, and one function over many items."""

@@ -1,0 +1,1 @@
+"""Pictures: frames with boxes, maps of features, two students side by side."""
