@@ -1,8 +1,11 @@
 """The processes of a run: as many as the settings say."""
 
 import os
+import time
 
 from training.run.config import RunConfig
+
+_GRACE_S = 20.0  # for the process that says what is wrong
 
 
 def check_processes(run: RunConfig) -> None:
@@ -17,6 +20,7 @@ def check_processes(run: RunConfig) -> None:
     if not total or total == expected:
         return
     if rank:
+        time.sleep(_GRACE_S)  # torchrun ends all processes when the first one has ended
         raise SystemExit(1)
     raise ValueError(
         f"{launcher} started {total} processes, but run.devices ({run.devices}) times run.num_nodes ({run.num_nodes}) "
