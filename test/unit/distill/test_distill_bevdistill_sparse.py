@@ -11,23 +11,15 @@ from torch.nn.functional import normalize
 from bevdistill_ros.core.boxes import decode_boxes, encode_boxes, iou_bev
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.model.records import SetPrediction
-from training.distill.base import DistillShapes
 from training.distill.bevdistill_sparse import BevDistillSparseConfig, rate
 from training.distill.mutual_information import info_nce
 from training.distill.queries import TeacherQueries, best_queries, match
 
 
 @pytest.fixture
-def build(grid, channels):
+def build(shapes):
     def make(**settings):
         torch.manual_seed(0)
-        shapes = DistillShapes(
-            grid=grid,
-            student_channels=channels,
-            teacher_channels=channels,
-            student_feature_dim=channels,
-            teacher_feature_dim=channels,
-        )
         return BevDistillSparseConfig(**({"critic_width": 16} | settings)).build(shapes)
 
     return make

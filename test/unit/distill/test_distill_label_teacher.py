@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from training.distill.base import DistillShapes
 from training.distill.label_teacher import LabelTeacherConfig, draw_labels
 
 
@@ -28,16 +27,9 @@ def test_labels_are_drawn_by_hand(nine_cells):
     assert codes[:, 1, 1].tolist().count(0.0) >= 3  # x, y, and the unknown velocity
 
 
-def test_the_encoder_learns_what_the_decoder_reads(make_scene, grid, channels, teacher_decoder):
+def test_the_encoder_learns_what_the_decoder_reads(make_scene, grid, channels, teacher_decoder, shapes_of):
     torch.manual_seed(0)
-    shapes = DistillShapes(
-        grid=grid,
-        student_channels=channels,
-        teacher_channels=channels,
-        student_feature_dim=channels,
-        teacher_feature_dim=channels,
-        teacher_decoder=teacher_decoder,
-    )
+    shapes = shapes_of(grid, channels, teacher_decoder)
     scene, distiller = make_scene(), LabelTeacherConfig().build(shapes)
     before = {name: value.clone() for name, value in teacher_decoder.state_dict().items()}
     optimizer = torch.optim.Adam(distiller.parameters(), lr=0.02)
@@ -54,16 +46,9 @@ def test_the_encoder_learns_what_the_decoder_reads(make_scene, grid, channels, t
     assert all(value.is_meta for value in distiller.to("meta")._head[0].parameters())
 
 
-def test_the_teachers_own_map_does_not_matter(make_scene, grid, channels, teacher_decoder):
+def test_the_teachers_own_map_does_not_matter(make_scene, grid, channels, teacher_decoder, shapes_of):
     torch.manual_seed(0)
-    shapes = DistillShapes(
-        grid=grid,
-        student_channels=channels,
-        teacher_channels=channels,
-        student_feature_dim=channels,
-        teacher_feature_dim=channels,
-        teacher_decoder=teacher_decoder,
-    )
+    shapes = shapes_of(grid, channels, teacher_decoder)
     distiller = LabelTeacherConfig().build(shapes).eval()
     scene, other = make_scene(), make_scene(seed=1)
     expected = distiller(scene.student, scene.teacher, scene.batch)
