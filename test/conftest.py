@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import signal
 import zlib
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 # Before anything imports torch: threads that spin at each barrier stand still on a machine that does other work too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+# A background job of a shell ignores it, and so would every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

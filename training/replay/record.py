@@ -32,6 +32,7 @@ class Recorder:
     pictures: dict[int, bytes] = field(default_factory=dict)  # JPEGs of the overlay, by stamp
     answers: list[Answer] = field(default_factory=list)
     answered_ns: set[int] = field(default_factory=set)  # stamps of sets that were detected in
+    reported_ns: set[int] = field(default_factory=set)  # stamps of sets whose status was received
 
     def connect(self, wait: Wait, timeout_s: float) -> None:
         """Subscribe, to detections and status as reliably as the node publishes.
@@ -67,11 +68,10 @@ class Recorder:
         now = time.perf_counter()
         stamp_ns = messages.stamp_in(data)
         self.answers.append(Answer(topic=topic, stamp_ns=stamp_ns, received_at_s=now, data=bytes(data)))
-        if topic == DETECTIONS_TOPIC:
-            self.answered_ns.add(stamp_ns)
+        (self.answered_ns if topic == DETECTIONS_TOPIC else self.reported_ns).add(stamp_ns)
 
     def take(self) -> list[Answer]:
         """What was received since the last call."""
         taken, self.answers = self.answers, []
-        self.answered_ns, self.pictures = set(), {}
+        self.answered_ns, self.reported_ns, self.pictures = set(), set(), {}
         return taken

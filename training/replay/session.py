@@ -25,7 +25,7 @@ from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_n
 from training.replay.record import Answer, Recorder
 from training.replay.recording import write_recording
 
-_PICTURE_TIMEOUT_S = 5.0
+_AFTER_ANSWER_TIMEOUT_S = 5.0  # for what the node publishes of a set after its answer
 
 
 def replay_group(setup: Setup, bags: Sequence[Played], folder: Path, on_done: Callable[[], object]) -> list[Replayed]:
@@ -169,23 +169,20 @@ class Session:
         """Wait for the answers still to come, as long as some come."""
         while set(sent) - self._recorder.answered_ns:
             before = len(self._recorder.answered_ns)
-            has_more = self._player.run_on(
+            if not self._run_until(
+                lambda before=before: len(self._recorder.answered_ns) > before,  # type: ignore[misc]
                 self._config.answer_timeout_s,
-                rate=self._config.rate,
-                wait=self._wait,
-                until=lambda before=before: len(self._recorder.answered_ns) > before,  # type: ignore[misc]
-            )
-            if not has_more:
+            ):
                 break
+        # The node reports and draws after it has answered.
+        self._run_until(lambda: self._recorder.answered_ns <= self._recorder.reported_ns, _AFTER_ANSWER_TIMEOUT_S)
         if self._config.overlay and self._recorder.answered_ns:
-            # The node draws after it has answered.
             last = max(self._recorder.answered_ns)
-            self._player.run_on(
-                _PICTURE_TIMEOUT_S,
-                rate=self._config.rate,
-                wait=self._wait,
-                until=lambda: last in self._recorder.pictures,
-            )
+            self._run_until(lambda: last in self._recorder.pictures, _AFTER_ANSWER_TIMEOUT_S)
+
+    def _run_until(self, until: Callable[[], bool], timeout_s: float) -> bool:
+        """Let the clock of the bag run on; whether it came to that in time."""
+        return self._player.run_on(timeout_s, rate=self._config.rate, wait=self._wait, until=until)
 
     def _write_pictures(self, folder: Path) -> None:
         for stamp_ns, picture in self._recorder.pictures.items():
