@@ -40,6 +40,11 @@ def rows_of(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.flatten(0, 1).index_select(0, (index + start).flatten()).reshape(batch, -1, channels)
 
 
+def project_last(projection: nn.Linear, tokens: Tensor) -> Tensor:
+    """Apply a linear layer to tokens (B, K, C), with the tokens last: (B, C', K)."""
+    return projection.weight @ tokens.transpose(1, 2) + projection.bias[:, None]
+
+
 def project_map(projection: nn.Linear, maps: Tensor) -> Tensor:
     """Apply a linear layer to every cell of maps (B, C, h, w)."""
     projected = projection.weight @ maps.flatten(2) + projection.bias[:, None]

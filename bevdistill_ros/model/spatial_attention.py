@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bevdistill_ros.model.deformable import deformable_sample, level_scale, ring_offsets
+from bevdistill_ros.model.deformable import deformable_sample, level_scale, queries_second, ring_offsets
 from bevdistill_ros.model.geometry import VisiblePillars
-from bevdistill_ros.model.layers import project_map, rows_of
+from bevdistill_ros.model.layers import project_last, project_map, rows_of
 
 
 class SpatialCrossAttention(nn.Module):
@@ -79,13 +79,13 @@ class SpatialCrossAttention(nn.Module):
     def _sample(self, looking: Tensor, visible: VisiblePillars, levels: Sequence[Tensor]) -> Tensor:
         """What each camera shows to its pillars (B * N, V, C): (B * N, V, C)."""
         heads, num_levels, heights, points = self.shape
-        lead = looking.shape[:2]
         values = [project_map(self.value_projection, level) for level in levels]
-        offsets = self.sampling_offsets(looking).float().reshape(*lead, *self.shape, 2)
-        scale = level_scale(levels, offsets).reshape(num_levels, 1, 1, 2)
-        locations = visible.places.flatten(0, 1)[:, :, None, None, :, None, :] + offsets / scale
-        hidden = ~visible.seen.flatten(0, 1)[:, :, None, None, :, None]
-        scores = self.attention_weights(looking).float().reshape(*lead, *self.shape)
+        offsets = project_last(self.sampling_offsets, looking).float().unflatten(1, (*self.shape, 2))
+        scale = level_scale(levels, offsets).reshape(num_levels, 1, 1, 2, 1)
+        places = visible.places.flatten(0, 1).permute(0, 2, 3, 1)[:, None, None, :, None]
+        locations = (places + offsets / scale).flatten(3, 4)
+        hidden = ~visible.seen.flatten(0, 1).transpose(1, 2)[:, None, None, :, None]
+        scores = project_last(self.attention_weights, looking).float().unflatten(1, self.shape)
         scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
-        weights = scores.flatten(3).softmax(dim=-1).reshape(*lead, heads, num_levels, heights * points)
-        return deformable_sample(values, locations.flatten(4, 5), weights)
+        weights = scores.flatten(2, 4).softmax(dim=2).unflatten(2, (num_levels, heights * points))
+        return deformable_sample(values, queries_second(locations), queries_second(weights))

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bevdistill_ros.model.deformable import deformable_sample, level_scale, ring_offsets
+from bevdistill_ros.model.deformable import deformable_sample, level_scale, queries_second, ring_offsets
 from bevdistill_ros.model.geometry import BevWarp
-from bevdistill_ros.model.layers import maps_of, project_map, rows_of, tokens_of
+from bevdistill_ros.model.layers import maps_of, project_last, project_map, rows_of, tokens_of
 
 NUM_MAPS = 2  # previous and current
 
@@ -81,10 +81,11 @@ class TemporalSelfAttention(nn.Module):
         both = torch.cat([tokens_of(maps[0]).to(query.dtype), query], dim=-1)
         projections = self.past_projection, self.value_projection
         values = [project_map(*pair) for pair in zip(projections, maps, strict=True)]
-        offsets = self.sampling_offsets(both).float().reshape(*query.shape[:2], *self.shape, 2)
-        by_map = reference.unsqueeze(2) if reference.dim() == 3 else reference
-        locations = by_map[:, :, None, :, None, :] + offsets / level_scale(values, offsets)[:, None]
-        scores = self.attention_weights(both).float().reshape(*query.shape[:2], *self.shape)
-        sampled = deformable_sample(values, locations, scores.softmax(dim=-1) / NUM_MAPS)
+        offsets = project_last(self.sampling_offsets, both).float().unflatten(1, (*self.shape, 2))
+        by_map = (reference.unsqueeze(2) if reference.dim() == 3 else reference).permute(0, 2, 3, 1)
+        locations = by_map[:, None, :, None] + offsets / level_scale(values, offsets)[:, None, :, None]
+        scores = project_last(self.attention_weights, both).float().unflatten(1, self.shape)
+        weights = scores.softmax(dim=3) / NUM_MAPS
+        sampled = deformable_sample(values, queries_second(locations), queries_second(weights))
         output: Tensor = self.output_projection(sampled)
         return output
