@@ -78,7 +78,7 @@ class SpatialCrossAttention(nn.Module):
 
     def _sample(self, looking: Tensor, visible: VisiblePillars, levels: Sequence[Tensor]) -> Tensor:
         """What each camera shows to its pillars (B * N, V, C): (B * N, V, C)."""
-        heads, num_levels, heights, points = self.shape
+        _, num_levels, heights, points = self.shape
         values = [project_map(self.value_projection, level) for level in levels]
         offsets = project_last(self.sampling_offsets, looking).float().unflatten(1, (*self.shape, 2))
         scale = level_scale(levels, offsets).reshape(num_levels, 1, 1, 2, 1)
