@@ -135,6 +135,39 @@ def without_latency(closing: str) -> list[str]:
     return [line for line in closing.splitlines() if not line.startswith("latency")]
 
 
+def test_a_table_grows_from_the_result_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms: dict[str, Any] = {"none": {}, "fitnet": {"distill.method": "fitnet"}}
+    first = bench("first", arms=arms, seeds=(0,))
+    run_distillation(first)
+    original, trained = benchmark.fit, []
+
+    def counted(training: TrainConfig) -> Path:
+        trained.append(Path(training.run.output).relative_to(more.output).as_posix())
+        return original(training)
+
+    monkeypatch.setattr(benchmark, "fit", counted)
+    more = bench("more", arms=arms, results=first.results, keep_results=True)
+    closing = run_distillation(more)
+    assert trained == ["none/seed1", "fitnet/seed1"]
+    assert len(results_of(more)) == 4
+    assert "report" in closing
+    # Without a training of its own there is a page all the same.
+    trained.clear()
+    again = replace(more, output=more.output.with_name("again"))
+    assert len(results_of(again)) == 4
+    run_distillation(again)
+    assert not trained
+    # Other settings, another teacher or another split are other runs.
+    more = replace(
+        more, output=more.output.with_name("other"), arms={"none": {"optim.learning_rate": 1e-4}}, seeds=(0,)
+    )
+    run_distillation(more)
+    assert trained == ["none/seed0"]
+    (first.results / "distillation-tiny.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"distillation-tiny\.json is no result file of this benchmark"):
+        run_distillation(more)
+
+
 def test_a_finished_run_of_another_teacher_is_refused(bench: Bench, tiny_teacher: Path, tmp_path: Path) -> None:
     own = tmp_path / "teacher.ckpt"
     own.write_bytes(tiny_teacher.read_bytes())
@@ -260,7 +293,7 @@ def outcome(method: str, seed: int, nds: float, **changes: Any) -> Outcome:
         "train_seconds": 100.0,
         "peak_memory_bytes": 2**30,
         "parameters": 6,
-        "graph": {"a": [2, 3]},
+        "graph": "one",
     }
     return Outcome(method=method, seed=seed, nds=nds, **{**settings, **changes})
 
@@ -276,7 +309,7 @@ def test_gains_are_paired_by_seed_and_spreads_are_over_seeds() -> None:
             outcome("better", seed, nds, train_seconds=seconds)
             for seed, nds, seconds in ((0, 0.15, 149.0), (1, 0.24, 150.0), (2, 0.9, 900.0))
         ),
-        outcome("wider", 0, 0.3, graph={"a": [2, 4]}, parameters=8, peak_memory_bytes=2**30 + 2**20),
+        outcome("wider", 0, 0.3, graph="other", parameters=8, peak_memory_bytes=2**30 + 2**20),
     ]
     config = {
         "baseline": "plain",

@@ -19,7 +19,7 @@ def run(seed: int, scenes: np.ndarray, **changes: Any) -> Outcome:
     }  # fmt: skip
     settings: dict[str, Any] = {
         "method": "any", "split": "val", "tp_errors": {}, "class_ap": {}, "train_seconds": 1.0,
-        "peak_memory_bytes": 1, "parameters": 1, "graph": {},
+        "peak_memory_bytes": 1, "parameters": 1, "graph": "",
     }  # fmt: skip
     known = {"nds": total, "mean_ap": total, "without_scenes": left}
     return Outcome(seed=seed, **{**settings, **known, **changes})

@@ -1,5 +1,6 @@
 """Whether a run may be resumed: what its checkpoint was trained with against what is asked."""
 
+import hashlib
 import json
 import logging
 import math
@@ -98,6 +99,18 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     if isinstance(saved.get("student"), dict):
         saved = {**saved, "student": completed(saved["student"])}
     return sorted(name for name in _unequal(_filled(saved, defaults), wanted) if name not in _FREE)
+
+
+def fingerprint(config: TrainConfig, *others: str) -> str:
+    """SHA-256 of the settings on which a run's losses depend, and of other texts.
+
+    Settings at their default count as absent, so that younger ones leave it as it is; the path of a teacher is left
+    out, as its weights are what matters.
+    """
+    default = json.loads(config_text(TrainConfig()))
+    wanted = json.loads(config_text(config))
+    names = sorted(set(_unequal(default, wanted)) - _FREE - {"teacher_checkpoint"})
+    return hashlib.sha256(json.dumps([*([name, _value(wanted, name)] for name in names), *others]).encode()).hexdigest()
 
 
 def _filled(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class DistillationConfig:
     split: str = "synth_val"  # to score; not the one that settings were tuned on
     output: Path = Path("runs/distillation")  # runs and the report; finished runs there are not repeated
     results: Path = Path("results")  # folder of the result file
+    keep_results: bool = False  # train no run again that the result file has with the same settings, of any machine
     jobs: int = 1  # trainings at once
     isolate: bool = True  # each training in a process of its own, which its peak memory on a CPU needs
 

@@ -1,5 +1,6 @@
 """One run of the method table, on disk as JSON."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -23,8 +24,10 @@ class Outcome:
     train_seconds: float
     peak_memory_bytes: int
     parameters: int  # numbers in the exported student
-    graph: dict[str, list[int]]  # names and shapes of its tensors
+    graph: str  # SHA-256 of the names and shapes of its tensors
     without_scenes: dict[str, tuple[float, float]] = field(default_factory=dict)  # NDS and mAP without each scene
+    settings: str = ""  # see `training.run.resume.fingerprint`
+    machine: str = ""  # that trained it
 
     @classmethod
     def of(
@@ -36,6 +39,8 @@ class Outcome:
         cost: dict[str, float],
         graph: dict[str, list[int]],
         without_scenes: Mapping[str, tuple[float, float]],
+        settings: str,
+        machine: str,
     ) -> Self:
         """Put together what is known of a run."""
         return cls(
@@ -49,8 +54,10 @@ class Outcome:
             train_seconds=cost["train_seconds"],
             peak_memory_bytes=int(cost["peak_memory_bytes"]),
             parameters=sum(math.prod(shape) for shape in graph.values()),
-            graph=graph,
+            graph=hashlib.sha256(json.dumps(graph, sort_keys=True).encode()).hexdigest(),
             without_scenes={name: (round(nds, 5), round(ap, 5)) for name, (nds, ap) in without_scenes.items()},
+            settings=settings,
+            machine=machine,
         )
 
     def to_json(self) -> str:

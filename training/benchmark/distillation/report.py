@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -44,8 +44,13 @@ def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: 
     drawn = {
         "curves.png": ("Training: detection loss", lambda: _curves(table, folder)),
         "classes.png": ("Gain in AP by class over the matching row [points]", lambda: _class_gains(table)),
-        "features.png": ("BEV features of one frame", lambda: _features(table, folder, teacher, split)),
     }
+    students = {
+        method: checkpoint_of(table, folder, method) for method in (table.config["baseline"], table.methods[-1])
+    }
+    here = {f"student, {method}": path for method, path in students.items() if path is not None}
+    if here:
+        drawn["features.png"] = ("BEV features of one frame", lambda: _features(here, teacher, split))
     for name, (_, draw) in drawn.items():
         with atomic_file(pictures / name) as partial:
             draw().savefig(partial, format="png", dpi=110)
@@ -58,6 +63,12 @@ def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: 
     path = folder / "report.html"
     write_whole(path, page(f"Distillation, side by side, on {split}", sections(parts)))
     return path
+
+
+def checkpoint_of(table: Table, folder: Path, method: str) -> Path | None:
+    """The checkpoint of a row's first run that was trained here; None where all were kept from elsewhere."""
+    paths = (folder / method / f"seed{run.seed}" / LAST for run in table.of(method))
+    return next((path for path in paths if path.exists()), None)
 
 
 def _making(table: Table) -> str:
@@ -90,7 +101,10 @@ def _curves(table: Table, folder: Path) -> Figure:
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for method in table.methods:
-        logs = [_losses(folder / method / f"seed{run.seed}" / LOSSES) for run in table.of(method)]
+        paths = [folder / method / f"seed{run.seed}" / LOSSES for run in table.of(method)]
+        logs = [_losses(path) for path in paths if path.exists()]
+        if not logs:  # trained elsewhere
+            continue
         steps = sorted(set.intersection(*(set(log) for log in logs)))
         for axes, name in ((left, "classification"), (right, "box")):
             values = np.array([[log[step][name] for step in steps] for log in logs]).mean(axis=0)
@@ -98,7 +112,8 @@ def _curves(table: Table, folder: Path) -> Figure:
     for axes, name in ((left, "classification loss"), (right, "box loss")):
         axes.set(xlabel="step", ylabel=f"{name}, all decoder layers")
         axes.grid(alpha=0.3)
-    right.legend(fontsize=7)
+    if right.lines:
+        right.legend(fontsize=7)
     return figure
 
 
@@ -139,16 +154,14 @@ def class_gains(table: Table, method: str, name: str) -> list[float]:
     return gains_of(table.of(method), table.of(table.baseline_of(method)), lambda run: run.class_ap[name])
 
 
-def _features(table: Table, folder: Path, teacher: TrainedTeacher, split: str) -> Figure:
+def _features(students: Mapping[str, Path], teacher: TrainedTeacher, split: str) -> Figure:
     """Strength of the BEV features of teacher and students in one frame, and the masks, ground truth drawn on them."""
-    methods = [table.config["baseline"], table.methods[-1]]
-    checkpoints = [folder / method / f"seed{table.of(method)[0].seed}" / LAST for method in methods]
-    batch = _frame(checkpoints[0], teacher.num_sweeps, split)
+    batch = _frame(next(iter(students.values())), teacher.num_sweeps, split)
     said = teacher.teacher.of(batch)
     maps = {"teacher": said.map_of()}
-    for method, checkpoint in zip(methods, checkpoints, strict=True):
+    for name, checkpoint in students.items():
         with torch.inference_mode():
-            maps[f"student, {method}"] = load_student(checkpoint)[1](batch.cameras).bev
+            maps[name] = load_student(checkpoint)[1](batch.cameras).bev
     grid = teacher.grid
     panels = {name: strength_of(value[0]) for name, value in maps.items()}
     for mask in MASKS:

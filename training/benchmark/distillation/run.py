@@ -21,8 +21,9 @@ from tqdm import tqdm
 from bevdistill_ros.core.files import write_whole
 from training.benchmark.distillation.config import DistillationConfig
 from training.benchmark.distillation.inference_cost import graph_of, latency_ratio
+from training.benchmark.distillation.kept import Run, kept_runs
 from training.benchmark.distillation.outcome import Outcome
-from training.benchmark.distillation.report import write_report
+from training.benchmark.distillation.report import checkpoint_of, write_report
 from training.benchmark.distillation.table import Table, table_text
 from training.cli.settings import settings_from
 from training.data.index.load import DataConfig, load_index
@@ -35,11 +36,13 @@ from training.run.callbacks import CONFIG, LAST
 from training.run.config import TrainConfig
 from training.run.cost import cost_of
 from training.run.fit import fit
-from training.run.resume import differences
+from training.run.resume import differences, fingerprint
 from training.score.without_scenes import scores_without_scenes
 from training.teacher.load import trained_teacher
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 from training.weights.checkpoint import config_text
+
+_TEACHERS = "teachers.json"  # in the folder of the runs: SHA-256 of the teachers' weights, by name
 
 
 def run_distillation(config: DistillationConfig) -> str:
@@ -81,15 +84,17 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
         latency_ratio=None,
     )
     path = config.results / f"distillation-{config.name}.json"
-    for outcome in _outcomes(config, commands, trainings):
+    digests = json.loads((config.output / _TEACHERS).read_text())
+    settings = {run: _settings_of(config, run, training, digests) for run, training in trainings.items()}
+    kept = kept_runs(path, config.split, settings) if config.keep_results else {}
+    for outcome in _outcomes(config, commands, trainings, settings, kept):
         table.outcomes.append(outcome)
         table.outcomes.sort(key=lambda entry: (list(config.rows).index(entry.method), entry.seed))
         table.write(path)
-    distilled, plain = (
-        _folder(config, row, table.of(row)[0].seed) / LAST for row in (table.methods[-1], config.baseline)
-    )
-    table.latency_ratio = latency_ratio(distilled, plain)
-    table.write(path)
+    pair = [checkpoint_of(table, config.output, row) for row in (table.methods[-1], config.baseline)]
+    if pair[0] is not None and pair[1] is not None:
+        table.latency_ratio = latency_ratio(pair[0], pair[1])
+        table.write(path)
     shown = trained_teacher(teacher, data.mmdet3d, grid=data.student.grid)
     page = write_report(table, config.output, teacher=shown, split=config.split)
     return f"{table_text(table)}\n\nresults: {path}\nreport: {page}"
@@ -152,13 +157,24 @@ def _folder(config: DistillationConfig, arm: str, seed: int) -> Path:
     return config.output / arm / f"seed{seed}"
 
 
+def _settings_of(config: DistillationConfig, run: Run, training: TrainConfig, digests: Mapping[str, str]) -> str:
+    """What tells whether another run is the same: its settings, and the weights of its teacher if it has one."""
+    is_taught = bool(training.teacher_checkpoint)
+    return fingerprint(training, *([digests[config.rows[run[0]].get("teacher", "")]] if is_taught else []))
+
+
 def _outcomes(
-    config: DistillationConfig, commands: Commands, trainings: Mapping[tuple[str, int], TrainConfig]
+    config: DistillationConfig,
+    commands: Commands,
+    trainings: Mapping[Run, TrainConfig],
+    settings: Mapping[Run, str],
+    kept: Mapping[Run, Outcome],
 ) -> Iterator[Outcome]:
-    """Outcome of every training as it comes, `jobs` at once."""
+    """Outcome of every training as it comes, `jobs` at once; those that are kept are not trained."""
 
     def one(arm: str, seed: int) -> Outcome:
-        return _outcome(config, commands, arm, seed, trainings[arm, seed])
+        run = arm, seed
+        return kept[run] if run in kept else _outcome(config, commands, arm, seed, trainings[run], settings[run])
 
     with ThreadPoolExecutor(config.jobs) as pool, tqdm(total=len(trainings), desc="runs", unit="run") as bar:
         futures = [pool.submit(one, arm, seed) for arm, seed in trainings]
@@ -174,7 +190,9 @@ def _outcomes(
             raise
 
 
-def _outcome(config: DistillationConfig, commands: Commands, arm: str, seed: int, training: TrainConfig) -> Outcome:
+def _outcome(
+    config: DistillationConfig, commands: Commands, arm: str, seed: int, training: TrainConfig, settings: str
+) -> Outcome:
     """Train and score one run, or read what was found before."""
     folder = _folder(config, arm, seed)
     _check_same(folder, training)
@@ -200,6 +218,8 @@ def _outcome(config: DistillationConfig, commands: Commands, arm: str, seed: int
             without_scenes=scores_without_scenes(
                 open_tables(training.data.root, training.data.version), config.split, folder / "evaluation"
             ),
+            settings=settings,
+            machine=", ".join(f"{name} {value}" for name, value in _machine().items()),
         )
         write_whole(found, outcome.to_json())
     return Outcome.from_json(found.read_text())
@@ -241,7 +261,7 @@ def _train(training: TrainConfig, commands: Commands | None, *, bar: bool) -> No
 
 def _check_teachers(folder: Path, teachers: Mapping[str, Path]) -> None:
     """Remember the teachers' weights by name, and refuse other weights where there are runs of those before."""
-    path = folder / "teachers.json"
+    path = folder / _TEACHERS
     now = {name: _digest(checkpoint) for name, checkpoint in teachers.items()}
     before: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     for name in teachers:

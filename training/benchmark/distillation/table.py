@@ -62,18 +62,13 @@ class Table:
 
     def write(self, path: Path) -> None:
         """Write the result file; the one before is replaced when the new one is complete."""
-        runs = []
-        for outcome in self.outcomes:
-            run = asdict(outcome)
-            run.pop("graph")
-            runs.append(run)
         content = {
             "config": self.config,
             "machine": self.machine,
             "teacher": asdict(self.teacher),
             "teachers": {name: asdict(metrics) for name, metrics in self.teachers.items()},
             "latency_ratio": self.latency_ratio,
-            "runs": runs,
+            "runs": [asdict(outcome) for outcome in self.outcomes],
         }
         write_whole(path, json.dumps(content, indent=1) + "\n")
 
@@ -102,8 +97,8 @@ def rows_of(table: Table, methods: Sequence[str] | None = None) -> list[tuple[st
 
     Scores are in points, mean and 95 % interval over scenes and seeds (`intervals`), and gains over the row that is
     named beside them; ± is a standard deviation over seeds, where the scenes of the runs are not known.
-    Training time is a multiple of that row's, peak memory a difference to it, both medians; the exported student is
-    the same, or so many times as large.
+    Training time is a multiple of that row's, peak memory a difference to it, both medians, and where several machines
+    trained, times are compared on each; the exported student is the same, or so many times as large.
     """
     others = table.teachers_of(table.methods if methods is None else methods)
     teachers = {f"LiDAR teacher {name}": metrics for name, metrics in others.items()}
@@ -176,6 +171,15 @@ def _spread(values: Sequence[float], interval: Interval | None, sign: str = "") 
 def _costs(runs: Sequence[Outcome], base: Sequence[Outcome]) -> tuple[str, str]:
     if not base:
         return "-", "-"
-    seconds, before = (median(run.train_seconds for run in entries) for entries in (runs, base))
     peak, peak_before = (median(run.peak_memory_bytes for run in entries) for entries in (runs, base))
-    return f"{seconds / before:.2f}x", f"{(peak - peak_before) / 2**20:+.0f} MiB"
+    return f"{_time_ratio(runs, base):.2f}x", f"{(peak - peak_before) / 2**20:+.0f} MiB"
+
+
+def _time_ratio(runs: Sequence[Outcome], base: Sequence[Outcome]) -> float:
+    """Training time as a multiple of the baseline's: of seeds that one machine trained with both, if there are any."""
+    before = {(run.seed, run.machine): run.train_seconds for run in base}
+    paired = [(run.train_seconds, before[key]) for run in runs if (key := (run.seed, run.machine)) in before]
+    if len({run.machine for run in (*runs, *base)}) > 1 and paired:
+        return median(seconds / own for seconds, own in paired)
+    seconds, own = (median(run.train_seconds for run in entries) for entries in (runs, base))
+    return seconds / own
