@@ -228,6 +228,30 @@ def test_labels_of_another_root_link_to_the_data(settings: dict[str, Any], tiny:
     assert len(load_index(DataConfig(root=tmp_path / "other", version="v1.0-labels", num_sweeps=0))) == 5
 
 
+def test_an_interrupted_run_goes_on(settings: dict[str, Any], tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.label import run
+
+    original, labelled = run.label_scene, []
+
+    def counted(task: Any, scene: str) -> Any:
+        if len(labelled) == 1:
+            raise KeyboardInterrupt
+        labelled.append(scene)
+        return original(task, scene)
+
+    both = {**settings, "split": "tiny_val", "replace": True}
+    monkeypatch.setattr(run, "label_scene", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_label(LabelConfig(**both))
+    (kept,) = tiny.root.glob(".*.scenes")
+    assert len(list(kept.iterdir())) == 1
+    monkeypatch.setattr(run, "label_scene", lambda task, scene: labelled.append(scene) or original(task, scene))
+    text = run_label(LabelConfig(**both))
+    assert len(labelled) == len(set(labelled)) == 2
+    assert "of 2 scenes" in text
+    assert not list(tiny.root.glob(".*.scenes"))
+
+
 def test_mistakes_leave_nothing(settings: dict[str, Any], tiny: Any) -> None:
     with pytest.raises(ValueError, match=r"3 of 3 frames of split 'tiny_train' are annotated already"):
         run_label(LabelConfig(**{**settings, "split": "tiny_train"}))

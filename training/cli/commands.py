@@ -60,6 +60,7 @@ COMMANDS: dict[str, Command] = {
         module="training.label.run",
         config="LabelConfig",
         function="run_label",
+        again="the same command goes on",
     ),
     "score": Command(
         summary="score a results file or what a vehicle recorded, whole and by distance band, region and scene",

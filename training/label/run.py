@@ -1,12 +1,13 @@
 """`bevdistill label`: a trained detector labels the scenes of a split that nobody annotated.
 
 Scene by scene, on this machine or a cluster; then the tables of a new version are written in one step. Images and point
-clouds are not copied.
+clouds are not copied. Scenes that are done are kept beside the output until then, so that an interrupted run goes on.
 """
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -36,6 +37,7 @@ from training.parallel.spread import listed_errors, spread
 
 REPORT, QUALITY = "labels.json", "quality.json"  # beside the tables: what made the labels, and how good they are
 _FOLDERS = ("samples", "sweeps", "maps")
+_ANYWHERE = ("processes", "ray", "progress", "device", "truth_version", "output_root")  # settings no label depends on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,39 @@ class _Task:
     origin: str
 
 
+class _Memory:
+    """Labels of the scenes that are done, in a hidden folder beside the output, until that is written.
+
+    Args:
+        target: The output.
+        task: Other settings, thresholds or weights have another folder.
+    """
+
+    def __init__(self, target: Path, task: _Task) -> None:
+        settings = {name: value for name, value in asdict(task.config).items() if name not in _ANYWHERE}
+        words = json.dumps([settings, task.thresholds, task.origin], default=str)
+        self._folder = target.parent / f".{target.name}.{hashlib.sha256(words.encode()).hexdigest()[:12]}.scenes"
+
+    def labels_of(self, scene: str) -> SceneLabels | None:
+        """What an earlier run found; None where there is nothing, or it is damaged."""
+        try:
+            content = json.loads(self._path(scene).read_text())
+            return SceneLabels(**{**content, "samples": tuple(content["samples"])})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, labels: SceneLabels) -> None:
+        """Keep the labels of a scene."""
+        write_whole(self._path(labels.scene), json.dumps(asdict(labels)))
+
+    def forget(self) -> None:
+        """Remove all."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, scene: str) -> Path:
+        return self._folder / f"{hashlib.sha256(scene.encode()).hexdigest()[:24]}.json"  # a name may hold anything
+
+
 def run_label(config: LabelConfig) -> str:
     """Label; returns the closing text.
 
@@ -105,15 +140,22 @@ def run_label(config: LabelConfig) -> str:
     scenes = _scenes_of(config, index)
     _check_unlabelled(config, index)
     task = _Task(config=config, thresholds=tuple(_thresholds(config)), origin=_origin(config.checkpoint))
+    memory = _Memory(target, task)
+    done = {name: labels for name in scenes if (labels := memory.labels_of(name)) is not None}
+    todo = [name for name in scenes if name not in done]
     outcomes = []
-    todo = spread(partial(label_scene, task), scenes, processes=config.processes, ray=config.ray)
-    for outcome in tqdm(todo, "label", len(scenes), unit="scene", disable=not config.progress):
-        outcomes.append(outcome)
-    done = {outcome.item: outcome.result for outcome in outcomes if outcome.result is not None}
+    with tqdm(desc="label", total=len(scenes), initial=len(done), unit="scene", disable=not config.progress) as bar:
+        for outcome in spread(partial(label_scene, task), todo, processes=config.processes, ray=config.ray):
+            outcomes.append(outcome)
+            bar.update()
+            if outcome.result is not None:
+                done[outcome.item] = outcome.result
+                memory.keep(outcome.result)
     if not done:
         raise ValueError(f"no scene was labelled; the first reason: {outcomes[0].error}")
     labels = [done[name] for name in scenes if name in done]
     _write(config, target, labels, task)
+    memory.forget()
     parts = [
         _summary(config, target, labels),
         _quality(config, target, labels, task.thresholds),
