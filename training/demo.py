@@ -31,9 +31,9 @@ Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
 _ORIGIN = (
     "The models started from the small weights in config/weights, which were trained on other scenes by the commands\n"
-    "in config/weights/README.md, and were trained on here for some steps; both students started from the same ones."
+    "in config/weights/README.md, the students alike but for distillation, and were trained on here for some steps."
 )
-_START = {"teacher": "teacher", "student": "student", "bevdistill": "student"}  # weights of each model
+_START = {"teacher": "teacher", "student": "student", "bevdistill": "student_bevdistill"}  # weights of each model
 _NAMES = {"teacher": "LiDAR teacher", "student": "student", "bevdistill": "student + BEVDistill"}
 _STUDENTS = ("student", "bevdistill")
 _CONFIG = Path(__file__).parent.parent / "config"
@@ -51,7 +51,7 @@ class DemoConfig:
     output: Path = Path("runs/demo")  # everything that the demo makes; an earlier demo there is replaced
     seed: int = 1000  # of the world; the shipped weights were trained on the worlds of other seeds
     train_scenes: int = 6
-    val_scenes: int = 4
+    val_scenes: int = 8
     frames_per_scene: int = 10  # key frames, at 2 Hz
     teacher_steps: int = 40  # of training on from the shipped weights
     student_steps: int = 60  # of training on from the shipped weights, with and without distillation
