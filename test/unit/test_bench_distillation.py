@@ -143,12 +143,17 @@ def test_a_table_grows_from_the_result_file(bench: Bench, monkeypatch: pytest.Mo
 
     def counted(training: TrainConfig) -> Path:
         trained.append(Path(training.run.output).relative_to(more.output).as_posix())
+        if len(trained) == 2:
+            raise RuntimeError("killed")
         return original(training)
 
     monkeypatch.setattr(benchmark, "fit", counted)
     more = bench("more", arms=arms, results=first.results, keep_results=True)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_distillation(more)
+    assert len(results_of(more)) == 3  # nothing that was there is lost
     closing = run_distillation(more)
-    assert trained == ["none/seed1", "fitnet/seed1"]
+    assert trained == ["none/seed1", "fitnet/seed1", "fitnet/seed1"]
     assert len(results_of(more)) == 4
     assert "report" in closing
     # Without a training of its own there is a page all the same.

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.benchmark.distillation.outcome import Outcome
 from training.distill.build import METHODS
 
 Rows = dict[str, dict[str, Any]]
@@ -58,6 +59,10 @@ class DistillationConfig:
             for row in self.rows
             if seed in seeds[row] and (row in self.ablations) == is_ablation
         ]
+
+    def place_of(self, outcome: Outcome) -> tuple[int, int]:
+        """Where an outcome stands among the others: by row and seed."""
+        return list(self.rows).index(outcome.method), outcome.seed
 
     def __post_init__(self) -> None:
         self._check_names()

@@ -72,6 +72,10 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
         if training is not None:
             _train(training, commands if config.isolate else None, bar=True)
     _check_teachers(config.output, checkpoints)
+    path = config.results / f"distillation-{config.name}.json"
+    digests = json.loads((config.output / _TEACHERS).read_text())
+    settings = {run: _settings_of(config, run, training, digests) for run, training in trainings.items()}
+    kept = kept_runs(path, config.split, settings) if config.keep_results else {}
     table = Table(
         config=json.loads(json.dumps(asdict(config), default=str)),
         machine=_machine(),
@@ -80,16 +84,13 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
             name: _teacher_metrics(config, f"teacher_{name}_evaluation", checkpoints[name], data, Mmdet3dConfig())
             for name in others
         },
-        outcomes=[],
+        outcomes=sorted(kept.values(), key=config.place_of),
         latency_ratio=None,
     )
-    path = config.results / f"distillation-{config.name}.json"
-    digests = json.loads((config.output / _TEACHERS).read_text())
-    settings = {run: _settings_of(config, run, training, digests) for run, training in trainings.items()}
-    kept = kept_runs(path, config.split, settings) if config.keep_results else {}
-    for outcome in _outcomes(config, commands, trainings, settings, kept):
+    missing = {run: training for run, training in trainings.items() if run not in kept}
+    for outcome in _outcomes(config, commands, missing, settings):
         table.outcomes.append(outcome)
-        table.outcomes.sort(key=lambda entry: (list(config.rows).index(entry.method), entry.seed))
+        table.outcomes.sort(key=config.place_of)
         table.write(path)
     pair = [checkpoint_of(table, config.output, row) for row in (table.methods[-1], config.baseline)]
     if pair[0] is not None and pair[1] is not None:
@@ -168,13 +169,11 @@ def _outcomes(
     commands: Commands,
     trainings: Mapping[Run, TrainConfig],
     settings: Mapping[Run, str],
-    kept: Mapping[Run, Outcome],
 ) -> Iterator[Outcome]:
-    """Outcome of every training as it comes, `jobs` at once; those that are kept are not trained."""
+    """Outcome of every training as it comes, `jobs` at once."""
 
     def one(arm: str, seed: int) -> Outcome:
-        run = arm, seed
-        return kept[run] if run in kept else _outcome(config, commands, arm, seed, trainings[run], settings[run])
+        return _outcome(config, commands, arm, seed, trainings[arm, seed], settings[arm, seed])
 
     with ThreadPoolExecutor(config.jobs) as pool, tqdm(total=len(trainings), desc="runs", unit="run") as bar:
         futures = [pool.submit(one, arm, seed) for arm, seed in trainings]
