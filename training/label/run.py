@@ -141,7 +141,7 @@ def run_label(config: LabelConfig) -> str:
     _check_unlabelled(config, index)
     task = _Task(config=config, thresholds=tuple(_thresholds(config)), origin=_origin(config.checkpoint))
     memory = _Memory(target, task)
-    done = {name: labels for name in scenes if (labels := memory.labels_of(name)) is not None}
+    done = {name: kept for name in scenes if (kept := memory.labels_of(name)) is not None}
     todo = [name for name in scenes if name not in done]
     outcomes = []
     with tqdm(desc="label", total=len(scenes), initial=len(done), unit="scene", disable=not config.progress) as bar:
