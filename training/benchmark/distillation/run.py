@@ -159,7 +159,7 @@ def _folder(config: DistillationConfig, arm: str, seed: int) -> Path:
 
 
 def _settings_of(config: DistillationConfig, run: Run, training: TrainConfig, digests: Mapping[str, str]) -> str:
-    """What tells whether another run is the same: its settings, and the weights of its teacher if it has one."""
+    """What another run must share to be the same: its settings, and the weights of its teacher if it has one."""
     is_taught = bool(training.teacher_checkpoint)
     return fingerprint(training, *([digests[config.rows[run[0]].get("teacher", "")]] if is_taught else []))
 
