@@ -20,10 +20,10 @@ def our_profile() -> Path:
     """
     candidates = [Path(__file__).parents[2] / "config" / "dds" / "fastdds.xml"]
     try:
-        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+        from ament_index_python.packages import get_package_share_directory
 
         candidates.append(Path(get_package_share_directory("bevdistill_ros")) / "config" / "dds" / "fastdds.xml")
-    except (ImportError, PackageNotFoundError):
+    except (ImportError, KeyError):  # without ROS; not installed as a package
         pass
     for path in candidates:
         if path.is_file():

@@ -86,10 +86,10 @@ def definition_folders() -> list[Path]:
     """Where definitions of our messages lie: in the source tree and in the install space."""
     folders = [Path(__file__).parents[2] / "msg"]
     try:
-        from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+        from ament_index_python.packages import get_package_share_directory
 
         folders.append(Path(get_package_share_directory("bevdistill_ros")) / "msg")
-    except (ImportError, PackageNotFoundError):
+    except (ImportError, KeyError):  # without ROS; not installed as a package
         pass
     return [folder for folder in folders if all((folder / f"{name}.msg").is_file() for name in MESSAGES)]
 
