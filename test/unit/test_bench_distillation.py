@@ -135,6 +135,7 @@ def without_latency(closing: str) -> list[str]:
     return [line for line in closing.splitlines() if not line.startswith("latency")]
 
 
+@pytest.mark.slow
 def test_a_table_grows_from_the_result_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     arms: dict[str, Any] = {"none": {}, "fitnet": {"distill.method": "fitnet"}}
     first = bench("first", arms=arms, seeds=(0,))
@@ -244,6 +245,7 @@ def test_teacher_is_trained_and_runs_are_processes_of_their_own(bench: Bench, fi
         assert written["teacher_checkpoint"] == str(config.output / folder / "last.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the trainings in /proc")
 def test_trainings_end_with_the_benchmark_and_have_their_folders_alone(bench: Bench) -> None:
     config = bench("runs", arms={"none": {}}, seeds=(0, 1), jobs=2, isolate=True, settings={"optim.steps": 10_000})
