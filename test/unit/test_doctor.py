@@ -16,7 +16,7 @@ from bevdistill_ros.doctor.checks import dds
 from bevdistill_ros.doctor.checks.bundle import check_bundle
 from bevdistill_ros.doctor.checks.gpu import Gpu, check_gpu, describe_gpu
 from bevdistill_ros.doctor.checks.packages import check_packages, check_version
-from bevdistill_ros.doctor.checks.ros import compare_definitions
+from bevdistill_ros.doctor.checks.ros import compare_definitions, definition_folders
 from bevdistill_ros.doctor.command import config_from, main
 from bevdistill_ros.doctor.config import SECTIONS, DoctorConfig
 from bevdistill_ros.doctor.examination import Examination
@@ -184,6 +184,13 @@ class TestDds:
         finding = self.profile({dds.VARIABLES[0]: str(SHIPPED)}, image_bytes=1600 * 900 * 3)
         assert finding.verdict is Verdict.OK
         assert fast_dds.our_profile() == SHIPPED
+
+    def test_without_ros_the_profile_and_definitions_of_the_source_tree_are_there(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "ament_index_python.packages", None)  # as where it is not installed
+        assert fast_dds.our_profile() == SHIPPED
+        assert definition_folders() == [SHIPPED.parents[2] / "msg"]
 
     def test_none(self) -> None:
         finding = self.profile({})

@@ -84,7 +84,7 @@ def _fields_in(path: Path) -> tuple[str, ...]:
 
 def definition_folders() -> list[Path]:
     """Where definitions of our messages lie: in the source tree and in the install space."""
-    folders = [Path(__file__).parents[2] / "msg"]
+    folders = [Path(__file__).parents[3] / "msg"]
     try:
         from ament_index_python.packages import get_package_share_directory
 
