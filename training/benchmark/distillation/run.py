@@ -42,8 +42,6 @@ from training.teacher.load import trained_teacher
 from training.teacher.mmdet3d_config import Mmdet3dConfig
 from training.weights.checkpoint import config_text
 
-_TEACHERS = "teachers.json"  # in the folder of the runs: SHA-256 of the teachers' weights, by name
-
 
 def run_distillation(config: DistillationConfig) -> str:
     """Train and score what is still missing, write results and report; returns the closing text.
@@ -73,8 +71,7 @@ def _run(config: DistillationConfig, commands: Commands) -> str:
             _train(training, commands if config.isolate else None, bar=True)
     _check_teachers(config.output, checkpoints)
     path = config.results / f"distillation-{config.name}.json"
-    digests = json.loads((config.output / _TEACHERS).read_text())
-    settings = {run: _settings_of(config, run, training, digests) for run, training in trainings.items()}
+    settings = _settings_of(trainings)
     kept = kept_runs(path, config.split, settings) if config.keep_results else {}
     table = Table(
         config=json.loads(json.dumps(asdict(config), default=str)),
@@ -158,10 +155,11 @@ def _folder(config: DistillationConfig, arm: str, seed: int) -> Path:
     return config.output / arm / f"seed{seed}"
 
 
-def _settings_of(config: DistillationConfig, run: Run, training: TrainConfig, digests: Mapping[str, str]) -> str:
+def _settings_of(trainings: Mapping[Run, TrainConfig]) -> dict[Run, str]:
     """What another run must share to be the same: its settings, and the weights of its teacher if it has one."""
-    is_taught = bool(training.teacher_checkpoint)
-    return fingerprint(training, *([digests[config.rows[run[0]].get("teacher", "")]] if is_taught else []))
+    teachers = {training.teacher_checkpoint for training in trainings.values()} - {""}
+    digests = {teacher: (_digest(Path(teacher)),) for teacher in teachers}
+    return {run: fingerprint(entry, *digests.get(entry.teacher_checkpoint, ())) for run, entry in trainings.items()}
 
 
 def _outcomes(
@@ -260,7 +258,7 @@ def _train(training: TrainConfig, commands: Commands | None, *, bar: bool) -> No
 
 def _check_teachers(folder: Path, teachers: Mapping[str, Path]) -> None:
     """Remember the teachers' weights by name, and refuse other weights where there are runs of those before."""
-    path = folder / _TEACHERS
+    path = folder / "teachers.json"
     now = {name: _digest(checkpoint) for name, checkpoint in teachers.items()}
     before: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     for name in teachers:
