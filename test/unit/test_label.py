@@ -1,6 +1,7 @@
 """Labels of unlabelled drives: tracks, thresholds, and a data set that the devkit reads and a student learns from."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,11 +246,26 @@ def test_an_interrupted_run_goes_on(settings: dict[str, Any], tiny: Any, monkeyp
         run_label(LabelConfig(**both))
     (kept,) = tiny.root.glob(".*.scenes")
     assert len(list(kept.iterdir())) == 1
+    (tiny.root / ".v1.0-labels.0123.scenes").mkdir()  # of a run with other settings that was given up
     monkeypatch.setattr(run, "label_scene", lambda task, scene: labelled.append(scene) or original(task, scene))
     text = run_label(LabelConfig(**both))
     assert len(labelled) == len(set(labelled)) == 2
     assert "of 2 scenes" in text
     assert not list(tiny.root.glob(".*.scenes"))
+
+
+def test_an_interrupted_run_of_other_settings_or_tables_is_not_taken_up(settings: dict[str, Any], tiny: Any) -> None:
+    from training.label.run import _Memory, _Task
+
+    def folder(**changes: Any) -> Path:
+        task = _Task(config=LabelConfig(**{**settings, **changes}), thresholds=(0.1,), origin="teacher")
+        return _Memory(tiny.root / "v1.0-labels", task)._folder
+
+    before = folder()
+    assert folder(processes=2, progress=True) == before
+    assert folder(min_points=5) != before
+    os.utime(tiny.root / tiny.version / "sample_data.json", (0, 0))
+    assert folder() != before
 
 
 def test_mistakes_leave_nothing(settings: dict[str, Any], tiny: Any) -> None:

@@ -4,6 +4,7 @@ Scene by scene, on this machine or a cluster; then the tables of a new version a
 clouds are not copied. Scenes that are done are kept beside the output until then, so that an interrupted run goes on.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -100,12 +101,15 @@ class _Memory:
 
     Args:
         target: The output.
-        task: Other settings, thresholds or weights have another folder.
+        task: Other settings, thresholds or weights have another folder, and so have tables that have changed.
     """
 
     def __init__(self, target: Path, task: _Task) -> None:
         settings = {name: value for name, value in asdict(task.config).items() if name not in _ANYWHERE}
-        words = json.dumps([settings, task.thresholds, task.origin], default=str)
+        tables = sorted((task.config.root / task.config.version).glob("*.json"))
+        changed = [(table.name, table.stat().st_mtime_ns) for table in tables]
+        words = json.dumps([settings, task.thresholds, task.origin, changed], default=str)
+        self._target = target
         self._folder = target.parent / f".{target.name}.{hashlib.sha256(words.encode()).hexdigest()[:12]}.scenes"
 
     def labels_of(self, scene: str) -> SceneLabels | None:
@@ -121,8 +125,9 @@ class _Memory:
         write_whole(self._path(labels.scene), json.dumps(asdict(labels)))
 
     def forget(self) -> None:
-        """Remove all."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove all, also of runs with other settings that were never finished."""
+        for folder in self._target.parent.glob(f".{glob.escape(self._target.name)}.*.scenes"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _path(self, scene: str) -> Path:
         return self._folder / f"{hashlib.sha256(scene.encode()).hexdigest()[:24]}.json"  # a name may hold anything
