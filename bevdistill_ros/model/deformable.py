@@ -46,24 +46,26 @@ def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tens
 
     Args:
         levels: L maps (B, G * D, h, w).
-        locations: (B, Q, G, L, P, 2), normalised (x, y) over each map: 0 and 1 are the outer borders of its first and
+        locations: (B, G, L, P, 2, Q), normalised (x, y) over each map: 0 and 1 are the outer borders of its first and
             last cell.
-        weights: (B, Q, G, L, P).
+        weights: (B, G, L, P, Q).
 
     Returns:
         (B, Q, G * D) in the dtype of the maps.
     """
-    batch, queries, heads = locations.shape[:3]
+    batch, heads = locations.shape[:2]
     # A half-precision grid would displace samples by up to half a cell, so sampling is always in float32.
-    grids = 2 * locations.float().permute(3, 0, 2, 4, 1, 5).flatten(1, 2) - 1
-    weights = weights.float().permute(3, 0, 2, 4, 1).flatten(1, 2)
-    total = grids.new_zeros(())
-    for level, grid, weight in zip(levels, grids, weights, strict=True):
+    places = (2 * locations.float() - 1).flatten(0, 1)
+    weights = weights.float().flatten(0, 1)
+    total = places.new_zeros(())
+    for index, level in enumerate(levels):
         value = level.float().reshape(batch * heads, -1, *level.shape[-2:])
+        # Level by level, as an engine turns two neighbouring axes faster than several at once.
+        grid, weight = places[:, index].transpose(-1, -2), weights[:, index]
         repeats = torch.is_grad_enabled() and value.shape[1] * weight.numel() > KEPT_ELEMENTS
         sampled = _SampledSum.apply if repeats else _sampled_sum
         total = total + torch.cat([sampled(*piece) for piece in _pieces(value, grid, weight)])
-    return total.reshape(batch, -1, queries).transpose(1, 2).to(levels[0].dtype)
+    return total.reshape(batch, -1, locations.shape[-1]).transpose(1, 2).to(levels[0].dtype)
 
 
 def sample_map(value: Tensor, grid: Tensor) -> Tensor:
@@ -137,11 +139,6 @@ def ring_offsets(num_heads: int, num_levels: int, num_points: int) -> Tensor:
     return ring.expand(num_heads, num_levels, num_points, 2).clone()
 
 
-def queries_second(values: Tensor) -> Tensor:
-    """Values (B, ..., Q) as (B, Q, ...), without a copy."""
-    return values.permute(0, values.dim() - 1, *range(1, values.dim() - 1))  # ONNX export mistakes a movedim from -1
-
-
 def level_scale(levels: Sequence[Tensor], like: Tensor) -> Tensor:
     """Width and height in cells of each level: (L, 2)."""
     sizes = [size for level in levels for size in (level.shape[-1], level.shape[-2])]
@@ -200,6 +197,6 @@ class MultiScaleDeformableAttention(nn.Module):
         weights = scores.softmax(dim=2).unflatten(2, (num_levels, points))
         places = reference.transpose(1, 2)[:, None, None, None]
         locations = places + offsets / level_scale(levels, offsets)[:, None, :, None]
-        sampled = deformable_sample(values, queries_second(locations), queries_second(weights))
+        sampled = deformable_sample(values, locations, weights)
         output: Tensor = self.output_projection(sampled)
         return output

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bevdistill_ros.model.deformable import deformable_sample, level_scale, queries_second, ring_offsets
+from bevdistill_ros.model.deformable import deformable_sample, level_scale, ring_offsets
 from bevdistill_ros.model.geometry import VisiblePillars
 from bevdistill_ros.model.layers import project_last, project_map, rows_of
 
@@ -88,4 +88,4 @@ class SpatialCrossAttention(nn.Module):
         scores = project_last(self.attention_weights, looking).float().unflatten(1, self.shape)
         scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
         weights = scores.flatten(2, 4).softmax(dim=2).unflatten(2, (num_levels, heights * points))
-        return deformable_sample(values, queries_second(locations), queries_second(weights))
+        return deformable_sample(values, locations, weights)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bevdistill_ros.model.deformable import deformable_sample, level_scale, queries_second, ring_offsets
+from bevdistill_ros.model.deformable import deformable_sample, level_scale, ring_offsets
 from bevdistill_ros.model.geometry import BevWarp
 from bevdistill_ros.model.layers import maps_of, project_last, project_map, rows_of, tokens_of
 
@@ -86,6 +86,6 @@ class TemporalSelfAttention(nn.Module):
         locations = by_map[:, None, :, None] + offsets / level_scale(values, offsets)[:, None, :, None]
         scores = project_last(self.attention_weights, both).float().unflatten(1, self.shape)
         weights = scores.softmax(dim=3) / NUM_MAPS
-        sampled = deformable_sample(values, queries_second(locations), queries_second(weights))
+        sampled = deformable_sample(values, locations, weights)
         output: Tensor = self.output_projection(sampled)
         return output

@@ -37,13 +37,13 @@ QUICK = DeformableConfig(repeats=1, scale=0.02)
 
 def other_sampler(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
     """The definition, head by head and level by level."""
-    heads, rows = locations.shape[2], []
+    heads, rows = locations.shape[1], []
     for head in range(heads):
         total: Any = 0
         for number, level in enumerate(levels):
             value = level.unflatten(1, (heads, -1))[:, head]
-            sampled = F.grid_sample(value, 2 * locations[:, :, head, number] - 1, align_corners=False)
-            total = total + (sampled * weights[:, :, head, number].unsqueeze(1)).sum(-1)
+            sampled = F.grid_sample(value, 2 * locations[:, head, number].transpose(-1, -2) - 1, align_corners=False)
+            total = total + (sampled * weights[:, head, number].unsqueeze(1)).sum(2)
         rows.append(total)
     return torch.cat(rows, dim=1).transpose(1, 2)
 

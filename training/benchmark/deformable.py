@@ -97,10 +97,12 @@ def mmcv_sampler() -> Sampler:
         raise ValueError(f"this compares with mmcv, which can't be imported ({error}): make setup-mmdet3d") from error
 
     def sample(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
-        heads = locations.shape[2]
+        heads = locations.shape[1]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1).unflatten(2, (heads, -1))
         shapes = torch.tensor([level.shape[-2:] for level in levels])
-        output: Tensor = multi_scale_deformable_attn_pytorch(tokens, shapes, locations, weights)
+        output: Tensor = multi_scale_deformable_attn_pytorch(
+            tokens, shapes, locations.movedim(-1, 1), weights.movedim(-1, 1)
+        )
         return output
 
     return sample
@@ -110,10 +112,10 @@ def inputs_of(problem: Problem, scale: float, device: torch.device) -> tuple[lis
     """Random maps, locations (a tenth of them outside) and weights, all with gradients."""
     generator = torch.Generator().manual_seed(0)
     queries = max(1, round(problem.queries * scale))
-    shape = (1, queries, HEADS, len(problem.levels), problem.points)
+    shape = (1, HEADS, len(problem.levels), problem.points)
     levels = [torch.randn(1, HEADS * HEAD_CHANNELS, *size, generator=generator) for size in problem.levels]
-    locations = torch.rand(*shape, 2, generator=generator) * 1.1 - 0.05
-    weights = torch.randn(shape, generator=generator).flatten(3).softmax(-1).reshape(shape)
+    locations = torch.rand(*shape, 2, queries, generator=generator) * 1.1 - 0.05
+    weights = torch.randn(*shape, queries, generator=generator).flatten(2, 3).softmax(2).unflatten(2, shape[2:])
     *moved, places, shares = (entry.to(device).requires_grad_() for entry in (*levels, locations, weights))
     return moved, places, shares
 

@@ -36,7 +36,6 @@ class OnnxNetwork:
     """
 
     name = "onnx"
-    is_static = True
 
     def __init__(
         self, file: Path, config: StudentSettings, precision: Precision, providers: Sequence[str], num_threads: int
@@ -44,6 +43,7 @@ class OnnxNetwork:
         self.precision, self._config = precision, config
         self._session = _session(file, _providers(providers), num_threads or torch.get_num_threads())
         self.place = self._session.get_providers()[0].removesuffix("ExecutionProvider")
+        self.is_static = self.place != "CPU"  # there padding costs more than other shapes do
 
     def __call__(self, images: Tensor, geometry: Geometry, previous_bev: Tensor | None) -> Answer:
         """See `Network`."""

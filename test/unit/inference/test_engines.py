@@ -163,7 +163,7 @@ def test_sampling_by_gather_has_no_grid_sample(export: Callable[..., Path], make
 def test_gathering_is_sampling() -> None:
     torch.manual_seed(0)
     levels = [torch.randn(2, 6, 5, 7), torch.randn(2, 6, 3, 4)]
-    locations, weights = torch.rand(2, 11, 3, 2, 4, 2) * 1.6 - 0.3, torch.rand(2, 11, 3, 2, 4)
+    locations, weights = torch.rand(2, 3, 2, 4, 2, 11) * 1.6 - 0.3, torch.rand(2, 3, 2, 4, 11)
     expected = deformable_sample(levels, locations, weights)
     with sampled_by("gather"):
         found = deformable_sample(levels, locations, weights)

@@ -24,7 +24,7 @@ def bilinear(level: Tensor, x: float, y: float) -> Tensor:
 
 
 def slow_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
-    batch, queries, heads, num_levels, points, _ = locations.shape
+    batch, heads, num_levels, points, _, queries = locations.shape
     depth = levels[0].shape[1] // heads
     result = torch.zeros(batch, queries, heads * depth, dtype=levels[0].dtype)
     for b in range(batch):
@@ -33,8 +33,8 @@ def slow_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) ->
                 for index in range(num_levels):
                     level = levels[index][b, g * depth : (g + 1) * depth]
                     for p in range(points):
-                        x, y = locations[b, q, g, index, p].tolist()
-                        value = weights[b, q, g, index, p] * bilinear(level, x, y)
+                        x, y = locations[b, g, index, p, :, q].tolist()
+                        value = weights[b, g, index, p, q] * bilinear(level, x, y)
                         result[b, q, g * depth : (g + 1) * depth] += value
     return result
 
@@ -42,8 +42,8 @@ def slow_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) ->
 def case(seed: int = 0) -> tuple[list[Tensor], Tensor, Tensor]:
     torch.manual_seed(seed)
     levels = [torch.randn(2, 6, 5, 7), torch.randn(2, 6, 3, 2)]
-    locations = torch.rand(2, 4, 3, 2, 2, 2) * 1.4 - 0.2  # some outside
-    return levels, locations, torch.rand(2, 4, 3, 2, 2)
+    locations = torch.rand(2, 3, 2, 2, 2, 4) * 1.4 - 0.2  # some outside
+    return levels, locations, torch.rand(2, 3, 2, 2, 4)
 
 
 @pytest.mark.parametrize("cached", [1, 10**9])
@@ -78,7 +78,7 @@ def test_gradients_are_the_same_in_pieces_and_with_samples_taken_again(
 
 def test_samples_that_are_taken_again_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deformable, "KEPT_ELEMENTS", 0)
-    levels, locations, weights = torch.randn(1, 64, 4, 4), torch.rand(1, 100, 2, 1, 3, 2), torch.rand(1, 100, 2, 1, 3)
+    levels, locations, weights = torch.randn(1, 64, 4, 4), torch.rand(1, 2, 1, 3, 2, 100), torch.rand(1, 2, 1, 3, 100)
     sizes: list[int] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def test_attention_equals_slow_loops(shake: Callable[[nn.Module], None]) -> None
         locations[..., index, :, 0] = reference[:, :, None, None, 0] + offsets[..., index, :, 0] / level.shape[3]
         locations[..., index, :, 1] = reference[:, :, None, None, 1] + offsets[..., index, :, 1] / level.shape[2]
     values = [maps_of(attention.value_projection(tokens_of(level)), *level.shape[-2:]) for level in levels]
-    expected = attention.output_projection(slow_sample(values, locations, weights))
+    expected = attention.output_projection(slow_sample(values, locations.movedim(1, -1), weights.movedim(1, -1)))
     torch.testing.assert_close(attention(query, reference, levels), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -111,7 +111,7 @@ def test_a_constant_map_gives_its_value_everywhere_inside() -> None:
     _, locations, weights = case()
     levels = [torch.full((2, 6, 9, 9), 2.0)] * 2
     found = deformable_sample(levels, 0.2 + 0.6 * locations.clamp(0, 1), weights)
-    torch.testing.assert_close(found, 2 * weights.sum((-1, -2)).repeat_interleave(2, dim=-1))
+    torch.testing.assert_close(found, 2 * weights.sum((2, 3)).repeat_interleave(2, dim=1).transpose(1, 2))
 
 
 def test_batch_of_two_is_two_batches_of_one(shake: Callable[[nn.Module], None]) -> None:
