@@ -89,7 +89,7 @@ class LearnedQueries(nn.Module):
         unit = spread_points(num_queries) if spread else 0.01 + 0.98 * torch.rand(num_queries, 3)
         self.reference = nn.Parameter(unit.logit())
 
-    def forward(self, bev: Tensor, peaks_of: Tensor | None = None) -> Selection:
+    def forward(self, bev: Tensor, start_on: Tensor | None = None) -> Selection:
         """The same queries for each item of a map (B, C, h, w), whatever its peaks."""
         batch = len(bev)
         content, reference = self.content.expand(batch, -1, -1), self.reference.expand(batch, -1, -1)
@@ -184,14 +184,15 @@ class SetDecoder(nn.Module):
         self.class_heads = nn.ModuleList(_class_head(embed_dim, num_classes, head_layers) for _ in range(num_layers))
         self.box_heads = nn.ModuleList(_box_head(embed_dim, head_layers) for _ in range(num_layers))
 
-    def forward(self, levels: Sequence[Tensor], peaks_of: Tensor | None = None) -> SetPrediction:
+    def forward(self, levels: Sequence[Tensor], start_on: Tensor | None = None) -> SetPrediction:
         """Predict from maps over the grid's extent, rows along y and columns along x.
 
         Args:
             levels: The maps (B, C, h, w), finest first.
-            peaks_of: Another map (B, C, h, w) that chooses where queries of a heatmap start; None: the first level.
+            start_on: Another heatmap, logits (B, K, h, w), on whose peaks queries of a heatmap start; None: that of the
+                first level.
         """
-        selected: Selection = self.selection(levels[0], peaks_of)
+        selected: Selection = self.selection(levels[0], start_on)
         # References are kept as logits: near the border, float32 loses what a sigmoid there and back would need.
         content, reference = selected.content, selected.reference
         logits, codes, features = [], [], []

@@ -50,18 +50,18 @@ class HeatmapSelection(nn.Module):
         self.class_content = nn.Embedding(num_classes, channels)
         self.class_height = nn.Parameter(torch.full((num_classes,), _INITIAL_HEIGHT).logit())
 
-    def forward(self, bev: Tensor, peaks_of: Tensor | None = None) -> Selection:
+    def forward(self, bev: Tensor, start_on: Tensor | None = None) -> Selection:
         """Select queries on a map that covers the grid, rows along y and columns along x.
 
         Args:
             bev: The map (B, C, h, w), whose features they take.
-            peaks_of: The map (B, C, h, w) on whose peaks they start; None: the same.
+            start_on: Another heatmap, logits (B, K, h, w), on whose peaks they start; None: that of the map.
 
         Raises:
             ValueError: The map has fewer cells and classes than queries are wanted.
         """
         heatmap = self.head(bev).float()
-        classes, cells = self._peaks(heatmap if peaks_of is None else self.head(peaks_of).float())
+        classes, cells = self._peaks(heatmap if start_on is None else start_on)
         features = bev.flatten(2).gather(2, cells.unsqueeze(1).expand(-1, bev.shape[1], -1)).transpose(1, 2)
         rows, cols = bev.shape[-2:]
         x, y = (cells % cols + 0.5) / cols, (cells // cols + 0.5) / rows

@@ -90,5 +90,16 @@ def test_overlap_agrees_with_polygon_clipping(offset: float) -> None:
     assert sum(value > 0 for value in expected) > 100
 
 
+def test_pairs_that_lie_apart_change_no_other() -> None:
+    """On a CPU only pairs that can overlap are computed, and each finds its place again."""
+    first, second = random_boxes(400, seed=3), random_boxes(400, seed=4)
+    second[::3, :2] += 300.0
+    overlaps = iou_bev(first, second)
+    assert overlaps[::3].tolist() == [0.0] * len(overlaps[::3])
+    together = torch.tensor([number % 3 != 0 for number in range(400)])
+    torch.testing.assert_close(overlaps[together], iou_bev(first[together], second[together]))
+    assert int((overlaps > 0).sum()) > 50
+
+
 def test_nothing_overlaps_nothing() -> None:
     assert iou_bev(torch.zeros(0, 9), torch.zeros(0, 9)).shape == (0,)

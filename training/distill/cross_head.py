@@ -99,7 +99,7 @@ class CrossHead(Distiller):
         head = self._head[0]
         with torch.no_grad():
             target = head([teacher_bev])
-        crossed = head([self.adapter(student_bev)], teacher_bev)
+        crossed = head([self.adapter(student_bev)], target.heatmap)
         quality_LBQ = target.logits.float().sigmoid().amax(dim=-1)
         divergence_LBQ = class_divergence(crossed.logits.float(), target.logits.float())
         error_LBQ = code_distance(crossed.codes.float(), target.codes.float(), self._config.velocity_weight)

@@ -50,7 +50,8 @@ def test_matches_a_loop(make_scene, grid, heatmap_decoder, distiller_of):
     student_bev, teacher_bev = torch.randn(2, 2, WIDTH, grid.rows, grid.cols)
     losses = distiller_of(heatmap_decoder, WIDTH, "none")(*on_maps(make_scene(), student_bev, teacher_bev))
     heatmap_decoder.eval()
-    target, crossed = heatmap_decoder([teacher_bev]), heatmap_decoder([student_bev], teacher_bev)
+    target = heatmap_decoder([teacher_bev])
+    crossed = heatmap_decoder([student_bev], target.heatmap)
     classes = boxes = 0.0
     for item in range(2):
         for layer in range(2):
@@ -70,8 +71,9 @@ def test_matches_a_loop(make_scene, grid, heatmap_decoder, distiller_of):
 def test_queries_start_where_the_teachers_do(grid, heatmap_decoder):
     student_bev, teacher_bev = torch.randn(2, 2, WIDTH, grid.rows, grid.cols)
     selection = heatmap_decoder.selection
-    crossed = selection(student_bev, teacher_bev)
-    assert torch.equal(crossed.reference, selection(teacher_bev).reference)
+    chosen = selection(teacher_bev)
+    crossed = selection(student_bev, chosen.heatmap)
+    assert torch.equal(crossed.reference, chosen.reference)
     assert not torch.equal(crossed.reference, selection(student_bev).reference)
     assert torch.equal(crossed.heatmap, selection(student_bev).heatmap)
 
