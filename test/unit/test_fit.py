@@ -586,14 +586,28 @@ def test_class_balanced_draws(make_run: MakeRun, tmp_path: Path, balanced: bool,
     assert [index for index, _ in batch].count(3) == pedestrians
 
 
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_channels_lie_last_on_a_gpu_alone(
+    make_run: MakeRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    has_gpu: bool,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    changes = {"run.channels_last": True, "run.accelerator": "auto"}
+    weight = build_module(make_run(tmp_path, **changes)).model.backbone.conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) is has_gpu
+    assert ("channels_last is left off" in caplog.text) is not has_gpu
+
+
 def test_options_of_a_student_reach_it(make_run: MakeRun, tmp_path: Path) -> None:
     source = build_module(make_run(tmp_path, **{"optim.seed": 3})).model.backbone.state_dict()
     torch.save({f"img_backbone.{name}": value for name, value in source.items()}, tmp_path / "detector.pth")
     changes = {"run.backbone_weights": str(tmp_path / "detector.pth"), "run.recompute_activations": True}
-    student = build_module(make_run(tmp_path, **changes, **{"run.channels_last": True})).model
+    student = build_module(make_run(tmp_path, **changes)).model
     assert student.backbone.recompute
     assert student.encoder.recompute
-    assert student.backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(torch.equal(value, source[name]) for name, value in student.backbone.state_dict().items())
     with pytest.raises(ValueError, match="holds a backbone already"):
         make_run(tmp_path, **changes, **{"run.initial_weights": "x.ckpt"})
@@ -602,7 +616,7 @@ def test_options_of_a_student_reach_it(make_run: MakeRun, tmp_path: Path) -> Non
 
 
 def test_a_run_with_everything_that_saves_memory(make_run: MakeRun, tmp_path: Path) -> None:
-    changes = {"run.recompute_activations": True, "run.channels_last": True, "run.precision": "bf16-mixed"}
+    changes = {"run.recompute_activations": True, "run.precision": "bf16-mixed"}
     plain, saving = (
         losses_of(fit(make_run(tmp_path / name, **settings))) for name, settings in (("a", {}), ("b", changes))
     )

@@ -76,7 +76,7 @@ class RunConfig:
     num_nodes: int = 1  # machines
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     recompute_activations: bool = False  # compute the student's activations twice instead of keeping them: less memory
-    channels_last: bool = False  # keep maps with their channels innermost, faster on some hardware
+    channels_last: bool = False  # keep maps with their channels innermost, faster on some GPUs; left off on a CPU
     threads: int = 0  # of torch on the CPU; 0 keeps torch's own choice
     progress: bool = True  # show a bar
 

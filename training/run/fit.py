@@ -127,7 +127,10 @@ def build_module(config: TrainConfig) -> TrainingModule:
             load_backbone(module.model.backbone, config.run.backbone_weights, caffe=config.run.backbone_caffe)
         if config.run.recompute_activations:
             module.model.recompute_activations()
-    if config.run.channels_last:
+    if config.run.channels_last and (config.run.accelerator == "cpu" or not torch.cuda.is_available()):
+        # torch 2.13 without AVX-512: the backward pass of a 1x1 convolution of stride 2 writes beyond its memory.
+        _LOG.warning("run.channels_last is left off, as torch's convolutions in that layout can fail on a CPU")
+    elif config.run.channels_last:
         module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return module
 
