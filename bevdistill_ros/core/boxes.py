@@ -90,7 +90,8 @@ def iou_bev(first: Tensor, second: Tensor) -> Tensor:
     if first.device.type != "cpu":  # to choose pairs would wait for the device
         return _clipped_iou(first, second)
     reach = (first[:, 3:5].norm(dim=1) + second[:, 3:5].norm(dim=1)) / 2
-    near = (first[:, :2] - second[:, :2]).norm(dim=1) < reach  # most boxes of a scene lie far apart
+    # Most boxes of a scene lie far apart; what is not finite is computed, so that it stays visible.
+    near = ~((first[:, :2] - second[:, :2]).norm(dim=1) >= reach)
     return first.new_zeros(len(first)).masked_scatter(near, _clipped_iou(first[near], second[near]))
 
 

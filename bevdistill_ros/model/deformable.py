@@ -58,10 +58,9 @@ def deformable_sample(levels: Sequence[Tensor], locations: Tensor, weights: Tens
     places = (2 * locations.float() - 1).flatten(0, 1)
     weights = weights.float().flatten(0, 1)
     total = places.new_zeros(())
-    for index, level in enumerate(levels):
+    for level, place, weight in zip(levels, places.unbind(1), weights.unbind(1), strict=True):
         value = level.float().reshape(batch * heads, -1, *level.shape[-2:])
-        # Level by level, as an engine turns two neighbouring axes faster than several at once.
-        grid, weight = places[:, index].transpose(-1, -2), weights[:, index]
+        grid = place.transpose(-1, -2)  # level by level, as an engine turns two neighbouring axes faster than several
         repeats = torch.is_grad_enabled() and value.shape[1] * weight.numel() > KEPT_ELEMENTS
         sampled = _SampledSum.apply if repeats else _sampled_sum
         total = total + torch.cat([sampled(*piece) for piece in _pieces(value, grid, weight)])

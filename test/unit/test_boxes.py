@@ -101,5 +101,11 @@ def test_pairs_that_lie_apart_change_no_other() -> None:
     assert int((overlaps > 0).sum()) > 50
 
 
+def test_an_overlap_with_what_is_no_number_is_none_either() -> None:
+    first, second = random_boxes(3, seed=3), random_boxes(3, seed=3)
+    second[1, 0] = float("nan")
+    assert iou_bev(first, second).isnan().tolist() == [False, True, False]
+
+
 def test_nothing_overlaps_nothing() -> None:
     assert iou_bev(torch.zeros(0, 9), torch.zeros(0, 9)).shape == (0,)

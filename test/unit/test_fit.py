@@ -616,7 +616,7 @@ def test_options_of_a_student_reach_it(make_run: MakeRun, tmp_path: Path) -> Non
 
 
 def test_a_run_with_everything_that_saves_memory(make_run: MakeRun, tmp_path: Path) -> None:
-    changes = {"run.recompute_activations": True, "run.precision": "bf16-mixed"}
+    changes = {"run.recompute_activations": True, "run.channels_last": True, "run.precision": "bf16-mixed"}
     plain, saving = (
         losses_of(fit(make_run(tmp_path / name, **settings))) for name, settings in (("a", {}), ("b", changes))
     )

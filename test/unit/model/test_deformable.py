@@ -107,6 +107,13 @@ def test_attention_equals_slow_loops(shake: Callable[[nn.Module], None]) -> None
     torch.testing.assert_close(attention(query, reference, levels), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_places_of_other_levels_than_there_are_maps_are_refused() -> None:
+    levels, locations, weights = case()
+    for count in (1, 3):
+        with pytest.raises(ValueError, match="zip"):
+            deformable_sample([*levels, *levels][:count], locations, weights)
+
+
 def test_a_constant_map_gives_its_value_everywhere_inside() -> None:
     _, locations, weights = case()
     levels = [torch.full((2, 6, 9, 9), 2.0)] * 2
