@@ -109,6 +109,7 @@ def test_a_decoder_of_one_map_is_the_same_on_its_finest_map() -> None:
     [
         {"distill.inherit": "decoder"},
         {"distill.inherit": "decoder", "distill.method": "bevdistill_dense"},
+        {"distill.method": "bevdistill"},
         {"distill.method": "bevdistill_plus"},
     ],
 )
@@ -119,6 +120,20 @@ def test_a_run_starts_with_the_decoder_of_its_teacher(
     module = build_module(make_run(tmp_path / "run", **changes))
     teacher = load_teacher(tiny_teacher)[1].module
     assert torch.equal(module.model.decoder.box_heads[0][0].weight, teacher.decoder.box_heads[0][0].weight)  # type: ignore[union-attr, index]
+
+
+def test_a_decoder_that_does_not_fit_stays_the_students_own(
+    make_run: Callable[..., TrainConfig], tiny_teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"teacher_checkpoint": str(tiny_teacher), "student.feedforward_dim": 24}
+    torch.manual_seed(0)
+    one = build_module(make_run(tmp_path / "run", **changes, **{"distill.method": "bevdistill"}))
+    assert "the student's decoder starts at random weights: the teacher's decoder does not fit" in caplog.text
+    torch.manual_seed(0)
+    other = build_module(make_run(tmp_path / "run", **changes))
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+    with pytest.raises(ValueError, match="does not fit"):
+        build_module(make_run(tmp_path / "run", **changes, **{"distill.inherit": "decoder"}))
 
 
 def test_weights_to_start_from_hold_a_decoder(

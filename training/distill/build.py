@@ -29,7 +29,8 @@ class DistillConfig:
     # How terms of weight auto are balanced: by their share of detection's gradient, or by learned uncertainties.
     balance: Literal["share", "uncertainty"] = "share"
     share: float = 0.5  # gradient of all balanced terms together at the BEV map, relative to that of detection
-    # What of the student starts as the teacher's; auto: its decoder, for bevdistill_plus without weights to start from.
+    # What of the student starts as the teacher's; auto: its decoder, where it fits, with the methods of INHERITING and
+    # no other weights to start from.
     inherit: Literal["auto", "none", "decoder"] = "auto"
     balance_every: int = 20  # steps between two measurements of these gradients
     fitnet: FitNetConfig = field(default_factory=FitNetConfig)
@@ -53,7 +54,7 @@ class DistillConfig:
             raise ValueError(f"distill.share must be above 0, but is {self.share}; no distillation is method none")
 
     def inherits_decoder(self, *, from_scratch: bool) -> bool:
-        """Whether the student's decoder starts as the teacher's, in a run that has no other weights to start from."""
+        """Whether the student's decoder is to start as the teacher's, in a run with or without other weights."""
         expected = from_scratch and bool(set(INHERITING) & set(self.method.split("+")))
         return self.inherit == "decoder" or (self.inherit == "auto" and expected)
 
@@ -73,7 +74,7 @@ RECIPES: dict[str, tuple[str, ...]] = {  # methods that are several others toget
     "bevdistill": ("bevdistill_dense", "bevdistill_sparse"),
     "bevdistill_plus": ("bevdistill_dense", "cross_head"),
 }
-INHERITING = ("bevdistill_plus",)
+INHERITING = ("bevdistill", "bevdistill_plus", "cross_head")
 METHODS: tuple[str, ...] = (
     "none",
     *(entry.name for entry in fields(DistillConfig) if entry.default is MISSING),  # what has settings of its own

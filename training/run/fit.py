@@ -118,7 +118,7 @@ def build_module(config: TrainConfig) -> TrainingModule:
         taught = config.distill.method != "none"
         module = StudentTraining(config, _remembering(trained, config) if taught else None)
         if config.inherits_decoder:
-            inherit_decoder(module.model.decoder, _decoder_of(trained, config))
+            _inherit_decoder(module, trained, config)
     start = config.student_bundle or config.run.initial_weights
     if start:
         load_initial_weights(module.model, start)
@@ -133,6 +133,16 @@ def build_module(config: TrainConfig) -> TrainingModule:
     elif config.run.channels_last:
         module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return module
+
+
+def _inherit_decoder(module: StudentTraining, trained: TrainedTeacher, config: TrainConfig) -> None:
+    """Start the student's decoder as the teacher's; where nobody asked for it and it does not fit, say so."""
+    try:
+        inherit_decoder(module.model.decoder, _decoder_of(trained, config))
+    except ValueError as error:
+        if config.distill.inherit == "decoder":
+            raise
+        _LOG.warning("the student's decoder starts at random weights: %s", error)
 
 
 def _decoder_of(trained: TrainedTeacher, config: TrainConfig) -> SetDecoder:
