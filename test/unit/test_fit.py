@@ -21,7 +21,7 @@ from training.run.data import TrainData, train_dataset
 from training.run.fit import build_module, fit
 from training.run.module import StudentTraining, TeacherTraining
 from training.run.optimizer import build_schedule, parameter_groups
-from training.run.resume import differences, first_step
+from training.run.resume import differences, fingerprint, first_step
 from training.teacher.load import load_teacher
 from training.weights.checkpoint import CONFIG_KEY, config_text, read_checkpoint, read_weights
 
@@ -310,6 +310,17 @@ def test_a_setting_younger_than_the_run_counts_as_at_its_default() -> None:
         *("augment.paste", "distill.uvtr.weight"),
         *("run.devices", "run.initial_weights", "run.precision"),
     ]
+
+
+def test_settings_of_a_teacher_count_where_a_run_has_one(make_run: MakeRun, tmp_path: Path) -> None:
+    def of(**changes: object) -> str:
+        return fingerprint(make_run(tmp_path, **{"teacher_checkpoint": "some.ckpt", **changes}))
+
+    other = {"mmdet3d.num_queries": 7}
+    assert of() == of(**other)
+    assert of() != of(**{"optim.steps": 9})
+    assert of(**{"distill.method": "fitnet"}) != of(**{"distill.method": "fitnet"}, **other)
+    assert of(**{"distill.inherit": "decoder"}) != of(**{"distill.inherit": "decoder"}, **other)
 
 
 def test_data_may_move_before_a_run_is_resumed(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:

@@ -150,6 +150,11 @@ class TrainConfig:
             )
 
     @property
+    def is_taught(self) -> bool:
+        """Whether the run needs a teacher."""
+        return self.distill.method != "none" or self.inherits_decoder
+
+    @property
     def inherits_decoder(self) -> bool:
         """Whether the student's decoder starts as the teacher's."""
         from_scratch = not (self.run.initial_weights or self.student_bundle)

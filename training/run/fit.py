@@ -105,7 +105,7 @@ def build_module(config: TrainConfig) -> TrainingModule:
     module: TrainingModule
     if config.role == "teacher":
         module = TeacherTraining(config)
-    elif config.distill.method == "none" and not config.inherits_decoder:
+    elif not config.is_taught:
         module = StudentTraining(config, None)
     else:
         with torch.random.fork_rng():  # so that the student starts as it does without a teacher

@@ -105,11 +105,13 @@ def fingerprint(config: TrainConfig, *others: str) -> str:
     """SHA-256 of the settings on which a run's losses depend, and of other texts.
 
     Settings at their default count as absent, so that younger ones leave it as it is; the path of a teacher is left
-    out, as its weights are what matters.
+    out, as its weights are what matters, and so is what makes the teacher of a run that has none.
     """
     default = json.loads(config_text(TrainConfig()))
     wanted = json.loads(config_text(config))
     names = sorted(set(_unequal(default, wanted)) - _FREE - {"teacher_checkpoint"})
+    if not config.is_taught:
+        names = [name for name in names if not name.startswith("mmdet3d.")]
     return hashlib.sha256(json.dumps([*([name, _value(wanted, name)] for name in names), *others]).encode()).hexdigest()
 
 

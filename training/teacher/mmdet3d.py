@@ -59,14 +59,36 @@ def load_mmdet3d_teacher(
     Raises:
         ValueError: mmdet3d is not installed, or the configuration or the checkpoint cannot be read or does not fit.
     """
+    _check_installed(config)
+    content = read_foreign_checkpoint(checkpoint)
+    teacher = build_mmdet3d_teacher(config, grid=grid, trained_classes=_trained_classes(content))
+    _fill(teacher.detector, content["state_dict"], checkpoint, config.config)
+    return teacher
+
+
+def build_mmdet3d_teacher(
+    config: Mmdet3dConfig, *, grid: BevGrid | None = None, trained_classes: Sequence[str] | None = None
+) -> "Mmdet3dTeacher":
+    """A detector of mmdet3d with random weights, in eval mode.
+
+    Args:
+        config: Which detector. A configuration of mmdet3d is Python code, which runs here.
+        grid: Where its map is wanted; None is its own range in cells of `OWN_CELL`.
+        trained_classes: Class names, by label, of weights that it is to have; None where they are not known.
+
+    Raises:
+        ValueError: mmdet3d is not installed, or the configuration cannot be read or does not fit.
+    """
+    _check_installed(config)
+    settings = _read_settings(config.config)
+    facts = facts_of(settings.to_dict(), config.config, trained_classes=trained_classes)
+    detector = _build(settings.model, config.config)
+    return Mmdet3dTeacher(detector.eval(), facts, grid=grid or _own_grid(facts), num_queries=config.num_queries)
+
+
+def _check_installed(config: Mmdet3dConfig) -> None:
     if importlib.util.find_spec("mmdet3d") is None:
         raise ValueError(f"the teacher {config.config} needs mmdet3d, which is not installed; run make setup-mmdet3d")
-    content = read_foreign_checkpoint(checkpoint)
-    settings = _read_settings(config.config)
-    facts = facts_of(settings.to_dict(), config.config, trained_classes=_trained_classes(content))
-    detector = _build(settings.model, config.config)
-    _fill(detector, content["state_dict"], checkpoint, config.config)
-    return Mmdet3dTeacher(detector.eval(), facts, grid=grid or _own_grid(facts), num_queries=config.num_queries)
 
 
 class Mmdet3dTeacher(nn.Module):
@@ -101,8 +123,8 @@ class Mmdet3dTeacher(nn.Module):
         """
         lidar_from_ego = invert_rigid(ego_from_lidar)
         with torch.autocast(points[0].device.type, enabled=False):  # mmdet3d's operators take float32
-            clouds = [self._cloud(*item) for item in zip(points, lidar_from_ego, strict=True)]
-            maps, found = self._detect(clouds)
+            maps = self.maps(points, lidar_from_ego)
+            found = self._instances(maps)
         bev, native = self._map(maps)
         places = self._places(lidar_from_ego)
         resampled = native.sample(bev, places.flatten(1, 2)).transpose(1, 2)
@@ -113,6 +135,28 @@ class Mmdet3dTeacher(nn.Module):
             predictions=self._predictions(found, bev, native, ego_from_lidar),
         )
 
+    @property
+    def head(self) -> Any:
+        """What makes boxes, and in training losses, of the maps."""
+        return _head_of(self.detector)
+
+    def maps(self, points: Sequence[Tensor], lidar_from_ego: Tensor) -> Sequence[Tensor]:
+        """Maps of the neck (B, C, rows, cols), in the sensor's frame.
+
+        Args:
+            points: As of `forward`.
+            lidar_from_ego: (B, 4, 4) float64 [m].
+        """
+        clouds = [self._cloud(*item) for item in zip(points, lidar_from_ego, strict=True)]
+        samples = _data_samples(len(clouds))
+        voxels = self.detector.data_preprocessor.voxelize(clouds, samples)
+        if hasattr(self.detector, "extract_pts_feat"):  # detectors that could also take images
+            metas = [sample.metainfo for sample in samples]
+            maps: Sequence[Tensor] = self.detector.extract_pts_feat(voxels, points=clouds, batch_input_metas=metas)
+        else:
+            maps = self.detector.extract_feat({"points": clouds, "voxels": voxels})
+        return maps
+
     def _cloud(self, points: Tensor, lidar_from_ego: Tensor) -> Tensor:
         """Points (P, columns) as the detector was trained with them: in the sensor's frame, intensity 0...255."""
         cloud = points.clone()
@@ -122,20 +166,12 @@ class Mmdet3dTeacher(nn.Module):
             raise ValueError("a frame has no LiDAR point in the range of the mmdet3d teacher; leave the frame out")
         return cloud[:, self.facts.columns].contiguous()
 
-    def _detect(self, clouds: list[Tensor]) -> tuple[Sequence[Tensor], list[Any]]:
-        """Maps of the neck, and mmdet3d's instances of each frame."""
-        from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
-
-        meta = {"box_type_3d": LiDARInstance3DBoxes}
-        samples = [Det3DDataSample(metainfo=meta) for _ in clouds]
-        voxels = self.detector.data_preprocessor.voxelize(clouds, samples)
-        if hasattr(self.detector, "extract_pts_feat"):  # detectors that could also take images
-            maps = self.detector.extract_pts_feat(voxels, points=clouds, batch_input_metas=[meta] * len(clouds))
-        else:
-            maps = self.detector.extract_feat({"points": clouds, "voxels": voxels})
+    def _instances(self, maps: Sequence[Tensor]) -> list[Any]:
+        """mmdet3d's instances of each frame."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice of torch to mmdet3d
-            return maps, _head_of(self.detector).predict(maps, samples)
+            found: list[Any] = self.head.predict(maps, _data_samples(len(maps[0])))
+        return found
 
     def _map(self, maps: Sequence[Tensor]) -> tuple[Tensor, BevGrid]:
         """The map whose cells are nearest in size to ours, and its grid in the sensor's frame."""
@@ -200,6 +236,12 @@ class Mmdet3dTeacher(nn.Module):
     def _filled(self, values: Tensor, row: Tensor) -> Tensor:
         """Values (N, D) with rows (D,) after them up to (Q, D)."""
         return torch.cat([values, row.expand(self.num_queries - len(values), -1)])
+
+
+def _data_samples(count: int) -> list[Any]:
+    from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
+
+    return [Det3DDataSample(metainfo={"box_type_3d": LiDARInstance3DBoxes}) for _ in range(count)]
 
 
 def _head_of(detector: Any) -> Any:

@@ -2,6 +2,9 @@
 
 import json
 import math
+import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from bevdistill_ros.core.boxes import decode_boxes
 from training.benchmark.distillation.config import DistillationConfig
 from training.benchmark.distillation.run import run_distillation
 from training.cli.commands import main
@@ -16,6 +20,8 @@ from training.data.sample import collate
 from training.run.config import TrainConfig
 from training.run.data import train_dataset
 from training.run.fit import build_module, fit
+from training.teacher.mmdet3d import build_mmdet3d_teacher, load_mmdet3d_teacher
+from training.teacher.mmdet3d_config import Mmdet3dConfig
 from training.weights.checkpoint import config_text, read_checkpoint
 
 pytestmark = pytest.mark.mmdet3d
@@ -88,6 +94,40 @@ def test_methods_of_one_detector_side_by_side(make_run: MakeRun, centerpoint: An
     )
     assert [line.split()[0] for line in closing.splitlines()[2:5]] == ["LiDAR", "none", "fitnet"]
     assert (tmp_path / "runs/pictures/features.png").stat().st_size > 5000
+
+
+def test_a_detector_is_trained_on_our_data(
+    centerpoint: Any, train_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    arguments = train_arguments(tmp_path / "run", role="teacher", **{"data.num_sweeps": 9, "optim.steps": 3})
+    script = Path(__file__).parents[3] / "scripts/train_mmdet3d.py"
+    command = [sys.executable, "-W", "ignore", script, centerpoint.config, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "loss=nan" not in done.stderr
+    teacher = load_mmdet3d_teacher(Mmdet3dConfig(config=centerpoint.config), tmp_path / "run/last.pth")
+    before = load_mmdet3d_teacher(Mmdet3dConfig(config=centerpoint.config), centerpoint.checkpoint)
+    assert teacher.facts.class_names == before.facts.class_names
+    assert all(torch.isfinite(value).all() for value in teacher.state_dict().values())
+
+
+def test_a_detector_that_says_what_it_is_taught_says_the_truth(
+    make_run: MakeRun, centerpoint: Any, tmp_path: Path
+) -> None:
+    dataset = train_dataset(make_run(tmp_path / "run", role="teacher", **{"data.num_sweeps": 9}))
+    batch = collate([dataset[0], dataset[1]])
+    teacher = build_mmdet3d_teacher(Mmdet3dConfig(config=centerpoint.config))
+    taught = runpy.run_path(str(Path(__file__).parents[3] / "scripts/train_mmdet3d.py"))["truth_for"](teacher, batch)
+    for instances in taught:
+        instances.scores_3d = torch.ones(len(instances))
+    native = teacher.facts.voxels.with_cells(64, 64)
+    bev = torch.zeros(2, teacher.channels, 64, 64)
+    said = teacher._predictions(taught, bev, native, batch.ego_from_lidar)
+    for item, (boxes, labels) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
+        assert len(boxes)
+        found = decode_boxes(said.codes[0, item, : len(boxes)])
+        torch.testing.assert_close(found, boxes.nan_to_num(), rtol=0, atol=1e-3)
+        assert torch.equal(said.logits[0, item, : len(boxes)].argmax(dim=-1), labels)
 
 
 def test_sweeps_must_be_those_of_the_detector(make_run: MakeRun, centerpoint: Any, tmp_path: Path) -> None:
