@@ -15,7 +15,7 @@ import torch
 from training.data.index.load import load_index
 from training.data.sample import collate
 from training.distill.build import METHODS
-from training.run.callbacks import ExponentialAverage, LossLog
+from training.run.callbacks import LOSSES, ExponentialAverage, LossLog
 from training.run.config import TrainConfig
 from training.run.data import TrainData, train_dataset
 from training.run.fit import build_module, fit
@@ -365,6 +365,14 @@ def test_teacher_does_not_move_while_a_student_learns_from_it(
     assert before.keys() == teacher.state_dict().keys()
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not any(name.startswith("_teacher") or "teacher.module" in name for name in module.state_dict())
+
+
+def test_distillation_in_one_of_several_steps(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
+    changes = {"distill.method": "fitnet", "distill.every": 3, "distill.fitnet.weight": 0.1, "optim.steps": 6}
+    run = make_run(tmp_path / "run", **changes, **{"teacher_checkpoint": str(tiny_teacher), "run.log_every": 1})
+    lines = [json.loads(line) for line in (fit(run).parent / LOSSES).read_text().splitlines()]
+    assert [line["step"] for line in lines if "fitnet" in line] == [3, 6]
+    assert all("total" in line and "box" in line for line in lines)
 
 
 def test_distilled_student_holds_no_more_than_the_plain_one(

@@ -33,6 +33,7 @@ class DistillConfig:
     # no other weights to start from.
     inherit: Literal["auto", "none", "decoder"] = "auto"
     balance_every: int = 20  # steps between two measurements of these gradients
+    every: int = 1  # distil in one of so many steps, and in those that are measured; costs as much less
     fitnet: FitNetConfig = field(default_factory=FitNetConfig)
     set2set: Set2SetConfig = field(default_factory=Set2SetConfig)
     monodistill: MonoDistillConfig = field(default_factory=MonoDistillConfig)
@@ -49,7 +50,7 @@ class DistillConfig:
             raise ValueError(f"distill.method must be one of {', '.join(METHODS)}, but is {unknown[0]}")
         if "none" in chosen and len(chosen) > 1:
             raise ValueError(f"distill.method {self.method} has none among others; leave one out")
-        check_at_least(self, "distill", 1, "balance_every")
+        check_at_least(self, "distill", 1, "balance_every", "every")
         if self.share <= 0:
             raise ValueError(f"distill.share must be above 0, but is {self.share}; no distillation is method none")
 

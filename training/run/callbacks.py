@@ -64,7 +64,8 @@ class LossLog(pl.Callback):
         step = trainer.global_step
         balance: dict[str, float] = getattr(pl_module, "balance", {})
         if step == 1 or step % self._every == 0 or step == trainer.max_steps or balance:
-            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            # Not of the trainer's metrics, which remember terms of steps before.
+            values = {name: float(value) for name, value in getattr(pl_module, "losses_of_step", {}).items()}
             values |= balance
             assert self._file is not None
             self._file.write(json.dumps({"step": step, "learning_rate": self._rate, **values}) + "\n")

@@ -49,7 +49,8 @@ class TrainingModule(pl.LightningModule):
         # Of some steps, each term by name: `weighted/` and, of its gradient's norm at the BEV map, `gradient/`.
         self.balance: dict[str, float] = {}
         self._warned: set[str] = set()
-        self._of_step: dict[str, Tensor] = {}  # unweighted terms and total, means over the batches of a step so far
+        # Unweighted terms and total, means over the batches of the step so far.
+        self.losses_of_step: dict[str, Tensor] = {}
 
     def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Unweighted named scalars of a batch, and the BEV map (B, C, rows, cols) through which they all learn."""
@@ -98,7 +99,7 @@ class TrainingModule(pl.LightningModule):
             )
         self._add_to_step({**losses, "total": total}, is_first=is_first)
         if is_last:
-            self.log_dict(self._of_step, batch_size=len(batch))
+            self.log_dict(self.losses_of_step, batch_size=len(batch))
         is_due = is_last and self._balance_every and (step == 1 or step % self._balance_every == 0)
         self.balance = self._weigh(step, self.weighted(losses), bev) if is_due else {}
         return total
@@ -106,7 +107,9 @@ class TrainingModule(pl.LightningModule):
     def _add_to_step(self, losses: Mapping[str, Tensor], *, is_first: bool) -> None:
         """Take losses of a batch into the means over the batches of its step."""
         shares = {name: value.detach() / self.optim.accumulate for name, value in losses.items()}
-        self._of_step = shares if is_first else {name: self._of_step[name] + value for name, value in shares.items()}
+        self.losses_of_step = (
+            shares if is_first else {name: self.losses_of_step[name] + value for name, value in shares.items()}
+        )
 
     def _weigh(self, step: int, weighted: Mapping[str, Tensor], bev: Tensor) -> dict[str, float]:
         """Each weighted term and its gradient's norm; warns once of each that leaves detection little influence."""
@@ -197,12 +200,14 @@ class StudentTraining(TrainingModule):
                 teacher_decoder=decoder_of(teacher),
             )
         self._teacher = (teacher,)  # in a tuple, so that it is neither saved nor trained with the student
+        self._distill_every = config.distill.every
 
     def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         output = self.student_output(batch)
         losses = self.detection(output.predictions, output.bev, batch)
-        teacher = self._teacher[0]
-        if self.distiller is not None and teacher is not None:
+        teacher, step = self._teacher[0], self.global_step + 1
+        is_due = step % self._distill_every == 0 or self.gradient_balance.is_due(step)
+        if self.distiller is not None and teacher is not None and is_due:
             losses |= self.distiller(output, teacher.of(batch), batch)
         return losses, output.bev
 
