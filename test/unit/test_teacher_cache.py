@@ -18,6 +18,7 @@ from training.weights.checkpoint import read_checkpoint
 
 MakeRun = Callable[..., TrainConfig]
 BOTH: tuple[Tap, ...] = ("finest", "encoded")
+HEATMAP = {"teacher.query_selection": "heatmap", "criterion.heatmap": 1.0}
 
 
 def distilled(tiny_teacher: Path, **changes: object) -> dict[str, object]:
@@ -148,3 +149,22 @@ def test_maps_that_no_method_reads_are_not_kept(
     assert (said.encoded is not None, said.finest) == ("auto" in expected, None)
     assert said.predictions is not None
     assert len(said.predictions.codes) == 1
+
+
+def test_the_heatmap_that_chose_the_queries_is_kept_to_the_last_bit(make_run: MakeRun, tmp_path: Path) -> None:
+    checkpoint = fit(make_run(tmp_path / "teacher", role="teacher", **HEATMAP))
+    config, teacher = load_teacher(checkpoint)
+    dataset = train_dataset(make_run(tmp_path / "run", **distilled(checkpoint)))
+    batch = collate([dataset[0], dataset[2]])
+    cached = CachedTeacher(teacher, tmp_path / "memory", config.grid, ())
+    for _ in range(2):
+        kept = cached.of(batch)
+        assert kept.finest is None
+        assert kept.encoded is None
+        assert kept.predictions is not None
+        assert kept.predictions.heatmap is not None
+        said = teacher.of(batch).predictions
+        assert said is not None
+        assert said.heatmap is not None
+        assert torch.allclose(kept.predictions.heatmap, said.heatmap, atol=1e-4)
+        assert kept.predictions.heatmap.dtype == torch.float32

@@ -130,18 +130,30 @@ def bev_pair(student: StudentOutput, teacher: TeacherOutput, *, grid: BevGrid, t
     Raises:
         ValueError: The grids differ, or the teacher has no such map.
     """
+    teacher_map = teacher.map_of(tap).detach()
+    return student_map(student, teacher, grid=grid), _on_grid("teacher", teacher_map, grid)
+
+
+def student_map(student: StudentOutput, teacher: TeacherOutput, *, grid: BevGrid) -> Tensor:
+    """The student's map (B, Cs, rows, cols), float32, for what lives on the teacher's grid.
+
+    Raises:
+        ValueError: The grids differ.
+    """
     if teacher.grid != grid:
         raise ValueError(
             f"teacher and student must share a BEV grid, but the teacher has {teacher.grid} and the student {grid}; "
             "train one on the other's grid, or choose set2set, which compares no maps"
         )
-    teacher_map = teacher.map_of(tap)
-    for name, bev in (("student", student.bev), ("teacher", teacher_map)):
-        if tuple(bev.shape[-2:]) != (grid.rows, grid.cols):
-            raise ValueError(
-                f"the {name}'s BEV map has {tuple(bev.shape[-2:])} cells, but its grid {(grid.rows, grid.cols)}"
-            )
-    return student.bev.float(), teacher_map.detach().float()
+    return _on_grid("student", student.bev, grid)
+
+
+def _on_grid(name: str, bev: Tensor, grid: BevGrid) -> Tensor:
+    if tuple(bev.shape[-2:]) != (grid.rows, grid.cols):
+        raise ValueError(
+            f"the {name}'s BEV map has {tuple(bev.shape[-2:])} cells, but its grid {(grid.rows, grid.cols)}"
+        )
+    return bev.float()
 
 
 def identity_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:

@@ -1,8 +1,8 @@
 """Cross-head distillation: the student's BEV map through the frozen teacher's decoder.
 
 After CrossKD (arXiv 2306.11369), which sends a student's features through a teacher's head, and DualDistill, which does
-so with BEV detectors. The teacher's decoder D reads the teacher's map F_T and, with queries at the same places, the
-student's map F_S; each query of the second learns what the first says, in every decoder layer:
+so with BEV detectors. The teacher's decoder reads the student's map F_S with queries that start where the teacher's own
+did; in every decoder layer each of them learns what the teacher's said in the end:
 
     class = sum_i KL(c_i, c^S_i) / max(sum_i q_i, 1),   box = sum_i q_i |b_i - b^S_i|_1 / max(sum_i q_i, 1)
 
@@ -19,13 +19,12 @@ own, but neither scales nor mixes what it holds.
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from bevdistill_ros.model.records import SetPrediction, StudentOutput
 from training.data.sample import Batch
-from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, Weight, bev_pair
+from training.distill.base import Distiller, DistillShapes, MethodConfig, Weight, student_map
 from training.distill.queries import class_divergence, code_distance
 from training.teacher.output import TeacherOutput
 from training.weights.inherit import on_finest_map
@@ -56,7 +55,6 @@ class CrossHeadConfig(MethodConfig):
     box_weight: Weight = "auto"  # [1/m]
     adapter: CrossAdapter = "orthogonal"  # of the student's map; none needs maps of the same channels
     velocity_weight: float = 0.2  # of vx and vy inside the box term
-    tap: Tap = "auto"  # teacher map
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,14 +93,13 @@ class CrossHead(Distiller):
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
         """Return {"cross_class", "cross_box"}."""
-        student_bev, teacher_bev = bev_pair(student, teacher, grid=self._grid, tap=self._config.tap)
-        head = self._head[0]
-        with torch.no_grad():
-            target = head([teacher_bev])
-        crossed = head([self.adapter(student_bev)], target.heatmap)
-        quality_LBQ = target.logits.float().sigmoid().amax(dim=-1)
-        divergence_LBQ = class_divergence(crossed.logits.float(), target.logits.float())
-        error_LBQ = code_distance(crossed.codes.float(), target.codes.float(), self._config.velocity_weight)
+        target = teacher.predictions
+        assert target is not None, "a teacher with a decoder of ours has queries"
+        crossed = self._head[0]([self.adapter(student_map(student, teacher, grid=self._grid))], target.heatmap)
+        logits, codes = target.logits[-1:].detach().float(), target.codes[-1:].detach().float()
+        quality_LBQ = logits.sigmoid().amax(dim=-1)
+        divergence_LBQ = class_divergence(crossed.logits.float(), logits)
+        error_LBQ = code_distance(crossed.codes.float(), codes, self._config.velocity_weight)
         return {
             "cross_class": _per_object(divergence_LBQ, quality_LBQ) + _heatmap_divergence(crossed, target),
             "cross_box": _per_object(quality_LBQ * error_LBQ, quality_LBQ),

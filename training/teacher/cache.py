@@ -1,8 +1,8 @@
 """A frozen teacher that runs once per frame: its outputs are kept on disk.
 
 A student sees each frame many times, and the teacher's outputs are the same each time as long as nothing changes its
-points. Only what distillation reads is kept: the maps of the taps in use, and the queries of the last layer. A damaged
-file is made again; where none can be written, the teacher runs again.
+points. Only what distillation reads is kept: the maps of the taps in use, the queries of the last layer, and the
+heatmap that chose them. A damaged file is made again; where none can be written, the teacher runs again.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class CachedTeacher(FrozenTeacher):
             name: torch.cat([values[name] for values in kept], dim=1 if name in _QUERIES else 0).to(device).float()
             for name in kept[0]
         }
-        queries = {name: value for name, value in joined.items() if name in _QUERIES}
+        queries = {name: value for name, value in joined.items() if name in (*_QUERIES, _HEATMAP)}
         return TeacherOutput(
             finest=joined.get("finest"),
             encoded=joined.get("encoded"),
@@ -109,7 +109,9 @@ def _digest(batch: Batch, item: int) -> str:
     return hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in seen)).hexdigest()[:16]
 
 
+_FORMAT = "2"  # of the files; another one has a folder of its own
 _QUERIES = ("logits", "codes", "features")
+_HEATMAP = "heatmap"
 _MAPS = ("finest", "encoded")
 
 
@@ -118,6 +120,8 @@ def _tensors_of(output: TeacherOutput, taps: Collection[Tap]) -> dict[str, Tenso
     queries = {}
     if output.predictions is not None:
         queries = {name: getattr(output.predictions, name)[-1:] for name in _QUERIES}
+        if output.predictions.heatmap is not None:
+            queries[_HEATMAP] = output.predictions.heatmap
     return {
         **{name: value.detach().to("cpu", torch.float16).contiguous() for name, value in maps.items()},
         **{name: value.detach().to("cpu", torch.float32).contiguous() for name, value in queries.items()},
@@ -132,7 +136,7 @@ def cache_folder(root: Path, checkpoint: Path, *facts: object) -> Path:
         checkpoint: Of the teacher.
         facts: Data set, number of sweeps and the like.
     """
-    digest = hashlib.sha256(repr(tuple(map(str, facts))).encode())
+    digest = hashlib.sha256(repr((_FORMAT, *map(str, facts))).encode())
     with checkpoint.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

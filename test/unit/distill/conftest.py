@@ -186,10 +186,10 @@ def nine_cells() -> BevGrid:
 
 @pytest.fixture
 def teacher_decoder() -> SetDecoder:
-    """A decoder on two maps of the scenes' channels, with weights of random numbers."""
+    """A decoder on two maps of the scenes' channels, as many queries as the scenes' teacher, random weights."""
     torch.manual_seed(0)
     decoder = SetDecoder(
-        embed_dim=CHANNELS, num_heads=2, num_layers=2, num_queries=5, num_points=2, num_levels=2, grid=GRID,
+        embed_dim=CHANNELS, num_heads=2, num_layers=2, num_queries=7, num_points=2, num_levels=2, grid=GRID,
         feedforward_dim=8, dropout=0.0, query_selection="learned",
     )  # fmt: skip
     for parameter in decoder.parameters():  # also those that start at zero

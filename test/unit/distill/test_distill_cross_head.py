@@ -14,53 +14,62 @@ WIDTH = 8  # channels of maps whose decoder chooses queries on a heatmap
 
 
 @pytest.fixture
-def heatmap_decoder(grid):
-    torch.manual_seed(0)
-    decoder = SetDecoder(
-        embed_dim=WIDTH, num_heads=2, num_layers=2, num_queries=5, num_points=2, num_levels=1, grid=grid,
-        feedforward_dim=8, dropout=0.3, query_selection="heatmap",
-    )  # fmt: skip
-    for parameter in decoder.parameters():  # also those that start at zero
-        torch.nn.init.normal_(parameter, std=0.5)
-    return decoder
+def make_decoder(grid):
+    def make(num_layers=2):
+        torch.manual_seed(0)
+        decoder = SetDecoder(
+            embed_dim=WIDTH, num_heads=2, num_layers=num_layers, num_queries=5, num_points=2, num_levels=1, grid=grid,
+            feedforward_dim=8, dropout=0.3, query_selection="heatmap",
+        )  # fmt: skip
+        for parameter in decoder.parameters():  # also those that start at zero
+            torch.nn.init.normal_(parameter, std=0.5)
+        return decoder.eval()
+
+    return make
+
+
+@pytest.fixture
+def heatmap_decoder(make_decoder):
+    return make_decoder()
 
 
 @pytest.fixture
 def distiller_of(grid, shapes_of):
     def make(decoder, channels, adapter="orthogonal"):
-        return CrossHeadConfig(adapter=adapter, tap="encoded").build(shapes_of(grid, channels, decoder))
+        return CrossHeadConfig(adapter=adapter).build(shapes_of(grid, channels, decoder))
 
     return make
 
 
-def on_maps(scene, student_bev, teacher_bev):
-    return replace(scene.student, bev=student_bev), replace(scene.teacher, encoded=teacher_bev), scene.batch
+def on_maps(scene, student_bev, said):
+    return replace(scene.student, bev=student_bev), replace(scene.teacher, predictions=said), scene.batch
 
 
-def test_the_teachers_own_map_gives_zero_and_another_does_not(make_scene, grid, heatmap_decoder, distiller_of):
+def test_the_teachers_own_map_gives_zero_and_another_does_not(make_scene, grid, make_decoder, distiller_of):
     bev = torch.randn(2, WIDTH, grid.rows, grid.cols)
-    distiller = distiller_of(heatmap_decoder, WIDTH)  # its adapter starts as the identity
-    same = distiller(*on_maps(make_scene(), bev.clone(), bev))
+    decoder = make_decoder(num_layers=1)
+    distiller = distiller_of(decoder, WIDTH)  # its adapter starts as the identity
+    said = decoder([bev])
+    same = distiller(*on_maps(make_scene(), bev.clone(), said))
     torch.testing.assert_close(same, {name: torch.zeros(()) for name in same}, atol=1e-3, rtol=0)
-    other = distiller(*on_maps(make_scene(), bev + 0.3 * torch.randn_like(bev), bev))
+    other = distiller(*on_maps(make_scene(), bev + 0.3 * torch.randn_like(bev), said))
     assert all(value > 0.05 for value in other.values())
 
 
 def test_matches_a_loop(make_scene, grid, heatmap_decoder, distiller_of):
     student_bev, teacher_bev = torch.randn(2, 2, WIDTH, grid.rows, grid.cols)
-    losses = distiller_of(heatmap_decoder, WIDTH, "none")(*on_maps(make_scene(), student_bev, teacher_bev))
-    heatmap_decoder.eval()
     target = heatmap_decoder([teacher_bev])
+    losses = distiller_of(heatmap_decoder, WIDTH, "none")(*on_maps(make_scene(), student_bev, target))
     crossed = heatmap_decoder([student_bev], target.heatmap)
     classes = boxes = 0.0
     for item in range(2):
+        scores = target.logits[-1, item].sigmoid().amax(dim=-1)
+        count = max(scores.sum().item(), 1.0)
         for layer in range(2):
-            scores = target.logits[layer, item].sigmoid().amax(dim=-1)
-            count = max(scores.sum().item(), 1.0)
             for query, score in enumerate(scores.tolist()):
-                said, wanted = (entry.logits[layer, item, query] for entry in (crossed, target))
-                classes += class_divergence(said, wanted).item() / count
-                error = (crossed.codes[layer, item, query] - target.codes[layer, item, query]).abs()
+                said = crossed.logits[layer, item, query]
+                classes += class_divergence(said, target.logits[-1, item, query]).item() / count
+                error = (crossed.codes[layer, item, query] - target.codes[-1, item, query]).abs()
                 boxes += score * (error[:8].sum() + 0.2 * error[8:].sum()).item() / count
         cells = class_divergence(crossed.heatmap[item].permute(1, 2, 0), target.heatmap[item].permute(1, 2, 0))
         classes += cells.sum().item() / count
