@@ -39,7 +39,7 @@ class OrthogonalAdapter(nn.Module):
         super().__init__()
         turn = nn.Linear(in_channels, out_channels, bias=False)
         nn.init.eye_(turn.weight)
-        self.turn = orthogonal(turn, orthogonal_map="cayley")  # the default, an exponential, takes much longer
+        self.turn = orthogonal(turn)
 
     def forward(self, bev: Tensor) -> Tensor:
         """The turned map (B, out_channels, h, w)."""
