@@ -59,7 +59,7 @@ def main(detector: str, *arguments: str) -> None:
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
     teacher = build_mmdet3d_teacher(Mmdet3dConfig(config=detector), grid=config.teacher.grid).train()
     if teacher.facts.num_sweeps != config.data.num_sweeps:
-        raise SystemExit(f"{detector} takes {teacher.facts.num_sweeps} sweeps; set data.num_sweeps to that")
+        raise ValueError(f"{detector} takes {teacher.facts.num_sweeps} sweeps; set data.num_sweeps to that")
     dataset = train_dataset(config)
     sampler = StepBatchSampler(
         range(len(dataset)), batch_size=config.optim.batch_size, steps=config.optim.steps, seed=config.optim.seed
@@ -73,6 +73,8 @@ def main(detector: str, *arguments: str) -> None:
     bar = tqdm(loader, total=config.optim.steps, unit="step")
     for batch in bar:
         loss = loss_of(teacher, batch)
+        if not torch.isfinite(loss):
+            raise ValueError(f"the loss is {loss.item()}; lower optim.learning_rate")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(teacher.parameters(), config.optim.clip_norm)
@@ -87,4 +89,9 @@ def main(detector: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: train_mmdet3d.py <configuration of mmdet3d> [--config FILE] [--key value ...]")
+    try:
+        main(*sys.argv[1:])
+    except (ValueError, OSError) as error:
+        sys.exit(f"train_mmdet3d.py: {error}")

@@ -51,6 +51,10 @@ class DistillConfig:
         if "none" in chosen and len(chosen) > 1:
             raise ValueError(f"distill.method {self.method} has none among others; leave one out")
         check_at_least(self, "distill", 1, "balance_every", "every")
+        if self.balance == "uncertainty" and self.every > 1:
+            raise ValueError(
+                "distill.balance uncertainty learns in each step: set distill.every to 1, or balance to share"
+            )
         if self.share <= 0:
             raise ValueError(f"distill.share must be above 0, but is {self.share}; no distillation is method none")
 

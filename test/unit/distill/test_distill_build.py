@@ -279,6 +279,11 @@ def test_methods_are_added_up():
         DistillConfig(method="none+fitnet")
 
 
+def test_learned_weights_learn_in_each_step():
+    with pytest.raises(ValueError, match=r"uncertainty learns in each step: set distill\.every to 1"):
+        DistillConfig(method="fitnet", balance="uncertainty", every=2)
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="must be one of none, fitnet"):
         DistillConfig(method="fitnets")
