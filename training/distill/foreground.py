@@ -91,8 +91,9 @@ def _gaussian(centres: Tensor, heights: Tensor, grid: BevGrid, sigma: float) -> 
     cell_centres = grid.cell_centres(centres.device)
     across = cell_centres[0, :, 0] - centres[:, :1]
     along = cell_centres[:, 0, 1] - centres[:, 1:]
-    distance = along.square()[:, :, None] + across.square()[:, None, :]
-    return (heights[:, None, None] * (-distance / (2 * sigma**2)).exp()).amax(dim=0)
+    # A Gaussian of the plane is the product of one across and one along, which need few exponentials.
+    across, along = ((-offset.square() / (2 * sigma**2)).exp() for offset in (across, along))
+    return ((heights[:, None] * along)[:, :, None] * across[:, None, :]).amax(dim=0)
 
 
 def _inside(boxes: Tensor, grid: BevGrid) -> Tensor:
