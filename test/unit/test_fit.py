@@ -321,6 +321,20 @@ def test_settings_of_a_teacher_count_where_a_run_has_one(make_run: MakeRun, tmp_
     assert of() != of(**{"optim.steps": 9})
     assert of(**{"distill.method": "fitnet"}) != of(**{"distill.method": "fitnet"}, **other)
     assert of(**{"distill.inherit": "decoder"}) != of(**{"distill.inherit": "decoder"}, **other)
+    assert of() == of(**{"distill.share": 2.0})
+
+
+def test_runs_before_and_after_a_change_of_a_default_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    def of(**changes: object) -> str:
+        taught = {"teacher_checkpoint": "some.ckpt", "distill.method": "bevdistill"}
+        return fingerprint(make_run(tmp_path, **taught, **changes))
+
+    as_it_was = {
+        "distill.bevdistill_dense.teacher_adapter": "norm",
+        "distill.bevdistill_dense.student_adapter": "conv",
+        "distill.bevdistill_sparse.box_term": True,
+    }
+    assert len({of(), of(**as_it_was), *(of(**{name: value}) for name, value in as_it_was.items())}) == 5
 
 
 def test_data_may_move_before_a_run_is_resumed(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
@@ -382,7 +396,7 @@ def test_distilled_student_holds_no_more_than_the_plain_one(
     checkpoint = fit(make_run(tmp_path / "run", **changes))
     distilled, plain = read_weights(checkpoint), read_weights(tiny_student)
     assert {name: value.shape for name, value in distilled.items()} == {n: v.shape for n, v in plain.items()}
-    assert losses_of(checkpoint)[0].keys() >= {"dense", "sparse_mi", "sparse_box", "heatmap"}
+    assert losses_of(checkpoint)[0].keys() >= {"dense", "sparse_mi", "heatmap"}
 
 
 def test_teacher_of_another_number_of_sweeps_is_refused(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ def test_a_run_starts_with_the_decoder_of_its_teacher(
     module = build_module(make_run(tmp_path / "run", **changes))
     teacher = load_teacher(tiny_teacher)[1].module
     assert torch.equal(module.model.decoder.box_heads[0][0].weight, teacher.decoder.box_heads[0][0].weight)  # type: ignore[union-attr, index]
+    if "distill.method" in changes:  # its map is compared with the teacher's as it is
+        assert isinstance(module.distiller.parts["bevdistill_dense"].student_adapter, nn.Identity)  # type: ignore[union-attr, index]
 
 
 def test_a_decoder_that_does_not_fit_stays_the_students_own(
@@ -129,6 +131,7 @@ def test_a_decoder_that_does_not_fit_stays_the_students_own(
     torch.manual_seed(0)
     one = build_module(make_run(tmp_path / "run", **changes, **{"distill.method": "bevdistill"}))
     assert "the student's decoder starts at random weights: the teacher's decoder does not fit" in caplog.text
+    assert isinstance(one.distiller.parts["bevdistill_dense"].student_adapter, nn.Sequential)  # type: ignore[union-attr, index]
     torch.manual_seed(0)
     other = build_module(make_run(tmp_path / "run", **changes))
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))

@@ -27,6 +27,7 @@ class DistillShapes:
     student_feature_dim: int  # of the student's query features
     teacher_feature_dim: int  # of the teacher's query features
     teacher_decoder: SetDecoder | None = None  # None for a teacher that has none of ours
+    shares_decoder: bool = False  # the student's decoder starts as the teacher's, so it reads maps like the teacher's
 
     def decoder_for(self, method: str) -> SetDecoder:
         """The teacher's decoder, which a method needs; a ValueError where there is none."""

@@ -5,10 +5,14 @@ over channels; weight 0.01, as in the authors' release.
 
 Deviation: the paper passes both maps through trained adapters of one kind, convolution, normalisation and ReLU.
 Trained by this very loss they have a solution without learning: both put out zero (or, with the scale fixed, whatever
-is easiest to predict), the loss vanishes and with it the gradient to the student. So by default the teacher's side is
-normalisation alone: each channel is brought to mean 0 and variance 1, which is not trained and keeps what the map
-contains; and the student's adapter ends in a 1x1 convolution, since the target has both signs. `teacher_adapter: conv`
-is the paper's way; `none` takes the map as it is.
+is easiest to predict), the loss vanishes and with it the gradient to the student. `teacher_adapter: conv` is the
+paper's way; `auto`, the default, is one of two others:
+
+- Where the student's decoder starts as the teacher's, both maps are taken as they are: the nearer the student's map
+  comes to the teacher's, the better its decoder reads it, and no adapter is paid for.
+- Elsewhere the teacher's side is normalisation alone: each channel is brought to mean 0 and variance 1, which is not
+  trained and keeps what the map contains; and the student's adapter ends in a 1x1 convolution, since the target has
+  both signs.
 """
 
 from dataclasses import dataclass
@@ -23,8 +27,8 @@ from training.distill.base import Distiller, DistillShapes, MethodConfig, Tap, W
 from training.distill.foreground import Mask, foreground_mask, weighted_mean
 from training.teacher.output import TeacherOutput
 
-TeacherAdapter = Literal["norm", "conv", "none"]
-StudentAdapter = Literal["conv", "none"]
+TeacherAdapter = Literal["auto", "norm", "conv", "none"]
+StudentAdapter = Literal["auto", "conv", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +38,10 @@ class BevDistillDenseConfig(MethodConfig):
     weight: Weight = "auto"  # of a sum over channels
     mask: Mask = "soft"  # cells that count
     sigma: float = 1.6  # spread of the masks soft and teacher_score [m]
-    teacher_adapter: TeacherAdapter = "norm"  # conv is the paper's, and can collapse
-    student_adapter: StudentAdapter = "conv"  # none compares the student's map as it is
+    # Of each map before they are compared; none takes it as it is. auto: none for both where the student's decoder
+    # starts as the teacher's, else norm and conv. conv for the teacher is the paper's, and can collapse.
+    teacher_adapter: TeacherAdapter = "auto"
+    student_adapter: StudentAdapter = "auto"
     tap: Tap = "auto"  # teacher map
 
     def __post_init__(self) -> None:
@@ -51,6 +57,16 @@ class BevDistillDenseConfig(MethodConfig):
     def build(self, shapes: DistillShapes) -> "BevDistillDense":
         return BevDistillDense(self, shapes)
 
+    def adapters(self, *, shares_decoder: bool) -> tuple[TeacherAdapter, StudentAdapter]:
+        """Which adapters auto stands for, of the teacher and of the student."""
+        is_free = self.teacher_adapter == self.student_adapter == "auto"
+        if shares_decoder and is_free and self.tap != "finest":  # the decoder reads the map after the encoder
+            return "none", "none"
+        return (
+            "norm" if self.teacher_adapter == "auto" else self.teacher_adapter,
+            "conv" if self.student_adapter == "auto" else self.student_adapter,
+        )
+
 
 class BevDistillDense(Distiller):
     """Imitation of the teacher's map, weighted by the foreground."""
@@ -59,22 +75,22 @@ class BevDistillDense(Distiller):
         super().__init__()
         self._config, self._grid = config, shapes.grid
         student_channels, teacher_channels = shapes.student_channels, shapes.teacher_channels
-        self.teacher_adapter: nn.Module
+        of_teacher, of_student = config.adapters(shares_decoder=shapes.shares_decoder)
+        self.teacher_adapter: nn.Module = nn.Identity()
         self.student_adapter: nn.Module = nn.Identity()
-        if config.student_adapter == "conv":
+        if of_student == "conv":
             self.student_adapter = _convolution(student_channels, teacher_channels)
-            if config.teacher_adapter != "conv":
+            if of_teacher != "conv":
                 self.student_adapter.append(nn.Conv2d(teacher_channels, teacher_channels, 1))
         elif student_channels != teacher_channels:
             raise ValueError(
                 f"the student's map has {student_channels} channels and the teacher's {teacher_channels}, so they "
                 "can't be compared as they are; set distill.bevdistill_dense.student_adapter to conv"
             )
-        if config.teacher_adapter == "conv":
+        if of_teacher == "conv":
             self.teacher_adapter = _convolution(teacher_channels, teacher_channels)
-        else:
-            is_norm = config.teacher_adapter == "norm"
-            self.teacher_adapter = nn.BatchNorm2d(teacher_channels, affine=False) if is_norm else nn.Identity()
+        elif of_teacher == "norm":
+            self.teacher_adapter = nn.BatchNorm2d(teacher_channels, affine=False)
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
         """Return {"dense"}: mean over items of the masked error; an item without objects gives 0."""

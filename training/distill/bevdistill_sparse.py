@@ -18,10 +18,11 @@ Pairs whose teacher boxes lie on one object, whatever class they were given, are
 
 Teacher queries of quality 0 are matched last, so that they take no student query from a better one.
 
-Deviations: the divisor is at least 1, so that a frame of no good teacher box does not count in full. InfoNCE has the
-teacher's features as anchors. `positions: release` follows the authors' release, which contrasts BEV features sampled
-at the centres that all queries of all layers predict, without a class term; here the negatives are of the same layer,
-since the centres that one query predicts in different layers nearly coincide.
+Deviations: the term box is off unless `box_term` asks for it. The divisor is at least 1, so that a frame of no good
+teacher box does not count in full. InfoNCE has the teacher's features as anchors. `positions: release` follows the
+authors' release, which contrasts BEV features sampled at the centres that all queries of all layers predict, without a
+class term; here the negatives are of the same layer, since the centres that one query predicts in different layers
+nearly coincide.
 """
 
 from collections.abc import Sequence
@@ -51,7 +52,7 @@ class BevDistillSparseConfig(MethodConfig):
 
     class_term: ClassTerm = "mi"
     class_term_weight: Weight = "auto"  # the paper's alpha
-    box_term: bool = True
+    box_term: bool = False  # the paper's, which cost NDS wherever it was measured
     box_term_weight: Weight = "auto"  # the paper's beta [1/m]
     quality: bool = True  # weigh pairs by the quality of the teacher's box
     gamma: float = 0.5  # share of the score in the quality
@@ -184,12 +185,15 @@ def rate(
     scores_BK, classes_BK = targets.logits.sigmoid().max(dim=-1)
     predicted_BK9 = decode_boxes(targets.codes)
     overlap_BK, objects_BK = torch.zeros_like(scores_BK), torch.full_like(classes_BK, -1)
-    for item, (truth, classes) in enumerate(zip(boxes, labels, strict=True)):
-        if not len(truth):
+    count = scores_BK.shape[1]
+    sizes = [len(item) for item in boxes]
+    predicted = [item.repeat_interleave(size, dim=0) for item, size in zip(predicted_BK9, sizes, strict=True)]
+    truth = [item.float().repeat(count, 1) for item in boxes]
+    overlaps = iou_bev(torch.cat(predicted), torch.cat(truth)).split([count * size for size in sizes])
+    for item, classes in enumerate(labels):
+        if not len(classes):
             continue
-        count = len(predicted_BK9[item])
-        first = predicted_BK9[item].repeat_interleave(len(truth), dim=0)
-        overlap_KM = iou_bev(first, truth.float().repeat(count, 1)).view(count, len(truth))
+        overlap_KM = overlaps[item].view(count, len(classes))
         best_K, nearest_K = overlap_KM.max(dim=1)
         objects_BK[item] = torch.where(best_K > 0, nearest_K, -1)
         same_class = classes_BK[item][:, None] == classes[None]

@@ -79,7 +79,7 @@ RECIPES: dict[str, tuple[str, ...]] = {  # methods that are several others toget
     "bevdistill": ("bevdistill_dense", "bevdistill_sparse"),
     "bevdistill_plus": ("bevdistill_dense", "cross_head"),
 }
-INHERITING = ("bevdistill", "bevdistill_plus", "cross_head")
+INHERITING = ("bevdistill", "bevdistill_dense", "bevdistill_plus", "cross_head")
 METHODS: tuple[str, ...] = (
     "none",
     *(entry.name for entry in fields(DistillConfig) if entry.default is MISSING),  # what has settings of its own
@@ -96,6 +96,7 @@ def build_distiller(
     student_feature_dim: int | None = None,
     teacher_feature_dim: int | None = None,
     teacher_decoder: SetDecoder | None = None,
+    shares_decoder: bool = False,
 ) -> CompositeDistiller:
     """Make the distiller of a configuration; of the method none, one without terms.
 
@@ -107,6 +108,7 @@ def build_distiller(
         student_feature_dim: Size of the student's query features; None where it equals its channels.
         teacher_feature_dim: Size of the teacher's query features; None where it equals its channels.
         teacher_decoder: The teacher's, for methods that send the student's map through it.
+        shares_decoder: Whether the student's starts as the teacher's.
     """
     shapes = DistillShapes(
         grid=grid,
@@ -115,6 +117,7 @@ def build_distiller(
         student_feature_dim=student_channels if student_feature_dim is None else student_feature_dim,
         teacher_feature_dim=teacher_channels if teacher_feature_dim is None else teacher_feature_dim,
         teacher_decoder=teacher_decoder,
+        shares_decoder=shares_decoder,
     )
     return CompositeDistiller({name: part.build(shapes) for name, part in config.parts().items()})
 

@@ -10,7 +10,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from bevdistill_ros.inference.bundle import load_bundle
-from bevdistill_ros.model.decoder import SetDecoder
 from bevdistill_ros.model.public_config import PublicStudentConfig
 from training.run.callbacks import LAST, LOSSES, AtomicCheckpoints, Checkpoints, ExponentialAverage, LossLog, StepBar
 from training.run.config import TrainConfig
@@ -23,9 +22,7 @@ from training.run.stopping import StopTogether
 from training.teacher.cache import CachedTeacher, cache_folder
 from training.teacher.frozen import FrozenTeacher
 from training.teacher.load import TrainedTeacher, trained_teacher
-from training.teacher.object_dgcnn import ObjectDgcnn
 from training.weights.backbone import load_backbone
-from training.weights.inherit import inherit_decoder
 from training.weights.start import load_initial_weights
 
 _LOG = logging.getLogger(__name__)
@@ -116,9 +113,11 @@ def build_module(config: TrainConfig) -> TrainingModule:
                 f"{config.data.num_sweeps}; set it to {trained.num_sweeps}"
             )
         taught = config.distill.method != "none"
-        module = StudentTraining(config, _remembering(trained, config) if taught else None)
-        if config.inherits_decoder:
-            _inherit_decoder(module, trained, config)
+        module = StudentTraining(
+            config,
+            _remembering(trained, config) if taught else None,
+            inherits_from=trained.teacher if config.inherits_decoder else None,
+        )
     start = config.student_bundle or config.run.initial_weights
     if start:
         load_initial_weights(module.model, start)
@@ -133,26 +132,6 @@ def build_module(config: TrainConfig) -> TrainingModule:
     elif config.run.channels_last:
         module.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     return module
-
-
-def _inherit_decoder(module: StudentTraining, trained: TrainedTeacher, config: TrainConfig) -> None:
-    """Start the student's decoder as the teacher's; where nobody asked for it and it does not fit, say so."""
-    try:
-        inherit_decoder(module.model.decoder, _decoder_of(trained, config))
-    except ValueError as error:
-        if config.distill.inherit == "decoder":
-            raise
-        _LOG.warning("the student's decoder starts at random weights: %s", error)
-
-
-def _decoder_of(trained: TrainedTeacher, config: TrainConfig) -> SetDecoder:
-    teacher = trained.teacher.module
-    if not isinstance(teacher, ObjectDgcnn):
-        raise ValueError(
-            f"distill.inherit needs a teacher with a decoder of ours, but {config.teacher_checkpoint} is a detector of "
-            "mmdet3d; set distill.inherit to none"
-        )
-    return teacher.decoder
 
 
 def _remembering(trained: TrainedTeacher, config: TrainConfig) -> FrozenTeacher:

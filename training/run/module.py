@@ -26,6 +26,7 @@ from training.run.config import TrainConfig
 from training.run.optimizer import build_schedule, parameter_groups
 from training.teacher.frozen import FrozenTeacher
 from training.teacher.object_dgcnn import ObjectDgcnn
+from training.weights.inherit import inherit_decoder
 
 _LOG = logging.getLogger(__name__)
 
@@ -174,14 +175,26 @@ class TeacherTraining(TrainingModule):
 
 
 class StudentTraining(TrainingModule):
-    """Trains the camera student, alone or distilled from a frozen teacher."""
+    """Trains the camera student, alone or distilled from a frozen teacher.
+
+    Args:
+        config: Of the run.
+        teacher: Whom the distiller compares the student with; None trains it alone.
+        inherits_from: Whose decoder the student's starts as, where it fits.
+
+    Raises:
+        ValueError: The decoder does not fit, and `distill.inherit` asks for it.
+    """
 
     model: CameraStudent
     slow_prefix = "model.backbone."
 
-    def __init__(self, config: TrainConfig, teacher: FrozenTeacher | None) -> None:
+    def __init__(
+        self, config: TrainConfig, teacher: FrozenTeacher | None, inherits_from: FrozenTeacher | None = None
+    ) -> None:
         student = config.camera_student
         model = build_student(student)
+        shares_decoder = inherits_from is not None and _inherit(model.decoder, inherits_from, config)
         detection = DetectionLoss(
             config.criterion,
             channels=student.embed_dim,
@@ -198,6 +211,7 @@ class StudentTraining(TrainingModule):
                 student_channels=student.embed_dim,
                 teacher_channels=teacher.channels,
                 teacher_decoder=decoder_of(teacher),
+                shares_decoder=shares_decoder,
             )
         self._teacher = (teacher,)  # in a tuple, so that it is neither saved nor trained with the student
         self._distill_every = config.distill.every
@@ -235,6 +249,24 @@ class StudentTraining(TrainingModule):
 def decoder_of(teacher: FrozenTeacher) -> SetDecoder | None:
     """The decoder of a teacher; None where it has none of ours."""
     return teacher.module.decoder if isinstance(teacher.module, ObjectDgcnn) else None
+
+
+def _inherit(decoder: SetDecoder, teacher: FrozenTeacher, config: TrainConfig) -> bool:
+    """Start a student's decoder as the teacher's; where nobody asked for it and it does not fit, say so."""
+    try:
+        theirs = decoder_of(teacher)
+        if theirs is None:
+            raise ValueError(
+                f"distill.inherit needs a teacher with a decoder of ours, but {config.teacher_checkpoint} is a "
+                "detector of mmdet3d; set distill.inherit to none"
+            )
+        inherit_decoder(decoder, theirs)
+    except ValueError as error:
+        if config.distill.inherit == "decoder":
+            raise
+        _LOG.warning("the student's decoder starts at random weights: %s", error)
+        return False
+    return True
 
 
 def _listed(losses: Mapping[str, Tensor]) -> str:

@@ -5,6 +5,8 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,14 @@ _FREE = {
     *(f"run.{name}" for name in ("output", "resume", "checkpoint_every", "log_every", "balance_every", "progress")),
     *(f"run.{name}" for name in ("teacher_cache", "num_workers", "accelerator", "threads")),
     *(f"run.{name}" for name in ("recompute_activations", "channels_last")),
+}
+
+# Settings whose default has changed, with their first one, which still counts as the default in a fingerprint: so runs
+# before and after the change are told apart.
+_FIRST_DEFAULTS = {
+    "distill.bevdistill_dense.teacher_adapter": "norm",
+    "distill.bevdistill_dense.student_adapter": "conv",
+    "distill.bevdistill_sparse.box_term": True,
 }
 
 _PER_STEP = ("optim.accumulate", "optim.batch_size", "run.devices", "run.num_nodes")  # their product: samples per step
@@ -105,13 +115,16 @@ def fingerprint(config: TrainConfig, *others: str) -> str:
     """SHA-256 of the settings on which a run's losses depend, and of other texts.
 
     Settings at their default count as absent, so that younger ones leave it as it is; the path of a teacher is left
-    out, as its weights are what matters, and so is what makes the teacher of a run that has none.
+    out, as its weights are what matters, and so is how a run would be taught that has no teacher.
     """
     default = json.loads(config_text(TrainConfig()))
+    for name, value in _FIRST_DEFAULTS.items():
+        *parents, last = name.split(".")
+        reduce(getitem, parents, default)[last] = value
     wanted = json.loads(config_text(config))
     names = sorted(set(_unequal(default, wanted)) - _FREE - {"teacher_checkpoint"})
     if not config.is_taught:
-        names = [name for name in names if not name.startswith("mmdet3d.")]
+        names = [name for name in names if not name.startswith(("mmdet3d.", "distill."))]
     return hashlib.sha256(json.dumps([*([name, _value(wanted, name)] for name in names), *others]).encode()).hexdigest()
 
 

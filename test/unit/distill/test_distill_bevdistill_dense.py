@@ -131,3 +131,26 @@ def test_student_map_learns_what_the_teacher_map_says(shapes, make_scene):
 def test_sigma_must_be_positive():
     with pytest.raises(ValueError, match="sigma must be above 0"):
         BevDistillDenseConfig(sigma=0.0)
+
+
+def test_maps_are_compared_as_they_are_where_the_decoder_is_shared(shapes, make_scene):
+    scene = make_scene((2, 1))
+    student = replace(scene.student, bev=scene.teacher.encoded)
+    shared = build(replace(shapes, shares_decoder=True))
+    assert not list(shared.parameters())
+    assert shared(student, scene.teacher, scene.batch)["dense"] == 0
+    assert build(shapes)(student, scene.teacher, scene.batch)["dense"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"teacher_adapter": "norm"}, ("norm", "conv")),
+        ({"student_adapter": "none"}, ("norm", "none")),
+        ({"teacher_adapter": "conv"}, ("conv", "conv")),
+        ({"tap": "finest"}, ("norm", "conv")),  # no map that the decoder reads
+        ({"tap": "encoded"}, ("none", "none")),
+    ],
+)
+def test_adapters_that_are_set_stay_with_a_shared_decoder(settings, expected):
+    assert BevDistillDenseConfig(**settings).adapters(shares_decoder=True) == expected

@@ -20,7 +20,7 @@ from training.distill.queries import TeacherQueries, best_queries, match
 def build(shapes):
     def make(**settings):
         torch.manual_seed(0)
-        return BevDistillSparseConfig(**({"critic_width": 16} | settings)).build(shapes)
+        return BevDistillSparseConfig(**({"critic_width": 16, "box_term": True} | settings)).build(shapes)
 
     return make
 

@@ -18,11 +18,12 @@ Learners = dict[str, set[str]]  # by term, what gets a gradient that is not zero
 DENSE: Learners = {"dense": {"bev", "student_adapter"}}
 BOX: Learners = {"sparse_box": {"codes"}}
 CROSSED: Learners = {f"cross_{term}": {"bev", "adapter"} for term in ("class", "box")}
-MATCHED: Learners = {"sparse_mi": {"features", "critic"}} | BOX
+MATCHED: Learners = {"sparse_mi": {"features", "critic"}}
 
 
 def sparse(**settings: Any) -> DistillConfig:
-    return DistillConfig(method="bevdistill_sparse", bevdistill_sparse=BevDistillSparseConfig(**settings))
+    config = BevDistillSparseConfig(box_term=True, **settings)
+    return DistillConfig(method="bevdistill_sparse", bevdistill_sparse=config)
 
 
 def of_heads(prefix: str) -> Learners:
@@ -62,7 +63,7 @@ CASES: dict[str, tuple[DistillConfig, Learners]] = {
         {"dense": {"bev", "student_adapter", "teacher_adapter"}},
     ),
     "sparse": (DistillConfig(method="bevdistill_sparse"), MATCHED),
-    "sparse_batch": (sparse(negatives="batch"), MATCHED),
+    "sparse_batch": (sparse(negatives="batch"), MATCHED | BOX),
     "sparse_release": (sparse(positions="release"), {"sparse_mi": {"bev", "critic"}} | BOX),
     "sparse_kl": (sparse(class_term="kl"), {"sparse_kl": {"logits"}} | BOX),
     "sparse_none": (sparse(class_term="none"), BOX),
