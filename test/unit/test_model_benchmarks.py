@@ -115,6 +115,14 @@ def test_a_step_is_measured(training: Path, precision: str, saves: bool) -> None
     assert rows == ["one", "parameters,", "time,", "peak", "loss", "loss", "loss"]
 
 
+def test_a_step_of_other_settings_is_measured(training: Path, tiny_teacher: Path) -> None:
+    settings = {"distill.method": "bevdistill_dense", "teacher_checkpoint": str(tiny_teacher), "optim.batch_size": 3}
+    text = run_step(StepConfig(training=training, settings=settings, threads=1, steps=2))
+    assert "loss dense" in text
+    with pytest.raises(ValueError, match=r"unknown setting '.*speed'"):
+        run_step(StepConfig(training=training, settings={"optim.speed": 3}))
+
+
 def test_a_step_that_is_not_finite_is_an_error(
     training: Path, monkeypatch: pytest.MonkeyPatch, tiny_world: Any
 ) -> None:

@@ -139,7 +139,7 @@ def _training_rate(training: TrainConfig, config: SpeedConfig, device: torch.dev
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
 
     def step(number: int) -> None:
-        _, total = module.objective(batches[number % len(batches)])
+        _, total = module.objective(batches[number % len(batches)], number + 1)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()

@@ -3,15 +3,16 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bevdistill_ros.core.text import aligned
 from bevdistill_ros.inference.device import device_from
-from training.cli.settings import settings_from
+from training.cli.settings import settings_from, words_of
 from training.data.index.load import DataConfig
 from training.data.sample import collate
 from training.run.config import TrainConfig
@@ -27,6 +28,7 @@ class StepConfig:
     """What `bevdistill bench step` measures."""
 
     training: Path  # configuration file of a training run
+    settings: dict[str, Any] = field(default_factory=dict)  # in the place of that file's, by name
     data: DataConfig | None = None  # in the place of that run's data
     precision: str = ""  # 32-true, bf16-mixed or 16-mixed; empty takes that of the run
     recompute_activations: bool = False  # compute activations twice instead of keeping them
@@ -52,7 +54,7 @@ def run_step(config: StepConfig) -> str:
     """
     device = device_from(config.device)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    training = settings_from(TrainConfig, [f"--config={config.training}"])
+    training = settings_from(TrainConfig, [f"--config={config.training}", *words_of(config.settings)])
     precision = config.precision or training.run.precision
     training = replace(
         training,
@@ -66,10 +68,10 @@ def run_step(config: StepConfig) -> str:
     module, dataset = build_module(training).train().to(device), train_dataset(training)
     batch = collate([dataset[item % len(dataset)] for item in range(config.batch_size)]).to(device)
 
-    def step() -> Mapping[str, Tensor]:
+    def step(number: int) -> Mapping[str, Tensor]:
         module.zero_grad()
         with torch.autocast(device.type, dtype=AUTOCAST[precision], enabled=AUTOCAST[precision] is not None):
-            losses, total = module.objective(batch)
+            losses, total = module.objective(batch, number)
         total.backward()
         return {name: value.detach() for name, value in {**losses, "total": total}.items()}
 
@@ -93,13 +95,13 @@ def run_step(config: StepConfig) -> str:
 
 
 def _timed(
-    step: Callable[[], Mapping[str, Tensor]], config: StepConfig, device: torch.device
+    step: Callable[[int], Mapping[str, Tensor]], config: StepConfig, device: torch.device
 ) -> tuple[Mapping[str, Tensor], list[float]]:
     """Losses of the last step, and seconds of each after the warm-up."""
     seconds = []
-    for _ in range(config.warm_up + config.steps):
+    for number in range(1, config.warm_up + config.steps + 1):
         started = time.perf_counter()
-        losses = step()
+        losses = step(number)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)

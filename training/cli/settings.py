@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import json
 import re
 import textwrap
 import tokenize
@@ -64,6 +65,14 @@ def settings_from(
         raise ValueError(f"a number is too large: {error}") from error
     except (ArgumentError, ValueError, TypeError) as error:
         raise ValueError(_mistake(str(error), hints)) from error
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """Command-line words of settings by name, as `settings_from` takes them."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
+        for name, value in settings.items()
+    ]
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

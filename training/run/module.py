@@ -70,10 +70,11 @@ class TrainingModule(pl.LightningModule):
         """The one weighted sum."""
         return torch.stack(list(self.weighted(losses).values())).sum() + self.gradient_balance.penalty()
 
-    def objective(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Unweighted named scalars of a batch and their weighted sum, balanced by this batch; for single steps."""
+    def objective(self, batch: Batch, step: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+        """Unweighted named scalars of a batch and their weighted sum, balanced as in this step, without a trainer."""
         losses, bev = self.terms(batch)
-        self.measure(losses, bev)
+        if self.gradient_balance.is_due(step):
+            self.measure(losses, bev)
         return losses, self.total(losses)
 
     def measure(self, losses: Mapping[str, Tensor], bev: Tensor) -> None:

@@ -25,7 +25,7 @@ from training.benchmark.distillation.kept import Run, kept_runs
 from training.benchmark.distillation.outcome import Outcome
 from training.benchmark.distillation.report import checkpoint_of, write_report
 from training.benchmark.distillation.table import Table, table_text
-from training.cli.settings import settings_from
+from training.cli.settings import settings_from, words_of
 from training.data.index.load import DataConfig, load_index
 from training.data.tables import open_tables
 from training.evaluate.metrics import Metrics
@@ -113,7 +113,7 @@ def _teacher_training(config: DistillationConfig, folder: str, changes: Mapping[
         "run.output": str(config.output / folder),
         "run.resume": True,
     }
-    return settings_from(TrainConfig, [f"--config={config.teacher}", *_words(settings)])
+    return settings_from(TrainConfig, [f"--config={config.teacher}", *words_of(settings)])
 
 
 def _training(config: DistillationConfig, arm: str, seed: int, teacher: Path) -> TrainConfig:
@@ -128,7 +128,7 @@ def _training(config: DistillationConfig, arm: str, seed: int, teacher: Path) ->
     if settings.get("distill.method", "none") != "none" or settings.get("distill.inherit") == "decoder":
         settings.setdefault("teacher_checkpoint", str(teacher))
     try:
-        training = settings_from(TrainConfig, [f"--config={config.student}", *_words(settings)])
+        training = settings_from(TrainConfig, [f"--config={config.student}", *words_of(settings)])
     except ValueError as error:
         raise ValueError(f"row {arm}: {error}") from error
     if training.role != "student":
@@ -141,14 +141,6 @@ def _shared_settings(config: DistillationConfig, role: str) -> dict[str, Any]:
     of_students = ("student.", "distill.", "criterion.", "optim.", "run.initial_weights", "run.backbone_")
     others = {"teacher": of_students, "student": ("teacher.",)}[role]
     return {name: value for name, value in config.settings.items() if not name.startswith(others)}
-
-
-def _words(settings: Mapping[str, Any]) -> list[str]:
-    """Command-line words of settings."""
-    return [
-        f"--{name}={value if isinstance(value, str) else json.dumps(value, default=str)}"
-        for name, value in settings.items()
-    ]
 
 
 def _folder(config: DistillationConfig, arm: str, seed: int) -> Path:
