@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import resource
@@ -21,7 +22,7 @@ from training.run.data import TrainData, train_dataset
 from training.run.fit import build_module, fit
 from training.run.module import StudentTraining, TeacherTraining
 from training.run.optimizer import build_schedule, parameter_groups
-from training.run.resume import differences, fingerprint, first_step
+from training.run.resume import _FIRST_DEFAULTS, differences, fingerprint, first_step
 from training.teacher.load import load_teacher
 from training.weights.checkpoint import CONFIG_KEY, config_text, read_checkpoint, read_weights
 
@@ -303,11 +304,12 @@ def test_a_setting_younger_than_the_run_counts_as_at_its_default() -> None:
     before["data"]["root"] = before["run"]["output"] = "moved"
     before["run"]["threads"] = 7
     assert differences(before, now) == []
+    now["distill"]["method"] = "uvtr"
     now["distill"]["uvtr"]["weight"] = 2.0
     now["augment"]["paste"] = {"objects": 3}
     now["run"] |= {"initial_weights": "other.ckpt", "precision": "16-mixed", "devices": 8}
     assert differences(before, now) == [
-        *("augment.paste", "distill.uvtr.weight"),
+        *("augment.paste", "distill.method", "distill.uvtr.weight"),
         *("run.devices", "run.initial_weights", "run.precision"),
     ]
 
@@ -324,17 +326,46 @@ def test_settings_of_a_teacher_count_where_a_run_has_one(make_run: MakeRun, tmp_
     assert of() == of(**{"distill.share": 2.0})
 
 
-def test_runs_before_and_after_a_change_of_a_default_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
+def test_runs_before_and_after_a_change_of_a_default_are_told_apart(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def of(**changes: object) -> str:
-        taught = {"teacher_checkpoint": "some.ckpt", "distill.method": "bevdistill"}
+        taught = {"teacher_checkpoint": "some.ckpt", "distill.method": "fitnet"}
         return fingerprint(make_run(tmp_path, **taught, **changes))
 
-    as_it_was = {
-        "distill.bevdistill_dense.teacher_adapter": "norm",
-        "distill.bevdistill_dense.student_adapter": "conv",
-        "distill.bevdistill_sparse.box_term": True,
-    }
-    assert len({of(), of(**as_it_was), *(of(**{name: value}) for name, value in as_it_was.items())}) == 5
+    sixteen = of(**{"distill.share": 0.16})
+    usual = of()
+    monkeypatch.setitem(_FIRST_DEFAULTS, "distill.share", 0.16)
+    assert of(**{"distill.share": 0.16}) == usual
+    assert of() not in {usual, sixteen}
+
+
+def test_settings_that_do_nothing_in_a_run_do_not_count(make_run: MakeRun, tmp_path: Path) -> None:
+    def of(method: str, **changes: object) -> str:
+        return fingerprint(make_run(tmp_path, **{"teacher_checkpoint": "a", "distill.method": method, **changes}))
+
+    dense = {"distill.bevdistill_dense.sigma": 3.0}
+    assert of("fitnet") == of("fitnet", **dense)
+    assert of("bevdistill") != of("bevdistill", **dense)
+    assert of("none") == of("none", **dense)
+    assert of("bevdistill") == of("bevdistill", **{"distill.inherit": "decoder"})  # as auto means there
+    assert of("fitnet") == of("fitnet", **{"distill.inherit": "none"})
+    assert of("fitnet") != of("fitnet", **{"distill.inherit": "decoder"})
+
+
+@pytest.mark.parametrize("changes", [{"role": "teacher"}, {"distill.method": "none"}, {"distill.method": "fitnet"}])
+def test_a_run_that_uses_no_changed_default_goes_on(changes: dict[str, str], make_run: MakeRun, tmp_path: Path) -> None:
+    now = json.loads(config_text(make_run(tmp_path, **{"teacher_checkpoint": "some.ckpt"}, **changes)))
+    before = copy.deepcopy(now)
+    for name, value in _FIRST_DEFAULTS.items():
+        _, method, setting = name.split(".")
+        before["distill"][method][setting] = value
+    assert differences(before, now) == []
+    now["distill"]["method"] = before["distill"]["method"] = "bevdistill"
+    now["role"] = before["role"] = "student"
+    assert differences(before, now) == sorted(_FIRST_DEFAULTS)
+    del before["distill"]["bevdistill_dense"]  # from before there were such settings
+    assert differences(before, now) == sorted(_FIRST_DEFAULTS)
 
 
 def test_data_may_move_before_a_run_is_resumed(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:
@@ -429,7 +460,7 @@ def test_loss_that_is_not_finite_stops_the_run_with_step_and_terms(
 ) -> None:
     original = StudentTraining.terms
 
-    def terms(self: StudentTraining, batch: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def terms(self: StudentTraining, batch: Any, step: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         losses, bev = original(self, batch)
         return (losses | {"box": losses["box"] * float("nan")} if self.global_step == 1 else losses), bev
 

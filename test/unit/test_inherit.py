@@ -110,6 +110,7 @@ def test_a_decoder_of_one_map_is_the_same_on_its_finest_map() -> None:
         {"distill.inherit": "decoder"},
         {"distill.inherit": "decoder", "distill.method": "bevdistill_dense"},
         {"distill.method": "bevdistill"},
+        {"distill.method": "bevdistill_dense"},
         {"distill.method": "bevdistill_plus"},
     ],
 )

@@ -116,7 +116,7 @@ def test_a_step_is_measured(training: Path, precision: str, saves: bool) -> None
 
 
 def test_a_step_of_other_settings_is_measured(training: Path, tiny_teacher: Path) -> None:
-    settings = {"distill.method": "bevdistill_dense", "teacher_checkpoint": str(tiny_teacher), "optim.batch_size": 3}
+    settings = {"distill.method": "bevdistill_dense", "teacher_checkpoint": str(tiny_teacher)}
     text = run_step(StepConfig(training=training, settings=settings, threads=1, steps=2))
     assert "loss dense" in text
     with pytest.raises(ValueError, match=r"unknown setting '.*speed'"):

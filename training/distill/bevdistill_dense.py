@@ -38,8 +38,8 @@ class BevDistillDenseConfig(MethodConfig):
     weight: Weight = "auto"  # of a sum over channels
     mask: Mask = "soft"  # cells that count
     sigma: float = 1.6  # spread of the masks soft and teacher_score [m]
-    # Of each map before they are compared; none takes it as it is. auto: none for both where the student's decoder
-    # starts as the teacher's, else norm and conv. conv for the teacher is the paper's, and can collapse.
+    # Of each map before they are compared; none takes it as it is. auto: none where the student's decoder starts as the
+    # teacher's and no other adapter is set, else norm and conv. conv for the teacher is the paper's, and can collapse.
     teacher_adapter: TeacherAdapter = "auto"
     student_adapter: StudentAdapter = "auto"
     tap: Tap = "auto"  # teacher map
@@ -59,7 +59,7 @@ class BevDistillDenseConfig(MethodConfig):
 
     def adapters(self, *, shares_decoder: bool) -> tuple[TeacherAdapter, StudentAdapter]:
         """Which adapters auto stands for, of the teacher and of the student."""
-        is_free = self.teacher_adapter == self.student_adapter == "auto"
+        is_free = {self.teacher_adapter, self.student_adapter} <= {"auto", "none"}
         if shares_decoder and is_free and self.tap != "finest":  # the decoder reads the map after the encoder
             return "none", "none"
         return (

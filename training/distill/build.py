@@ -65,10 +65,7 @@ class DistillConfig:
 
     def parts(self) -> dict[str, MethodConfig]:
         """Settings of the methods that are to run, by name."""
-        if self.method == "none":
-            return {}
-        names = [name for chosen in self.method.split("+") for name in RECIPES.get(chosen, (chosen,))]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in parts_of(self.method)}
 
     def taps(self) -> set[Tap]:
         """The teacher's maps that the methods read."""
@@ -85,6 +82,12 @@ METHODS: tuple[str, ...] = (
     *(entry.name for entry in fields(DistillConfig) if entry.default is MISSING),  # what has settings of its own
     *RECIPES,
 )
+
+
+def parts_of(method: str) -> list[str]:
+    """Names of the single methods that a method, a recipe or several of them with a plus between stand for."""
+    chosen = [] if method == "none" else method.split("+")
+    return list(dict.fromkeys(part for name in chosen for part in RECIPES.get(name, (name,))))
 
 
 def build_distiller(

@@ -70,7 +70,11 @@ class LabelTeacher(Distiller):
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 1),
         )
-        self.dense = BevDistillDense(BevDistillDenseConfig(sigma=config.sigma, tap="encoded"), shapes)
+        # The encoder starts at random, so its map is nothing yet that the student's decoder could read.
+        adapted = BevDistillDenseConfig(
+            sigma=config.sigma, tap="encoded", teacher_adapter="norm", student_adapter="conv"
+        )
+        self.dense = BevDistillDense(adapted, shapes)
         matcher = HungarianMatcher(class_weight=_CLASSIFICATION, box_weight=_BOX)
         self._criterion = SetCriterion(matcher=matcher, grid=shapes.grid)
         self._head = (

@@ -53,8 +53,13 @@ class TrainingModule(pl.LightningModule):
         # Unweighted terms and total, means over the batches of the step so far.
         self.losses_of_step: dict[str, Tensor] = {}
 
-    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Unweighted named scalars of a batch, and the BEV map (B, C, rows, cols) through which they all learn."""
+    def terms(self, batch: Batch, step: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+        """Unweighted named scalars of a batch, and the BEV map (B, C, rows, cols) through which they all learn.
+
+        Args:
+            batch: Of the step.
+            step: Counts from 1; distillation may take part in some steps only.
+        """
         raise NotImplementedError
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -72,7 +77,7 @@ class TrainingModule(pl.LightningModule):
 
     def objective(self, batch: Batch, step: int = 1) -> tuple[dict[str, Tensor], Tensor]:
         """Unweighted named scalars of a batch and their weighted sum, balanced as in this step, without a trainer."""
-        losses, bev = self.terms(batch)
+        losses, bev = self.terms(batch, step)
         if self.gradient_balance.is_due(step):
             self.measure(losses, bev)
         return losses, self.total(losses)
@@ -88,7 +93,7 @@ class TrainingModule(pl.LightningModule):
         step, part = self.global_step + 1, batch_idx % self.optim.accumulate
         is_first, is_last = part == 0, part == self.optim.accumulate - 1
         try:
-            losses, bev = self.terms(batch)
+            losses, bev = self.terms(batch, step)
         except FloatingPointError as error:
             before = {name: value for name, value in self.trainer.callback_metrics.items() if name != "total"}
             raise FloatingPointError(f"step {step}: {error}; losses of the step before: {_listed(before)}") from error
@@ -169,7 +174,7 @@ class TeacherTraining(TrainingModule):
         )
         super().__init__(config, model, detection, {})
 
-    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def terms(self, batch: Batch, step: int = 1) -> tuple[dict[str, Tensor], Tensor]:
         output = self.model(batch.points)
         finest = output.map_of("finest")
         return self.detection(output.predictions, finest, batch), finest
@@ -217,10 +222,10 @@ class StudentTraining(TrainingModule):
         self._teacher = (teacher,)  # in a tuple, so that it is neither saved nor trained with the student
         self._distill_every = config.distill.every
 
-    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def terms(self, batch: Batch, step: int = 1) -> tuple[dict[str, Tensor], Tensor]:
         output = self.student_output(batch)
         losses = self.detection(output.predictions, output.bev, batch)
-        teacher, step = self._teacher[0], self.global_step + 1
+        teacher = self._teacher[0]
         is_due = step % self._distill_every == 0 or self.gradient_balance.is_due(step)
         if self.distiller is not None and teacher is not None and is_due:
             losses |= self.distiller(output, teacher.of(batch), batch)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bevdistill_ros.model.config import completed
+from training.distill.build import METHODS, parts_of
 from training.run.callbacks import LAST
 from training.run.config import TrainConfig
 from training.weights.checkpoint import config_text, read_checkpoint, read_config, step_of
@@ -25,8 +26,8 @@ _FREE = {
     *(f"run.{name}" for name in ("recompute_activations", "channels_last")),
 }
 
-# Settings whose default has changed, with their first one, which still counts as the default in a fingerprint: so runs
-# before and after the change are told apart.
+# Settings whose default has changed, with the first one. It is what a run had that does not name the setting, and what
+# counts as the default in a fingerprint, so that runs before and after the change are told apart.
 _FIRST_DEFAULTS = {
     "distill.bevdistill_dense.teacher_adapter": "norm",
     "distill.bevdistill_dense.student_adapter": "conv",
@@ -102,30 +103,46 @@ def differences(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     """Names, as `distill.fitnet.weight`, of the settings on which a run's losses depend and that are not the same.
 
     Args:
-        saved: Configuration of a run, as JSON has it. A setting that is younger than it counts as at its default.
+        saved: Configuration of a run, as JSON has it. A setting that is younger than it counts as at its first default.
         wanted: The same of another one, or of its continuation. A setting that is gone by now is not looked at.
     """
-    defaults = json.loads(config_text(TrainConfig()))
     if isinstance(saved.get("student"), dict):
         saved = {**saved, "student": completed(saved["student"])}
-    return sorted(name for name in _unequal(_filled(saved, defaults), wanted) if name not in _FREE)
+    saved = _filled(saved, _first_defaults())
+    idle = tuple(set(_idle(saved)) & set(_idle(wanted)))
+    return sorted(name for name in _unequal(saved, wanted) if name not in _FREE and not name.startswith(idle))
 
 
 def fingerprint(config: TrainConfig, *others: str) -> str:
     """SHA-256 of the settings on which a run's losses depend, and of other texts.
 
     Settings at their default count as absent, so that younger ones leave it as it is; the path of a teacher is left
-    out, as its weights are what matters, and so is how a run would be taught that has no teacher.
+    out, as its weights are what matters, and so are settings that do nothing in this run.
     """
-    default = json.loads(config_text(TrainConfig()))
+    wanted = json.loads(config_text(config))
+    if config.role == "student":
+        wanted["distill"]["inherit"] = "decoder" if config.inherits_decoder else "auto"
+    names = sorted(set(_unequal(_first_defaults(), wanted)) - _FREE - {"teacher_checkpoint"})
+    names = [name for name in names if not name.startswith(_idle(wanted))]
+    return hashlib.sha256(json.dumps([*([name, _value(wanted, name)] for name in names), *others]).encode()).hexdigest()
+
+
+def _first_defaults() -> dict[str, Any]:
+    """A configuration in which each setting has its first default."""
+    defaults: dict[str, Any] = json.loads(config_text(TrainConfig()))
     for name, value in _FIRST_DEFAULTS.items():
         *parents, last = name.split(".")
-        reduce(getitem, parents, default)[last] = value
-    wanted = json.loads(config_text(config))
-    names = sorted(set(_unequal(default, wanted)) - _FREE - {"teacher_checkpoint"})
-    if not config.is_taught:
-        names = [name for name in names if not name.startswith(("mmdet3d.", "distill."))]
-    return hashlib.sha256(json.dumps([*([name, _value(wanted, name)] for name in names), *others]).encode()).hexdigest()
+        reduce(getitem, parents, defaults)[last] = value
+    return defaults
+
+
+def _idle(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """How the names of settings start that do nothing in a run: of teaching without a teacher, of other methods."""
+    distill = settings["distill"]
+    if settings["role"] != "student" or (distill["method"] == "none" and distill["inherit"] != "decoder"):
+        return ("distill.", "mmdet3d.")
+    parts = parts_of(distill["method"])
+    return tuple(f"distill.{name}." for name in METHODS if name not in parts)
 
 
 def _filled(content: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

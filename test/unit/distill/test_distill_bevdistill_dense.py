@@ -146,7 +146,8 @@ def test_maps_are_compared_as_they_are_where_the_decoder_is_shared(shapes, make_
     ("settings", "expected"),
     [
         ({"teacher_adapter": "norm"}, ("norm", "conv")),
-        ({"student_adapter": "none"}, ("norm", "none")),
+        ({"student_adapter": "none"}, ("none", "none")),
+        ({"student_adapter": "conv"}, ("norm", "conv")),
         ({"teacher_adapter": "conv"}, ("conv", "conv")),
         ({"tap": "finest"}, ("norm", "conv")),  # no map that the decoder reads
         ({"tap": "encoded"}, ("none", "none")),
