@@ -27,7 +27,7 @@ _FREE = {
 }
 
 # Settings whose default has changed, with the first one. It is what a run had that does not name the setting, and what
-# counts as the default in a fingerprint, so that runs before and after the change are told apart.
+# counts as the default in a fingerprint, so that runs before and after the change differ.
 _FIRST_DEFAULTS = {
     "distill.bevdistill_dense.teacher_adapter": "norm",
     "distill.bevdistill_dense.student_adapter": "conv",
