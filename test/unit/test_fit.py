@@ -366,6 +366,7 @@ def test_a_run_that_uses_no_changed_default_goes_on(changes: dict[str, str], mak
     assert differences(before, now) == sorted(_FIRST_DEFAULTS)
     del before["distill"]["bevdistill_dense"]  # from before there were such settings
     assert differences(before, now) == sorted(_FIRST_DEFAULTS)
+    assert differences({**before, "distill": 3}, now) == ["distill"]
 
 
 def test_data_may_move_before_a_run_is_resumed(make_run: MakeRun, tiny_teacher: Path, tmp_path: Path) -> None:

@@ -138,10 +138,10 @@ def _first_defaults() -> dict[str, Any]:
 
 def _idle(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """How the names of settings start that do nothing in a run: of teaching without a teacher, of other methods."""
-    distill = settings["distill"]
-    if settings["role"] != "student" or (distill["method"] == "none" and distill["inherit"] != "decoder"):
+    role, method, inherit = (_value(settings, name) for name in ("role", "distill.method", "distill.inherit"))
+    if role != "student" or (method == "none" and inherit != "decoder"):
         return ("distill.", "mmdet3d.")
-    parts = parts_of(distill["method"])
+    parts = parts_of(str(method))  # of a damaged file, anything
     return tuple(f"distill.{name}." for name in METHODS if name not in parts)
 
 
