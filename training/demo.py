@@ -160,7 +160,13 @@ def _training(model: str, config: DemoConfig, data: DataConfig) -> TrainConfig:
         "run.initial_weights": _CONFIG / "weights" / f"{_START[model]}.safetensors",
     }
     if model == "bevdistill":
-        settings |= {"distill.method": "bevdistill_plus", "teacher_checkpoint": config.output / "teacher" / LAST}
+        settings |= {
+            "distill.method": "bevdistill_dense",
+            # Its decoder began as the teacher's, so both maps are read alike.
+            "distill.bevdistill_dense.student_adapter": "none",
+            "distill.bevdistill_dense.teacher_adapter": "none",
+            "teacher_checkpoint": config.output / "teacher" / LAST,
+        }
     return settings_from(TrainConfig, [f"--{name}={value}" for name, value in settings.items()])
 
 

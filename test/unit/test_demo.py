@@ -23,7 +23,7 @@ def test_the_students_differ_in_their_teacher_and_weights_alone(tmp_path: Path) 
     own = {"initial_weights": plain.run.initial_weights, "output": plain.run.output}
     same = replace(distilled, distill=plain.distill, teacher_checkpoint="", run=replace(distilled.run, **own))
     assert same == plain
-    assert distilled.distill.method == "bevdistill_plus"
+    assert distilled.distill.method == "bevdistill_dense"
 
 
 def test_the_table_ends_with_the_gain() -> None:
