@@ -7,7 +7,7 @@ import torch
 
 from training.data.sample import collate
 from training.distill.bevdistill_dense import BevDistillDenseConfig
-from training.distill.build import DistillConfig, weights_of
+from training.distill.build import DistillConfig, shares_of, weights_of
 from training.run.balance import GradientBalance, UncertaintyBalance, dominant_terms, gradient_norms
 from training.run.config import TrainConfig
 from training.run.data import train_dataset
@@ -53,14 +53,14 @@ def test_a_dominant_term_is_told_once(
 
 class TestGradientBalance:
     def test_each_term_gets_its_part_of_the_share(self) -> None:
-        balance = GradientBalance(["a", "b"], share=0.5, every=20)
+        balance = GradientBalance({"a": 0.25, "b": 0.125}, every=20)
         balance.update(8.0, {"a": 2.0, "b": 1e-3})
         factors = balance.factors()
-        # Half of 8 for both, so 2 for each: 2 / 2 and 2 / 0.001.
-        assert {name: float(value) for name, value in factors.items()} == pytest.approx({"a": 1.0, "b": 2000.0})
+        # A quarter and an eighth of 8: 2 / 2 and 1 / 0.001.
+        assert {name: float(value) for name, value in factors.items()} == pytest.approx({"a": 1.0, "b": 1000.0})
 
     def test_norms_are_averaged_on_a_logarithmic_scale(self) -> None:
-        balance = GradientBalance(["a"], share=1.0, every=20)
+        balance = GradientBalance({"a": 1.0}, every=20)
         balance.update(1.0, {"a": 1.0})
         balance.update(1.0, {"a": 100.0})
         assert float(balance.factors()["a"]) == pytest.approx(0.1)
@@ -69,16 +69,26 @@ class TestGradientBalance:
         assert float(balance.factors()["a"]) == pytest.approx(0.25, rel=1e-4)
 
     def test_a_term_without_gradient_keeps_its_factor(self) -> None:
-        balance = GradientBalance(["a"], share=1.0, every=20)
+        balance = GradientBalance({"a": 1.0}, every=20)
         assert float(balance.factors()["a"]) == 0.0
         balance.update(3.0, {"a": 1.5})
         balance.update(3.0, {"a": 0.0})
         assert float(balance.factors()["a"]) == pytest.approx(2.0)
 
     def test_it_measures_often_at_first(self) -> None:
-        balance = GradientBalance(["a"], share=1.0, every=20)
+        balance = GradientBalance({"a": 1.0}, every=20)
         assert [step for step in range(1, 61) if balance.is_due(step)] == [1, 2, 4, 8, 16, 20, 40, 60]
-        assert not any(GradientBalance([], share=1.0, every=1).is_due(step) for step in range(1, 9))
+        assert not any(GradientBalance({}, every=1).is_due(step) for step in range(1, 9))
+
+
+def test_the_share_is_divided_by_emphasis() -> None:
+    assert shares_of(DistillConfig(method="bevdistill_dense", share=0.8)) == {"dense": 0.8}
+    both = shares_of(DistillConfig(method="bevdistill", share=2.2))
+    assert both == pytest.approx({"dense": 2.0, "sparse_mi": 0.2})
+    # A term of a fixed weight takes no part in it.
+    fixed = DistillConfig(method="bevdistill", share=2.2, bevdistill_dense=BevDistillDenseConfig(weight=0.1))
+    assert shares_of(fixed) == pytest.approx({"sparse_mi": 2.2})
+    assert shares_of(DistillConfig(method="none")) == {}
 
 
 def test_gradients_have_the_share_whatever_the_scale_of_the_teacher(
@@ -146,7 +156,7 @@ def test_a_run_learns_its_uncertainties(
 
 
 def test_without_any_label_terms_are_balanced_against_one() -> None:
-    balance = GradientBalance(["near", "far"], share=0.5, every=20)
+    balance = GradientBalance({"near": 0.25, "far": 0.25}, every=20)
     balance.update(0.0, {"near": 2.0, "far": 0.0})
     assert {name: float(value) for name, value in balance.factors().items()} == pytest.approx(
         {"near": 0.25 / 2.0, "far": 0.0}

@@ -323,7 +323,7 @@ def test_settings_of_a_teacher_count_where_a_run_has_one(make_run: MakeRun, tmp_
     assert of() != of(**{"optim.steps": 9})
     assert of(**{"distill.method": "fitnet"}) != of(**{"distill.method": "fitnet"}, **other)
     assert of(**{"distill.inherit": "decoder"}) != of(**{"distill.inherit": "decoder"}, **other)
-    assert of() == of(**{"distill.share": 2.0})
+    assert of() == of(**{"distill.share": 3.0})
 
 
 def test_runs_before_and_after_a_change_of_a_default_are_told_apart(

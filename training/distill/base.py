@@ -57,10 +57,14 @@ class MethodConfig:
     Not an abstract class, since the command line takes the fields of plain dataclasses only.
     """
 
+    emphasis: float = 1.0  # part of `distill.share` that each balanced term gets, relative to those of other methods
+
     # Published weights of a field, by whose they are.
     published: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def __post_init__(self) -> None:
+        if self.emphasis <= 0:
+            raise ValueError(f"{type(self).__name__}.emphasis must be above 0, but is {self.emphasis}")
         for entry in fields(self):
             value = getattr(self, entry.name)
             if not entry.name.endswith("weight") or value == "auto":

@@ -50,6 +50,7 @@ Negatives = Literal["item", "batch"]
 class BevDistillSparseConfig(MethodConfig):
     """Settings of the sparse part of BEVDistill."""
 
+    emphasis: float = 0.1  # more of it than that cost NDS beside the dense part
     class_term: ClassTerm = "mi"
     class_term_weight: Weight = "auto"  # the paper's alpha
     box_term: bool = False  # the paper's, which cost NDS wherever it was measured

@@ -28,7 +28,7 @@ class DistillConfig:
     method: str = "none"  # none, one of those below or of RECIPES, or several, as fitnet+cross_head
     # How terms of weight auto are balanced: by their share of detection's gradient, or by learned uncertainties.
     balance: Literal["share", "uncertainty"] = "share"
-    share: float = 0.5  # gradient of all balanced terms together at the BEV map, relative to that of detection
+    share: float = 2.0  # gradient of all balanced terms together at the BEV map, relative to that of detection
     # What of the student starts as the teacher's; auto: its decoder, where it fits, with the methods of INHERITING and
     # no other weights to start from.
     inherit: Literal["auto", "none", "decoder"] = "auto"
@@ -123,6 +123,17 @@ def build_distiller(
         shares_decoder=shares_decoder,
     )
     return CompositeDistiller({name: part.build(shapes) for name, part in config.parts().items()})
+
+
+def shares_of(config: DistillConfig) -> dict[str, float]:
+    """Gradient norm of each balanced term relative to detection's: `share`, divided by the methods' emphasis."""
+    emphasis = {
+        name: part.emphasis
+        for part in config.parts().values()
+        for name, weight in part.weights().items()
+        if weight is None
+    }
+    return {name: config.share * own / sum(emphasis.values()) for name, own in emphasis.items()}
 
 
 def weights_of(config: DistillConfig) -> dict[str, float | None]:

@@ -25,19 +25,19 @@ class GradientBalance(nn.Module):
     and a resumed run repeats them.
 
     Args:
-        terms: Names of the terms to balance.
-        share: Norm of all of them together, relative to detection's; each has the same part of it.
+        shares: Norm of each term to balance, relative to detection's.
         every: Steps between two measurements; the first steps are measured more often.
     """
 
     norms: Tensor  # (1 + terms,) smoothed logarithms of norms, detection first
     count: Tensor  # measurements of each
+    shares: Tensor  # (terms,) norm relative to detection's
 
-    def __init__(self, terms: Sequence[str], *, share: float, every: int) -> None:
+    def __init__(self, shares: Mapping[str, float], *, every: int) -> None:
         super().__init__()
-        self.terms = tuple(terms)
-        self._share = share / max(len(self.terms), 1)
+        self.terms = tuple(shares)
         self._every = every
+        self.register_buffer("shares", torch.tensor(list(shares.values())), persistent=False)
         self.register_buffer("norms", torch.zeros(1 + len(self.terms)))
         self.register_buffer("count", torch.zeros(1 + len(self.terms)))
 
@@ -69,7 +69,7 @@ class GradientBalance(nn.Module):
 
         Detection that was never measured, as where no frame is labelled, counts as a gradient of norm 1.
         """
-        values = torch.where(self.count[1:] > 0, self._share * (self.norms[0] - self.norms[1:]).exp(), 0.0)
+        values = torch.where(self.count[1:] > 0, self.shares * (self.norms[0] - self.norms[1:]).exp(), 0.0)
         return dict(zip(self.terms, values.unbind(), strict=True))
 
     def penalty(self) -> Tensor:

@@ -20,7 +20,7 @@ from bevdistill_ros.model.student import CameraStudent
 from training.criterion.detection_loss import DetectionLoss
 from training.data.sample import Batch
 from training.distill.base import Distiller
-from training.distill.build import DistillConfig, build_distiller, weights_of
+from training.distill.build import DistillConfig, build_distiller, shares_of, weights_of
 from training.run.balance import GradientBalance, UncertaintyBalance, dominant_terms, gradient_norms
 from training.run.config import TrainConfig
 from training.run.optimizer import build_schedule, parameter_groups
@@ -156,7 +156,8 @@ class TrainingModule(pl.LightningModule):
 def _balance_of(terms: Sequence[str], config: DistillConfig) -> GradientBalance | UncertaintyBalance:
     if config.balance == "uncertainty":
         return UncertaintyBalance(terms)
-    return GradientBalance(terms, share=config.share, every=config.balance_every)
+    shares = shares_of(config)
+    return GradientBalance({name: shares[name] for name in terms}, every=config.balance_every)
 
 
 class TeacherTraining(TrainingModule):

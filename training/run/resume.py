@@ -29,6 +29,8 @@ _FREE = {
 # Settings whose default has changed, with the first one. It is what a run had that does not name the setting, and what
 # counts as the default in a fingerprint, so that runs before and after the change differ.
 _FIRST_DEFAULTS = {
+    "distill.share": 0.5,
+    "distill.bevdistill_sparse.emphasis": 1.0,
     "distill.bevdistill_dense.teacher_adapter": "norm",
     "distill.bevdistill_dense.student_adapter": "conv",
     "distill.bevdistill_sparse.box_term": True,

@@ -296,6 +296,11 @@ def test_an_unknown_method_is_refused():
         DistillConfig(method="fitnets")
 
 
+def test_settings_of_a_method_refuse_an_emphasis_of_nothing():
+    with pytest.raises(ValueError, match=r"FitNetConfig\.emphasis must be above 0, but is 0"):
+        FitNetConfig(emphasis=0)
+
+
 def test_settings_of_every_method_refuse_negative_weights():
     parts = [DistillConfig(method=method).parts() for method in ACTIVE]
     for part in (settings for group in parts for settings in group.values()):
