@@ -109,7 +109,8 @@ def project_points(image_from_ego: Tensor, points: Tensor) -> tuple[Tensor, Tens
         Pixels (..., M, 2), u right and v down, where pixel centres lie at whole numbers; and depth (..., M) [m].
         Pixels of points with depth <= 0 are meaningless.
     """
-    homogeneous = transform_points(image_from_ego, points)
-    depth = homogeneous[..., 2]
-    pixels = homogeneous[..., :2] / depth.clamp(min=1e-5).unsqueeze(-1)
-    return pixels, depth
+    # Coordinate by coordinate, so that each lies in memory as one piece.
+    homogeneous = image_from_ego[..., :3, :3] @ points.transpose(-1, -2) + image_from_ego[..., :3, 3:]
+    depth = homogeneous[..., 2, :]
+    pixels = homogeneous[..., :2, :] / depth.clamp(min=1e-5).unsqueeze(-2)
+    return pixels.transpose(-1, -2), depth

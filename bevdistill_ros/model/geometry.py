@@ -103,6 +103,7 @@ class GeometryFinder:
     def __init__(self, grid: BevGrid, num_heights: int, image_size: tuple[int, int]) -> None:
         self.grid, self.num_heights, self.image_size = grid, num_heights, image_size
         self._latest: tuple[Tensor, Tensor, Capacity, VisiblePillars] | None = None
+        self._points: Tensor | None = None  # of the pillars, on the device of the latest frame
 
     def of(self, cameras: CameraInput, previous: BevMemory | None = None, least: Capacity | None = None) -> Geometry:
         """The geometry of a batch of frames, on their device.
@@ -131,8 +132,10 @@ class GeometryFinder:
         return latest[3]
 
     def _find(self, image_from_ego: Tensor, valid: Tensor, least: Capacity) -> VisiblePillars:
-        points = pillar_points(self.grid, self.num_heights, image_from_ego.device)
-        return visible_pillars(points, image_from_ego, valid, self.image_size, least)
+        if self._points is None or self._points.device != image_from_ego.device:
+            with torch.inference_mode(False):
+                self._points = pillar_points(self.grid, self.num_heights, image_from_ego.device)
+        return visible_pillars(self._points, image_from_ego, valid, self.image_size, least)
 
 
 def pillar_points(grid: BevGrid, num_heights: int, device: torch.device | str | None = None) -> Tensor:
