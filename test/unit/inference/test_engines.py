@@ -28,6 +28,7 @@ from bevdistill_ros.inference.engines.timings import timings_path, write_timings
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.deformable import Sampling, deformable_sample, sampled_by
 from bevdistill_ros.model.records import CameraInput
+from training.benchmark.engine import run as engine_bench
 from training.benchmark.engine.run import EngineBenchConfig, run_engine_bench
 from training.export.engines import NETWORK_FILE, add_network, engines_from, rounding_of, tolerance_for, write_network
 from training.export.int8 import INT8_FILE
@@ -421,6 +422,12 @@ def test_the_benchmark_ends_with_the_ratios(export: Callable[..., Path]) -> None
     lines = run_engine_bench(config).splitlines()
     assert [line.split()[0] for line in lines[2:5]] == ["torch", "onnx", "openvino"]
     assert re.fullmatch(r"p50 ratio to torch: onnx \d+\.\d\d, openvino \d+\.\d\d", lines[-1])
+
+
+def test_no_engine_of_the_benchmark_finds_what_another_has_just_computed(export: Callable[..., Path]) -> None:
+    rows = engine_bench._rows(export(), threads=0)
+    assert [row.name for row in rows][:2] == ["torch", "onnx"]
+    assert len({id(row.engine._geometry) for row in rows}) == len(rows)
 
 
 def test_the_benchmark_needs_one_model() -> None:

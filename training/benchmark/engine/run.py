@@ -85,7 +85,7 @@ def run_engine_bench(config: EngineBenchConfig) -> str:
     with ExitStack() as stack:
         path = config.bundle or _random_bundle(config, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         bundle = load_bundle(path)
-        rows = _rows(bundle, config.threads)
+        rows = _rows(path, config.threads)
         frames = [made_frame(bundle, number) for number in range(config.warm_up + config.frames)]
         _measure(rows, frames, config.warm_up, loaded=False)
         if config.under_load:
@@ -118,9 +118,13 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, f"p50 ratio to torch: {ratios or 'no other engine'}"])
 
 
-def _rows(bundle: Bundle, threads: int) -> list[Row]:
-    """Torch, and every other engine that is installed, exported and proves itself; others are logged."""
-    rows = [_row(bundle, "torch", EngineChoice(device="cpu"), "")]
+def _rows(path: Path, threads: int) -> list[Row]:
+    """Torch, and every other engine that is installed, exported and proves itself; others are logged.
+
+    Each has a bundle of its own, so that none finds the geometry that another one has just computed.
+    """
+    rows = [_row(load_bundle(path), "torch", EngineChoice(device="cpu"), "")]
+    bundle = load_bundle(path)
     files = bundle.manifest.engines.networks if bundle.manifest.engines else ()
     for precision in (file.precision for file in files):
         for engine in EXPORTED:
@@ -128,7 +132,7 @@ def _rows(bundle: Bundle, threads: int) -> list[Row]:
             choice = EngineChoice(engine=engine, precision=precision, num_threads=threads)  # type: ignore[arg-type]
             try:
                 agreement = str(open_proven(bundle, engine, choice).deviation)
-                rows.append(_row(bundle, name, choice, agreement))
+                rows.append(_row(load_bundle(path), name, choice, agreement))
             except EngineError as error:
                 _LOG.warning("%s is left out: %s", name, error)
     return rows
