@@ -5,6 +5,8 @@ import resource
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -333,11 +335,21 @@ def test_runs_before_and_after_a_change_of_a_default_are_told_apart(
         taught = {"teacher_checkpoint": "some.ckpt", "distill.method": "fitnet"}
         return fingerprint(make_run(tmp_path, **taught, **changes))
 
-    sixteen = of(**{"distill.share": 0.16})
+    sixteen = of(**{"distill.balance_every": 16})
     usual = of()
-    monkeypatch.setitem(_FIRST_DEFAULTS, "distill.share", 0.16)
-    assert of(**{"distill.share": 0.16}) == usual
+    monkeypatch.setitem(_FIRST_DEFAULTS, "distill.balance_every", 16)
+    assert of(**{"distill.balance_every": 16}) == usual
     assert of() not in {usual, sixteen}
+
+
+def test_how_terms_are_balanced_counts_where_a_weight_is_auto(make_run: MakeRun, tmp_path: Path) -> None:
+    def of(weight: object, **changes: object) -> str:
+        settings = {"distill.method": "fitnet", "distill.fitnet.weight": weight, "teacher_checkpoint": "some.ckpt"}
+        return fingerprint(make_run(tmp_path, **settings, **changes))
+
+    for changes in ({"distill.share": 3.0}, {"distill.balance_every": 7}, {"distill.fitnet.emphasis": 0.5}):
+        assert of("auto") != of("auto", **changes)
+        assert of(0.1) == of(0.1, **changes)
 
 
 def test_settings_that_do_nothing_in_a_run_do_not_count(make_run: MakeRun, tmp_path: Path) -> None:
@@ -353,14 +365,19 @@ def test_settings_that_do_nothing_in_a_run_do_not_count(make_run: MakeRun, tmp_p
     assert of("fitnet") != of("fitnet", **{"distill.inherit": "decoder"})
 
 
-@pytest.mark.parametrize("changes", [{"role": "teacher"}, {"distill.method": "none"}, {"distill.method": "fitnet"}])
-def test_a_run_that_uses_no_changed_default_goes_on(changes: dict[str, str], make_run: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "used"),
+    [({"role": "teacher"}, []), ({"distill.method": "none"}, []), ({"distill.method": "fitnet"}, ["distill.share"])],
+)
+def test_a_run_that_uses_no_changed_default_goes_on(
+    changes: dict[str, str], used: list[str], make_run: MakeRun, tmp_path: Path
+) -> None:
     now = json.loads(config_text(make_run(tmp_path, **{"teacher_checkpoint": "some.ckpt"}, **changes)))
     before = copy.deepcopy(now)
     for name, value in _FIRST_DEFAULTS.items():
-        _, method, setting = name.split(".")
-        before["distill"][method][setting] = value
-    assert differences(before, now) == []
+        *parents, last = name.split(".")
+        reduce(getitem, parents, before)[last] = value
+    assert differences(before, now) == used
     now["distill"]["method"] = before["distill"]["method"] = "bevdistill"
     now["role"] = before["role"] = "student"
     assert differences(before, now) == sorted(_FIRST_DEFAULTS)

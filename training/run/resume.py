@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bevdistill_ros.model.config import completed
-from training.distill.build import METHODS, parts_of
+from training.distill.build import METHODS, parts_of, shares_of
 from training.run.callbacks import LAST
 from training.run.config import TrainConfig
 from training.weights.checkpoint import config_text, read_checkpoint, read_config, step_of
@@ -126,7 +126,14 @@ def fingerprint(config: TrainConfig, *others: str) -> str:
         wanted["distill"]["inherit"] = "decoder" if config.inherits_decoder else "auto"
     names = sorted(set(_unequal(_first_defaults(), wanted)) - _FREE - {"teacher_checkpoint"})
     names = [name for name in names if not name.startswith(_idle(wanted))]
+    if not shares_of(config.distill):  # all weights are fixed
+        names = [name for name in names if not _is_of_balance(name)]
     return hashlib.sha256(json.dumps([*([name, _value(wanted, name)] for name in names), *others]).encode()).hexdigest()
+
+
+def _is_of_balance(name: str) -> bool:
+    """Whether a setting matters to terms of weight auto only."""
+    return name in ("distill.share", "distill.balance", "distill.balance_every") or name.endswith(".emphasis")
 
 
 def _first_defaults() -> dict[str, Any]:
