@@ -80,6 +80,8 @@ def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch:
         "ablations": {"plain": {"distill.method": "bevdistill_dense", "distill.bevdistill_dense.mask": "none"}},
         "row_seeds": {"plain": (1,)},
         "questions": {"Does plain imitation help?": ("none", "plain")},
+        "settings": {"optim.steps": 4},
+        "lines": {"with": ("bevdistill",), "without": ("none",)},
     }
     whole, cut = bench("whole", **changes), bench("cut", **changes)
     closing = run_distillation(whole)
@@ -112,7 +114,7 @@ def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch:
     assert without_latency(run_distillation(whole)) == without_latency(closing)
     page = (whole.output / "report.html").read_text()
     pictures = re.findall(r'src="([^"]+)"', page)
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     assert page.count("<table>") == 2
     assert "<h2>Does plain imitation help?</h2>" in page
     assert all((whole.output / picture).stat().st_size > 5000 for picture in pictures)
@@ -198,11 +200,15 @@ def test_a_finished_run_of_other_settings_is_refused(bench: Bench) -> None:
 
 def test_mistakes_in_rows_are_named(bench: Bench) -> None:
     with pytest.raises(
-        ValueError, match="there is no row best, which a baseline, row_seeds or a question names; rows are none"
+        ValueError, match="there is no row best, which a baseline, row_seeds, a question or a line names; rows are none"
     ):
         bench("runs", baseline="best")
     with pytest.raises(ValueError, match="there is no row best, which"):
         bench("runs", row_seeds={"best": (0,)})
+    with pytest.raises(ValueError, match="there is no row best, which"):
+        bench("runs", lines={"distilled": ("best",)})
+    with pytest.raises(ValueError, match=r"lines: row none does not set optim\.steps, by which it would be drawn"):
+        bench("runs", lines={"without": ("none",)})
     with pytest.raises(ValueError, match="seeds and row_seeds must name at least one seed each"):
         bench("runs", row_seeds={"none": ()})
     with pytest.raises(ValueError, match="ablations: no question names plain"):
@@ -322,8 +328,10 @@ def test_gains_are_paired_by_seed_and_spreads_are_over_seeds() -> None:
         "baseline": "plain",
         "baselines": {"wider": "better"},
         "arms": {"plain": {}, "better": {}},
-        "ablations": {"wider": {"teacher": "weak"}},
+        "ablations": {"wider": {"teacher": "weak", "optim.steps": 40}, "untrained": {}},
         "questions": {"Wider?": ["wider"], "Better?": ["plain", "better"]},
+        "settings": {"optim.steps": 30},
+        "lines": {"one": ["wider", "plain"], "other": ["untrained"]},
     }
     table = Table(
         config=config,
@@ -333,6 +341,7 @@ def test_gains_are_paired_by_seed_and_spreads_are_over_seeds() -> None:
         outcomes=outcomes,
         latency_ratio=None,
     )
+    assert table.lines == {"one": {40: table.of("wider"), 30: table.of("plain")}, "other": {}}
     assert paired_gains(table.of("better"), table.of("plain"), "nds") == pytest.approx([5.0, 4.0])
     assert class_gains(table, "better", "car") == pytest.approx([4.0, 3.2])
     first, plain, better = rows_of(table)

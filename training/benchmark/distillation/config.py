@@ -33,6 +33,8 @@ class DistillationConfig:
     questions: dict[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # questions of the report, and the rows that answer them
+    # Of the report's picture of scores over training steps: the rows of each line, which set optim.steps.
+    lines: dict[str, tuple[str, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)  # of each row
     row_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of rows that have others than seeds
     split: str = "synth_val"  # to score; not the one that settings were tuned on
@@ -82,12 +84,15 @@ class DistillationConfig:
 
     def _check_names(self) -> None:
         asked = {name for rows in self.questions.values() for name in rows}
-        unknown = {self.baseline, *self.baselines.values(), *self.baselines, *self.row_seeds, *asked} - set(self.rows)
-        if unknown:
+        drawn = {name for rows in self.lines.values() for name in rows}
+        named = {self.baseline, *self.baselines.values(), *self.baselines, *self.row_seeds, *asked, *drawn}
+        if unknown := named - set(self.rows):
             raise ValueError(
-                f"there is no row {', '.join(sorted(unknown))}, which a baseline, row_seeds or a question names; rows "
-                f"are {', '.join(self.rows)}"
+                f"there is no row {', '.join(sorted(unknown))}, which a baseline, row_seeds, a question or a line "
+                f"names; rows are {', '.join(self.rows)}"
             )
+        if endless := [name for name in sorted(drawn) if "optim.steps" not in {**self.settings, **self.rows[name]}]:
+            raise ValueError(f"lines: row {endless[0]} does not set optim.steps, by which it would be drawn")
         twice = set(self.arms or STANDARD_ARMS) & set(self.ablations)
         if twice:
             raise ValueError(f"ablations: {', '.join(sorted(twice))} is an arm too; choose another name")

@@ -1,4 +1,4 @@
-"""The method table as a page that opens offline: table, training curves, gains by class, BEV features, masks."""
+"""The method table as a page that opens offline: table, curves, gains by class, BEV features, masks."""
 
 import html
 import json
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from bevdistill_ros.core.files import atomic_file, write_whole
 from bevdistill_ros.core.nuscenes import CLASS_NAMES
+from training.benchmark.distillation.intervals import score_interval
 from training.benchmark.distillation.table import HEADER, Table, gains_of, rows_of
 from training.data.dataset import dataset_for
 from training.data.index.load import DataConfig, load_index
@@ -45,6 +46,8 @@ def write_report(table: Table, folder: Path, *, teacher: TrainedTeacher, split: 
         "curves.png": ("Training: detection loss", lambda: _curves(table, folder)),
         "classes.png": ("Gain in AP by class over the matching row [points]", lambda: _class_gains(table)),
     }
+    if any(table.lines.values()):
+        drawn["steps.png"] = ("Scores over training steps", lambda: _scores_over_steps(table))
     students = {
         method: checkpoint_of(table, folder, method) for method in (table.config["baseline"], table.methods[-1])
     }
@@ -114,6 +117,28 @@ def _curves(table: Table, folder: Path) -> Figure:
         axes.grid(alpha=0.3)
     if right.lines:
         right.legend(fontsize=7)
+    return figure
+
+
+def _scores_over_steps(table: Table) -> Figure:
+    """Each line's NDS and mAP, with 95 % intervals; each point is a training of its own."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    for axes, name, title in zip(figure.subplots(1, 2), ("nds", "mean_ap"), ("NDS", "mAP"), strict=True):
+        for line, points in table.lines.items():
+            steps = sorted(points)
+            values = [100 * mean(getattr(run, name) for run in points[step]) for step in steps]
+            (drawn,) = axes.plot(steps, values, marker="o", label=line)
+            intervals = [
+                score_interval(points[step], name) or (value, value) for step, value in zip(steps, values, strict=True)
+            ]
+            axes.fill_between(steps, *zip(*intervals, strict=True), color=drawn.get_color(), alpha=0.2)
+        ticks = sorted({step for points in table.lines.values() for step in points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [str(step) for step in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel="training steps", ylabel=f"{title} [points]")
+        axes.grid(alpha=0.3)
+        axes.legend()
     return figure
 
 

@@ -38,6 +38,16 @@ class Table:
         return {question: [row for row in rows if row in self._rows] for question, rows in asked}
 
     @property
+    def lines(self) -> dict[str, dict[int, list[Outcome]]]:
+        """Of each line of the picture of scores over training steps: the outcomes of a row, by its steps."""
+        settings = {**self.config["arms"], **self.config["ablations"]}
+        steps = {row: {**self.config["settings"], **own}.get("optim.steps") for row, own in settings.items()}
+        return {
+            line: {steps[row]: self.of(row) for row in rows if row in self._rows}
+            for line, rows in self.config["lines"].items()
+        }
+
+    @property
     def _rows(self) -> list[str]:
         return list(dict.fromkeys(outcome.method for outcome in self.outcomes))
 
