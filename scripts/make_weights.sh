@@ -28,7 +28,7 @@ keep teacher teacher --config config/train/teacher_tiny.yaml --optim.steps 4000 
   --run.initial_weights "$runs/teacher_start/last.ckpt"
 keep student student_tiny --config config/train/student_tiny.yaml
 keep student_bevdistill student_tiny_bevdistill --config config/train/student_tiny.yaml \
-  --distill.method bevdistill_dense --teacher_checkpoint "$weights/teacher.safetensors"
+  --distill.method bevdistill_dense --distill.share 0.5 --teacher_checkpoint "$weights/teacher.safetensors"
 
 for name in teacher student student_bevdistill; do
   for split in synth_tune synth_val; do
