@@ -1,8 +1,10 @@
 """Benchmarks of the models: deformable sampling against mmcv's, and one training step."""
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,6 +89,16 @@ def test_memory_is_measured() -> None:
     with kept_by_autograd() as kept:
         one * one * 2.0
     assert sum(kept.values()) == 4000  # one storage, though it is kept twice
+
+
+def test_garbage_from_before_hides_no_memory() -> None:
+    garbage = SimpleNamespace(tensor=torch.ones(50, MEBIBYTE // 4))
+    garbage.cycle = garbage
+    del garbage
+    with peak_memory(CPU) as peak:
+        gc.collect()  # as may happen at any time
+        torch.ones(40, MEBIBYTE // 4)
+    assert 38 * MEBIBYTE < peak.above < 60 * MEBIBYTE
 
 
 def test_autograd_keeps_one_copy_of_the_samples() -> None:

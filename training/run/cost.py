@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ def peak_resident() -> int:
 
 
 def _give_back() -> None:
-    """Return memory that the allocator holds for later, which would hide what a block takes."""
+    """Return garbage, and memory that the allocator holds for later: both would hide what a block takes."""
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
