@@ -41,9 +41,12 @@ class Table:
     def lines(self) -> dict[str, dict[int, list[Outcome]]]:
         """Of each line of the picture of scores over training steps: the outcomes of a row, by its steps."""
         settings = {**self.config["arms"], **self.config["ablations"]}
-        steps = {row: {**self.config["settings"], **own}.get("optim.steps") for row, own in settings.items()}
+
+        def steps_of(row: str) -> int:
+            return int({**self.config["settings"], **settings[row]}["optim.steps"])
+
         return {
-            line: {steps[row]: self.of(row) for row in rows if row in self._rows}
+            line: {steps_of(row): self.of(row) for row in rows if row in self._rows}
             for line, rows in self.config["lines"].items()
         }
 
