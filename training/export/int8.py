@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from bevdistill_ros.inference.bundle import sha256_of
 from bevdistill_ros.inference.engine_files import EngineFiles, NetworkFile, Tolerance
@@ -81,6 +82,12 @@ def _inputs(manifest: Manifest, frames: Sequence[CameraInput]) -> list[dict[str,
     ]
 
 
+def _heads(file: Path) -> list[str]:
+    """Names of the convolutions in the decoder, such as those of the heatmap from which queries start."""
+    nodes = onnx.load(file).graph.node
+    return [node.name for node in nodes if node.op_type == "Conv" and node.name.startswith("/decoder/")]
+
+
 def _quantize(source: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]]) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -100,6 +107,7 @@ def _quantize(source: Path, target: Path, inputs: Sequence[dict[str, np.ndarray]
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
+            nodes_to_exclude=_heads(source),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

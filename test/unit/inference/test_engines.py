@@ -410,6 +410,16 @@ def test_int8_is_near_float32_and_is_int8(engine: str, export: Callable[..., Pat
     assert not torch.equal(found.scores, expected.scores)
 
 
+def test_heads_stay_in_float32(export: Callable[..., Path]) -> None:
+    graph = onnx.load(export(int8=True, query_selection="heatmap") / INT8_FILE).graph
+    dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    heads = [node for node in convolutions if node.name.startswith("/decoder/")]
+    assert 0 < len(heads) < len(convolutions)
+    for node in convolutions:
+        assert (node.input[1] in dequantized) == (node not in heads)
+
+
 def test_auto_in_int8_warns_of_nothing(export: Callable[..., Path]) -> None:
     engine = Engine(load_bundle(export(int8=True)), EngineChoice(engine="auto", precision="int8"))
     assert engine.network.precision == "int8"
