@@ -15,7 +15,7 @@ import yaml
 import training.benchmark.distillation.run as benchmark
 from training.benchmark.distillation.config import DistillationConfig
 from training.benchmark.distillation.outcome import Outcome
-from training.benchmark.distillation.report import class_gains
+from training.benchmark.distillation.report import _scores_over_steps, class_gains
 from training.benchmark.distillation.run import run_distillation
 from training.benchmark.distillation.table import Table, paired_gains, rows_of
 from training.cli.settings import settings_from
@@ -342,6 +342,11 @@ def test_gains_are_paired_by_seed_and_spreads_are_over_seeds() -> None:
         latency_ratio=None,
     )
     assert table.lines == {"one": {40: table.of("wider"), 30: table.of("plain")}, "other": {}}
+    left, right = _scores_over_steps(table).axes  # the empty line is left out
+    assert [line.get_label() for axes in (left, right) for line in axes.lines] == ["one", "one"]
+    assert list(left.lines[0].get_ydata()) == pytest.approx([15.0, 30.0])
+    standard = replace(table, config={**config, "arms": {}})  # an empty table of rows stands for the standard ones
+    assert standard.lines["one"].keys() == {40, 30}
     assert paired_gains(table.of("better"), table.of("plain"), "nds") == pytest.approx([5.0, 4.0])
     assert class_gains(table, "better", "car") == pytest.approx([4.0, 3.2])
     first, plain, better = rows_of(table)

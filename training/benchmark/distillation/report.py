@@ -125,6 +125,8 @@ def _scores_over_steps(table: Table) -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, name, title in zip(figure.subplots(1, 2), ("nds", "mean_ap"), ("NDS", "mAP"), strict=True):
         for line, points in table.lines.items():
+            if not points:
+                continue
             steps = sorted(points)
             values = [100 * mean(getattr(run, name) for run in points[step]) for step in steps]
             (drawn,) = axes.plot(steps, values, marker="o", label=line)

@@ -43,7 +43,9 @@ class Table:
         settings = {**self.config["arms"], **self.config["ablations"]}
 
         def steps_of(row: str) -> int:
-            return int({**self.config["settings"], **settings[row]}["optim.steps"])
+            return int(
+                {**self.config["settings"], **settings.get(row, {})}["optim.steps"]
+            )  # the standard rows set none
 
         return {
             line: {steps_of(row): self.of(row) for row in rows if row in self._rows}
