@@ -86,7 +86,9 @@ class Examination:
     def _check_gpu(self) -> list[Finding]:
         from bevdistill_ros.doctor.checks.gpu import check_gpu
 
-        return check_gpu(self._device, self._precision)
+        choice = self._choice
+        is_torch = choice.engine in ("auto", "torch") and choice.precision != "int8"
+        return check_gpu(choice.device, choice.precision if is_torch else None)
 
     def _check_bundle(self) -> list[Finding]:
         return self._bundle_and_findings[1]

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bevdistill_ros.core.plain import dataclass_from, plain_from
-
-FilePrecision = Literal["fp32", "int8"]
+from bevdistill_ros.inference.engine_choice import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +18,7 @@ class Tolerance:
 
     bev_max: float  # largest difference of a BEV value, in units of the BEV's root mean square
     bev_rms: float  # root mean square of the differences, in the same units
-    queries: float  # of a prediction, in logits and metres; one query in fifty may differ more
+    queries: float  # of a prediction, in logits and metres; one query in fifty may differ more, one in two in half
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -30,6 +29,7 @@ class Tolerance:
 MAX_TOLERANCE = 100.0
 FP32_TOLERANCE = Tolerance(bev_max=0.01, bev_rms=5e-4, queries=0.01)  # TF32 on a GPU takes about a tenth of it
 MOST_FP32_TOLERANCE = Tolerance(bev_max=0.1, bev_rms=5e-3, queries=0.1)  # of a network that amplifies rounding
+MOST_HALF_TOLERANCE = Tolerance(bev_max=1.0, bev_rms=0.05, queries=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,12 @@ class StoredFile:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFile:
-    """An exported network, which the engines onnx and openvino read."""
+    """An exported network, which the engines onnx and openvino read.
 
-    precision: FilePrecision
+    One of float32 is listed once for each precision in which an engine may compute it, with another tolerance.
+    """
+
+    precision: Precision
     file: str  # its name in the bundle's folder
     sha256: str
     opset: int  # of ONNX

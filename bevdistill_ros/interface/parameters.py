@@ -133,7 +133,7 @@ class DetectorParameters:
     )
     precision: Literal["fp32", "fp16", "bf16", "int8"] = setting(
         "fp32",
-        "number format; torch: fp32, bf16, on a GPU fp16; onnx and openvino: fp32, and int8 if exported",
+        "number format; torch: fp32, bf16, on a GPU fp16; onnx: fp32, int8 if exported; openvino: as its device offers",
         choices=("fp32", "fp16", "bf16", "int8"),
     )
     device: str = setting("auto", "device of engine torch, such as cpu or cuda:0; auto: cuda where there is one")

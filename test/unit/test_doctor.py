@@ -102,6 +102,7 @@ class TestGpu:
         assert check_gpu("auto", "fp32")[0].verdict is Verdict.WARN
         assert check_gpu("cuda:0", "fp32")[0].verdict is Verdict.FAIL
         assert by_subject(check_gpu("auto", "fp16"))["precision"].verdict is Verdict.FAIL
+        assert "precision" not in by_subject(check_gpu("auto", None))
 
     @pytest.mark.parametrize(
         ("capability", "precision", "verdict", "words"),

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bevdistill_ros import wait_as_in_the_node
 from training.cli.ending import Ending, WrongCall
 from training.cli.failures import meaning_of
 from training.cli.settings import nearest, settings_from
@@ -22,6 +23,7 @@ class Command:
     config: str
     function: str
     again: str = ""  # how to go on after an interruption
+    as_in_node: bool = False  # torch's threads wait as in the node, whose times it measures
 
 
 COMMANDS: dict[str, Command] = {
@@ -171,12 +173,14 @@ COMMANDS: dict[str, Command] = {
         module="training.benchmark.node.overhead",
         config="NodeBenchConfig",
         function="run_node_bench",
+        as_in_node=True,
     ),
     "bench engine": Command(
         summary="every engine of a bundle in turn, also under load: time, memory, agreement with torch, NDS",
         module="training.benchmark.engine.run",
         config="EngineBenchConfig",
         function="run_engine_bench",
+        as_in_node=True,
     ),
     "bench soak": Command(
         summary="a long drive with faults at random: memory, threads, and the fate of every set",
@@ -228,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     command = COMMANDS[name]
+    if command.as_in_node:  # before the module loads torch
+        wait_as_in_the_node()
     module = importlib.import_module(command.module)
     _set_up_output()
     try:

@@ -7,16 +7,18 @@ compute GridSample wrongly at any opset, for which sampling `gather` has no such
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import load_bundle, sha256_of
-from bevdistill_ros.inference.engine_choice import EngineChoice
+from bevdistill_ros.inference.engine_choice import HALF_PRECISIONS, EngineChoice
 from bevdistill_ros.inference.engine_files import (
     FP32_TOLERANCE,
     MOST_FP32_TOLERANCE,
+    MOST_HALF_TOLERANCE,
     EngineFiles,
     NetworkFile,
     StoredFile,
@@ -27,11 +29,14 @@ from bevdistill_ros.inference.engines.reference import (
     REFERENCE_FILE,
     Deviation,
     Reference,
+    answers_of,
     deviation,
     reference_input,
     save_reference,
+    thinned,
     torch_reference,
 )
+from bevdistill_ros.inference.engines.torch_engine import TorchNetwork
 from bevdistill_ros.inference.manifest import Manifest
 from bevdistill_ros.model.deformable import Sampling, sampled_by
 from bevdistill_ros.model.graph import OUTPUTS, PADDED_AXES, NetworkGraph, graph_inputs
@@ -41,7 +46,8 @@ from training.export.int8 import add_int8
 
 OPSET = 17
 NETWORK_FILE = "network.onnx"
-_ROUNDINGS = 4  # times its own rounding that an engine may differ by
+_ROUNDINGS = 4  # times the network's own rounding that an engine may differ by
+_HALF_ROUNDINGS = 8  # in half precision, as engines keep other layers in float32 than torch's autocast
 
 
 def engines_from(names: str) -> tuple[str, ...]:
@@ -76,18 +82,20 @@ def add_network(
     write_network(folder / NETWORK_FILE, student, manifest.rig, sampling)
     reference = torch_reference(student, manifest.rig)
     save_reference(folder / REFERENCE_FILE, reference)
-    network = NetworkFile(
+    exact = NetworkFile(
         precision="fp32",
         file=NETWORK_FILE,
         sha256=sha256_of(folder / NETWORK_FILE),
         opset=OPSET,
         sampling=sampling,
-        tolerance=tolerance_for(rounding_of(student, manifest.rig, reference)),
+        tolerance=tolerance_for(rounding_of(student, manifest.rig, reference), MOST_FP32_TOLERANCE),
     )
+    rounding = bf16_rounding_of(student, manifest.rig, reference)
+    halved = tolerance_for(rounding, MOST_HALF_TOLERANCE, _HALF_ROUNDINGS)
     files = EngineFiles(
         weights_sha256=manifest.weights_sha256,
         reference=StoredFile(file=REFERENCE_FILE, sha256=sha256_of(folder / REFERENCE_FILE)),
-        networks=(network,),
+        networks=(exact, *(replace(exact, precision=name, tolerance=halved) for name in HALF_PRECISIONS)),
     )
     return add_int8(folder, manifest, files, calibration) if calibration else files
 
@@ -100,13 +108,20 @@ def rounding_of(student: CameraStudent, rig: CameraRig, reference: Reference) ->
             return deviation(torch_reference(student, rig).answers, reference.answers)
 
 
-def tolerance_for(rounding: Deviation) -> Tolerance:
-    """The usual tolerance, or some times the network's own rounding where that is more, up to a limit.
+def bf16_rounding_of(student: CameraStudent, rig: CameraRig, reference: Reference) -> Deviation:
+    """How far torch's own answers in bfloat16 lie from those in float32."""
+    network = TorchNetwork(student, torch.device("cpu"), "bf16")
+    found = answers_of(network, reference.blocks, student.config, rig)
+    return deviation(tuple(map(thinned, found)), reference.answers, "bf16")
+
+
+def tolerance_for(rounding: Deviation, most: Tolerance, times: float = _ROUNDINGS) -> Tolerance:
+    """The usual tolerance, or so many times the network's own rounding where that is more, up to a limit.
 
     Deep networks with deformable convolutions can amplify rounding a thousandfold, and no engine rounds as torch does.
     """
     values = {
-        name: min(max(getattr(FP32_TOLERANCE, name), _ROUNDINGS * value), getattr(MOST_FP32_TOLERANCE, name))
+        name: min(max(getattr(FP32_TOLERANCE, name), times * value), getattr(most, name))
         for name, value in vars(rounding).items()
     }
     return Tolerance(**values)

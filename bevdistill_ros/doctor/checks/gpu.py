@@ -23,12 +23,12 @@ class Gpu:
     total_gib: float
 
 
-def check_gpu(device: str, precision: str) -> list[Finding]:
-    """Findings about the device that the node is to run on.
+def check_gpu(device: str, precision: str | None) -> list[Finding]:
+    """Findings about the device of torch that the node is to run on.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:<index>`.
-        precision: `fp32`, `fp16` or `bf16`.
+        precision: `fp32`, `fp16` or `bf16` of torch; None where another engine is to run.
     """
     if device == "cpu":
         return [ok("device", "cpu, as asked for"), *_cpu_precision(precision)]
@@ -46,12 +46,14 @@ def check_gpu(device: str, precision: str) -> list[Finding]:
     return [works, *describe_gpu(gpu, precision)]
 
 
-def describe_gpu(gpu: Gpu, precision: str) -> list[Finding]:
+def describe_gpu(gpu: Gpu, precision: str | None) -> list[Finding]:
     """Findings about a GPU that works."""
     text = f"{gpu.free_gib:.1f} of {gpu.total_gib:.1f} GiB free"
     memory = ok("memory", text)
     if gpu.free_gib < _MIN_FREE:
         memory = warn("memory", f"only {text}", f"a large student wants {_MIN_FREE} GiB; end other programs on the GPU")
+    if precision is None:
+        return [memory]
     has_fp16, has_bf16 = gpu.capability >= _FP16_CAPABILITY, gpu.capability >= _BF16_CAPABILITY
     fits = ["fp32", *(["fp16"] if has_fp16 else []), *(["bf16"] if has_bf16 else [])]
     name = f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}"
@@ -70,7 +72,9 @@ def _no_gpu(device: str) -> Finding:
     return warn("device", f"no GPU; the network runs on the CPU, {threads} threads, slower than most cameras", remedy)
 
 
-def _cpu_precision(precision: str) -> list[Finding]:
+def _cpu_precision(precision: str | None) -> list[Finding]:
+    if precision is None:
+        return []
     if precision == "fp16":
         return [fail("precision", "fp16 needs a GPU", "set precision to fp32, or bf16 where the CPU is recent")]
     return [ok("precision", precision)]

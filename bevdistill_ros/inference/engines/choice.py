@@ -4,12 +4,12 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bevdistill_ros.inference.bundle import Bundle
 from bevdistill_ros.inference.device import device_from
-from bevdistill_ros.inference.engine_choice import EngineChoice
+from bevdistill_ros.inference.engine_choice import HALF_PRECISIONS, EngineChoice
 from bevdistill_ros.inference.engine_files import NetworkFile
 from bevdistill_ros.inference.engines.network import EngineError, Network
 from bevdistill_ros.inference.engines.onnx_engine import OnnxNetwork
@@ -62,11 +62,15 @@ class Proven:
 def open_proven(bundle: Bundle, name: str, choice: EngineChoice) -> Proven:
     """An exported network in an engine, which must reproduce the reference of the bundle.
 
+    Half precision is too coarse to show a small fault of the file, so the file proves itself in float32 first.
+
     Raises:
         EngineError: The engine is not installed, the bundle has no network for it, or it failed its proof.
         ValueError: A file of the bundle is corrupt.
     """
     file, reference = _file_of(bundle, choice.precision), _reference_of(bundle)
+    if choice.precision in HALF_PRECISIONS and name == "openvino":
+        open_proven(bundle, name, replace(choice, precision="fp32", openvino_device="CPU"))
     network = _built(bundle, file, name, choice)
     manifest = bundle.manifest
     try:
@@ -75,7 +79,7 @@ def open_proven(bundle: Bundle, name: str, choice: EngineChoice) -> Proven:
         raise
     except Exception as error:  # the exceptions of engines share no base class
         raise EngineError(f"engine {name} cannot run '{file.file}': {str(error).strip().splitlines()[-1]}") from error
-    found_deviation = deviation(tuple(map(thinned, found)), reference.answers)
+    found_deviation = deviation(tuple(map(thinned, found)), reference.answers, choice.precision)
     faults = found_deviation.exceeds(file.tolerance)
     if faults:
         raise EngineError(
@@ -149,9 +153,11 @@ def _candidates(bundle: Bundle, choice: EngineChoice) -> list[str]:
     if choice.precision == "int8":
         _file_of(bundle, choice.precision)  # torch does not offer it, so without a file no engine is left
     own = [] if choice.precision == "int8" else ["torch"]
-    if bundle.manifest.engines is None or choice.precision not in ("fp32", "int8"):
+    engines = bundle.manifest.engines
+    if engines is None or not any(file.precision == choice.precision for file in engines.networks):
         return own
-    return own + [name for name in EXPORTED if _is_installed(name)]
+    offering = [name for name in EXPORTED if name != "onnx" or choice.precision in OnnxNetwork.precisions]
+    return own + [name for name in offering if _is_installed(name)]
 
 
 def _opened(bundle: Bundle, name: str, choice: EngineChoice) -> Network:

@@ -27,19 +27,22 @@ class OnnxNetwork:
     Args:
         file: The ONNX file.
         config: Settings of the student that was exported.
-        precision: Of the file.
+        precision: Of the file; what ONNX Runtime computes in is fixed in it.
         providers: Execution providers by preference, see `PROVIDERS`; what a provider lacks, the next one computes.
         num_threads: Threads on a CPU; 0 for as many as torch takes.
 
     Raises:
-        EngineError: ONNX Runtime or a provider is not installed, or it refuses the file.
+        EngineError: ONNX Runtime or a provider is not installed, or it refuses the file or the precision.
     """
 
     name = "onnx"
+    precisions = ("fp32", "int8")
 
     def __init__(
         self, file: Path, config: StudentSettings, precision: Precision, providers: Sequence[str], num_threads: int
     ) -> None:
+        if precision not in self.precisions:
+            raise EngineError(f"engine onnx offers precision {' and '.join(self.precisions)}, but got '{precision}'")
         self.precision, self._config = precision, config
         self._session = _session(file, _providers(providers), num_threads or torch.get_num_threads())
         self.place = self._session.get_providers()[0].removesuffix("ExecutionProvider")

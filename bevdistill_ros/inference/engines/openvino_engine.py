@@ -13,6 +13,8 @@ from bevdistill_ros.model.graph import OUTPUTS, graph_inputs
 from bevdistill_ros.model.records import Answer
 from bevdistill_ros.model.student import StudentSettings
 
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}  # what OpenVINO calls what it is to compute in
+
 
 class OpenVinoNetwork:
     """Runs an exported network in OpenVINO.
@@ -23,12 +25,12 @@ class OpenVinoNetwork:
     Args:
         file: The ONNX file.
         config: Settings of the student that was exported.
-        precision: Of the file.
+        precision: What to compute in; `int8` where that is the file's, else any that the device offers.
         device: `CPU`, `GPU`, `GPU.<index>` or `NPU`.
         num_threads: Threads on a CPU; 0 for as many as torch takes.
 
     Raises:
-        EngineError: OpenVINO or the device is not there, or it refuses the file.
+        EngineError: OpenVINO or the device is not there, or it refuses the file or the precision.
     """
 
     name = "openvino"
@@ -40,7 +42,8 @@ class OpenVinoNetwork:
         self.precision, self.place, self._config = precision, device, config
         self._core = _core()
         _check_device(self._core, device)
-        self._settings = _settings(device, num_threads or torch.get_num_threads())
+        _check_precision(self._core, device, precision)
+        self._settings = _settings(device, precision, num_threads or torch.get_num_threads())
         try:
             self._model = self._core.read_model(file.read_bytes())
         except RuntimeError as error:
@@ -84,11 +87,22 @@ def _check_device(core: Any, device: str) -> None:
         raise EngineError(f"OpenVINO has no device '{device}' here; it has {', '.join(available)}")
 
 
-def _settings(device: str, num_threads: int) -> dict[str, Any]:
+def _check_precision(core: Any, device: str, precision: Precision) -> None:
+    """Raise EngineError where the device would compute in another precision, or pretend to."""
+    offered = [str(name).lower() for name in core.get_property(device, "OPTIMIZATION_CAPABILITIES")]
+    if precision in _HINTS and precision not in offered:
+        known = ", ".join(name for name in (*_HINTS, "int8") if name in offered)
+        raise EngineError(f"OpenVINO's device '{device}' does not compute in {precision} here, only in {known}")
+
+
+def _settings(device: str, precision: Precision, num_threads: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "CPU":
-        # By default it computes in bfloat16 where the CPU can, which is not what was asked for.
-        settings |= {"INFERENCE_NUM_THREADS": num_threads, "INFERENCE_PRECISION_HINT": "f32"}
+        settings["INFERENCE_NUM_THREADS"] = num_threads
+    # By default it computes in half precision where the device can, which is not what was asked for. What an int8
+    # network leaves in floats is float32 on a CPU, and elsewhere what the device prefers.
+    if precision in _HINTS or device == "CPU":
+        settings["INFERENCE_PRECISION_HINT"] = _HINTS.get(precision, "f32")
     return settings
 
 

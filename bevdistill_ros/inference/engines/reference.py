@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bevdistill_ros.core.rig import CameraRig
+from bevdistill_ros.inference.engine_choice import HALF_PRECISIONS, Precision
 from bevdistill_ros.inference.engine_files import Tolerance
 from bevdistill_ros.inference.engines.network import EngineError, Network
 from bevdistill_ros.inference.engines.torch_engine import TorchNetwork
@@ -28,6 +29,7 @@ _BLOCK = 8  # [px] at most, of equal colour
 _KEPT_BEV = 65_536  # values of a BEV that are compared
 _MOTION = (1.5, 0.2, math.radians(3.0))  # x, y [m] and yaw [rad] between the frames
 _PERCENTILE = 0.98  # of the queries: two that compete for the last place, or have equal scores, may be exchanged
+_HALF_PERCENTILE = 0.5  # in half precision, others win among weak peaks of a heatmap
 _MARGIN = 0.1  # of capacity beyond what the rig of the training needs
 _STEP = 64  # pillars, of capacity
 
@@ -117,15 +119,16 @@ def thinned(answer: Answer) -> Answer:
     return Answer(logits=answer.logits, codes=answer.codes, bev=answer.bev.flatten()[::step].clone())
 
 
-def deviation(found: tuple[Answer, ...], expected: tuple[Answer, ...]) -> Deviation:
-    """The largest deviation of thinned answers."""
+def deviation(found: tuple[Answer, ...], expected: tuple[Answer, ...], precision: Precision = "fp32") -> Deviation:
+    """The largest deviation of thinned answers, of what was computed in a precision."""
+    percentile = _HALF_PERCENTILE if precision in HALF_PRECISIONS else _PERCENTILE
     pairs = list(zip(found, expected, strict=True))
     scale = [_rms(reference.bev) for _, reference in pairs]
     bev = [(answer.bev - reference.bev) / size for (answer, reference), size in zip(pairs, scale, strict=True)]
     return Deviation(
         bev_max=max(float(difference.abs().max()) for difference in bev),
         bev_rms=max(_rms(difference) for difference in bev),
-        queries=max(_query_distance(answer, reference) for answer, reference in pairs),
+        queries=max(_query_distance(answer, reference, percentile) for answer, reference in pairs),
     )
 
 
@@ -157,14 +160,14 @@ def _answer_from(tensors: dict[str, Tensor], number: int) -> Answer:
     return Answer(**{name: tensors[f"{name}.{number}"] for name in ("logits", "codes", "bev")})
 
 
-def _query_distance(found: Answer, expected: Answer) -> float:
+def _query_distance(found: Answer, expected: Answer, percentile: float) -> float:
     """How far queries lie from their nearest counterpart, whatever their order, in logits and metres."""
     rows = [torch.cat([answer.logits[-1, 0], answer.codes[-1, 0]], dim=-1) for answer in (found, expected)]
     if rows[0].shape != rows[1].shape:
         return math.inf
     distance = torch.cdist(rows[0], rows[1], p=math.inf)
     nearest = torch.stack([distance.amin(dim=0), distance.amin(dim=1)]).amax(dim=0)
-    return float(nearest.quantile(_PERCENTILE))
+    return float(nearest.quantile(percentile))
 
 
 def _rms(values: Tensor) -> float:

@@ -20,7 +20,7 @@ from bevdistill_ros.doctor.finding import Verdict
 from bevdistill_ros.inference.bundle import load_bundle, save_bundle, sha256_of
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice
-from bevdistill_ros.inference.engine_files import FP32_TOLERANCE, MOST_FP32_TOLERANCE
+from bevdistill_ros.inference.engine_files import FP32_TOLERANCE, MOST_FP32_TOLERANCE, MOST_HALF_TOLERANCE
 from bevdistill_ros.inference.engines import choice as choices
 from bevdistill_ros.inference.engines.network import EngineError
 from bevdistill_ros.inference.engines.reference import Deviation, torch_reference
@@ -39,6 +39,18 @@ Change = Callable[[onnx.ModelProto], None]
 
 AUTO = EngineChoice(engine="auto", device="cpu")
 EXPORTED = ["onnx", pytest.param("openvino", marks=pytest.mark.openvino)]
+
+
+def cpu_offers(precision: str) -> bool:
+    """Whether OpenVINO computes in a precision on this CPU."""
+    try:
+        import openvino
+    except ImportError:
+        return False
+    return precision.upper() in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+needs_bf16 = pytest.mark.skipif(not cpu_offers("bf16"), reason="this CPU does not compute in bf16")
 
 
 @pytest.fixture
@@ -81,7 +93,9 @@ def change_network(bundle: Path, change: Change) -> None:
     change(model)
     onnx.save(model, file)
     content = json.loads(manifest.read_text())
-    content["engines"]["networks"][0]["sha256"] = sha256_of(file)
+    for network in content["engines"]["networks"]:
+        if network["file"] == NETWORK_FILE:
+            network["sha256"] = sha256_of(file)
     manifest.write_text(json.dumps(content))
 
 
@@ -222,15 +236,15 @@ def test_a_network_that_amplifies_rounding_may_differ_by_more_up_to_a_limit(
 ) -> None:
     student = make_student().eval()
     calm = rounding_of(student, rig, torch_reference(student, rig))
-    assert tolerance_for(calm) == FP32_TOLERANCE
+    assert tolerance_for(calm, MOST_FP32_TOLERANCE) == FP32_TOLERANCE
     with torch.no_grad():
         for name, parameter in student.decoder.named_parameters():
             if "class" in name or "score" in name or "logit" in name:
                 parameter.mul_(1e5)
     wild = rounding_of(student, rig, torch_reference(student, rig))
     assert wild.queries > 100 * calm.queries
-    assert FP32_TOLERANCE.queries < tolerance_for(wild).queries <= MOST_FP32_TOLERANCE.queries
-    assert tolerance_for(Deviation(bev_max=1.0, bev_rms=2e-4, queries=1e-6)) == replace(
+    assert FP32_TOLERANCE.queries < tolerance_for(wild, MOST_FP32_TOLERANCE).queries <= MOST_FP32_TOLERANCE.queries
+    assert tolerance_for(Deviation(bev_max=1.0, bev_rms=2e-4, queries=1e-6), MOST_FP32_TOLERANCE) == replace(
         FP32_TOLERANCE, bev_max=MOST_FP32_TOLERANCE.bev_max, bev_rms=8e-4
     )
 
@@ -363,7 +377,17 @@ def test_weights_outside_of_the_network_file_are_not_read(export: Callable[..., 
         (EngineChoice(engine="onnx", onnx_providers=()), "but are none"),
         (EngineChoice(engine="onnx", onnx_providers=("tensorrt", "cpu")), "no provider tensorrt; it has"),
         (EngineChoice(engine="onnx", precision="int8"), "no exported network in int8, only in fp32"),
-        (EngineChoice(engine="onnx", precision="bf16"), "no exported network in bf16, only in fp32"),
+        (EngineChoice(engine="onnx", precision="bf16"), "engine onnx offers precision fp32 and int8, but got 'bf16'"),
+        pytest.param(
+            EngineChoice(engine="openvino", precision="fp16"),
+            "OpenVINO's device 'CPU' does not compute in fp16 here, only in fp32",
+            marks=[pytest.mark.openvino, pytest.mark.skipif(cpu_offers("fp16"), reason="the CPU computes in fp16")],
+        ),
+        pytest.param(
+            EngineChoice(engine="openvino", precision="bf16"),
+            "OpenVINO's device 'CPU' does not compute in bf16 here, only in fp32",
+            marks=[pytest.mark.openvino, pytest.mark.skipif(cpu_offers("bf16"), reason="the CPU computes in bf16")],
+        ),
         (
             EngineChoice(engine="auto", device="cpu", precision="int8"),
             "no exported network in int8, only in fp32",
@@ -410,6 +434,54 @@ def test_int8_is_near_float32_and_is_int8(engine: str, export: Callable[..., Pat
     assert not torch.equal(found.scores, expected.scores)
 
 
+@pytest.mark.openvino
+@needs_bf16
+def test_half_precision_is_near_float32_and_is_half(export: Callable[..., Path], make_frame: Frames) -> None:
+    bundle = load_bundle(export(temporal=True, query_selection="heatmap"))
+    engine = Engine(bundle, EngineChoice(engine="auto", device="cpu", precision="bf16"))
+    assert engine.warnings == ()
+    for name in ("torch", "openvino"):
+        found = Engine(bundle, EngineChoice(engine=name, device="cpu", precision="bf16")).infer(make_frame())  # type: ignore[arg-type]
+        exact = Engine(bundle, EngineChoice(engine=name, device="cpu")).infer(make_frame())  # type: ignore[arg-type]
+        assert float((found.scores - exact.scores).abs().max()) < 0.05
+        assert not torch.equal(found.scores, exact.scores)
+
+
+@pytest.mark.openvino
+@needs_bf16
+@pytest.mark.parametrize("change", [shift_weights, sample_nearest, read_one_slot])
+def test_an_engine_that_miscomputes_in_half_precision_is_refused(change: Change, export: Callable[..., Path]) -> None:
+    path = export()
+    change_network(path, change)
+    with pytest.raises(EngineError, match="is refused: it differs from torch"):
+        Engine(load_bundle(path), EngineChoice(engine="openvino", precision="bf16"))
+
+
+@pytest.mark.openvino
+@needs_bf16
+def test_what_an_engine_miscomputes_in_half_precision_only_is_seen(
+    export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = export()
+    wrong = path.parent / "nearest.onnx"
+    model = onnx.load(path / NETWORK_FILE)
+    sample_nearest(model)
+    onnx.save(model, wrong)
+
+    class Faulty(choices.OpenVinoNetwork):
+        def __init__(self, file: Path, config: object, precision: str, *others: object) -> None:
+            super().__init__(wrong if precision == "bf16" else file, config, precision, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(choices, "OpenVinoNetwork", Faulty)
+    with pytest.raises(EngineError, match=r"\(CPU, bf16\) is refused: it differs from torch"):
+        Engine(load_bundle(path), EngineChoice(engine="openvino", precision="bf16"))
+
+
+def test_a_network_that_half_precision_ruins_may_differ_up_to_a_limit() -> None:
+    ruined = Deviation(bev_max=9.0, bev_rms=0.4, queries=8.0)
+    assert tolerance_for(ruined, MOST_HALF_TOLERANCE) == MOST_HALF_TOLERANCE
+
+
 def test_heads_stay_in_float32(export: Callable[..., Path]) -> None:
     graph = onnx.load(export(int8=True, query_selection="heatmap") / INT8_FILE).graph
     dequantized = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
@@ -430,8 +502,10 @@ def test_auto_in_int8_warns_of_nothing(export: Callable[..., Path]) -> None:
 def test_the_benchmark_ends_with_the_ratios(export: Callable[..., Path]) -> None:
     config = EngineBenchConfig(bundle=export(temporal=True), frames=2, warm_up=1, under_load=False)
     lines = run_engine_bench(config).splitlines()
-    assert [line.split()[0] for line in lines[2:5]] == ["torch", "onnx", "openvino"]
-    assert re.fullmatch(r"p50 ratio to torch: onnx \d+\.\d\d, openvino \d+\.\d\d", lines[-1])
+    names = ["onnx", "openvino", *(["openvino-bf16"] if cpu_offers("bf16") else [])]
+    assert [line.split()[0] for line in lines[2:-1]] == ["torch", *names]
+    ratios = ", ".join(rf"{name} \d+\.\d\d" for name in names)
+    assert re.fullmatch(f"p50 ratio to torch: {ratios}", lines[-1])
 
 
 def test_no_engine_of_the_benchmark_finds_what_another_has_just_computed(export: Callable[..., Path]) -> None:

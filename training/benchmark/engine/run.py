@@ -21,6 +21,7 @@ from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice, Precision
 from bevdistill_ros.inference.engines.choice import EXPORTED, open_proven
 from bevdistill_ros.inference.engines.network import EngineError
+from bevdistill_ros.inference.engines.onnx_engine import OnnxNetwork
 from bevdistill_ros.model.build import build_student
 from training.benchmark.engine.alone import made_frame
 from training.benchmark.engine.busy import busy_cores
@@ -104,7 +105,9 @@ def table(rows: Sequence[Row]) -> str:
         f"{'engine':<16}{'p50':>8}{'p95':>8}{'p99':>8}{'CPU':>8}{'loaded p50':>12}{'p99':>8}{'load s':>8}{'MiB':>7}"
         f"{'NDS':>8}  difference from torch"
     )
-    lines = [f"ms per frame, {torch.get_num_threads()} threads; CPU is the time of all threads", head]
+    spin = os.environ["GOMP_SPINCOUNT"]
+    threads = f"{torch.get_num_threads()} threads, torch's with GOMP_SPINCOUNT={spin}"
+    lines = [f"ms per frame; {threads}; CPU is the time of all threads", head]
     for row in rows:
         p50, p95, p99 = np.percentile(row.times_ms, [50, 95, 99])
         loaded = np.percentile(row.loaded_ms, [50, 99]) if row.loaded_ms else (np.nan, np.nan)
@@ -128,6 +131,8 @@ def _rows(path: Path, threads: int) -> list[Row]:
     files = bundle.manifest.engines.networks if bundle.manifest.engines else ()
     for precision in (file.precision for file in files):
         for engine in EXPORTED:
+            if engine == "onnx" and precision not in OnnxNetwork.precisions:
+                continue
             name = engine if precision == "fp32" else f"{engine}-{precision}"
             choice = EngineChoice(engine=engine, precision=precision, num_threads=threads)  # type: ignore[arg-type]
             try:
