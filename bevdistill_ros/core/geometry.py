@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LEAST_DEPTH = 1e-5  # [m] that pixels are divided by
+
 
 def matrix_from_quaternion(quaternion: np.ndarray) -> np.ndarray:
     """Rotation matrix (3, 3) float64 of a w-x-y-z quaternion (4,); it need not be of unit length.
@@ -112,5 +114,5 @@ def project_points(image_from_ego: Tensor, points: Tensor) -> tuple[Tensor, Tens
     # Coordinate by coordinate, so that each lies in memory as one piece.
     homogeneous = image_from_ego[..., :3, :3] @ points.transpose(-1, -2) + image_from_ego[..., :3, 3:]
     depth = homogeneous[..., 2, :]
-    pixels = homogeneous[..., :2, :] / depth.clamp(min=1e-5).unsqueeze(-2)
+    pixels = homogeneous[..., :2, :] / depth.clamp(min=LEAST_DEPTH).unsqueeze(-2)
     return pixels.transpose(-1, -2), depth

@@ -14,9 +14,9 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
-from bevdistill_ros.core.geometry import invert_rigid, project_points
+from bevdistill_ros.core.geometry import LEAST_DEPTH, invert_rigid
 from bevdistill_ros.core.grid import BevGrid
-from bevdistill_ros.core.precision import full_precision, without_autocast
+from bevdistill_ros.core.precision import without_autocast
 from bevdistill_ros.model.records import BevMemory, CameraInput
 
 MIN_DEPTH = 0.1  # [m] nearer points are not seen
@@ -183,64 +183,87 @@ def visible_pillars(
         rule: When a point counts as seen.
     """
     shape, heights = valid.shape, points.shape[1]
-    cameras = image_from_ego.float().flatten(0, 1), valid.flatten()
+    columns = points.float().flatten(0, 1).t().contiguous()
+    cameras = _image_rows(image_from_ego.float().flatten(0, 1), image_size, rule), valid.flatten()
     # One by one on a CPU: the parts stay in its cache, and are too small for threads that would wait for each other.
     step = 1 if points.device.type == "cpu" else valid.numel()
     parts = [
-        _looked_at(points.flatten(0, 1), matrices, there, image_size, rule)
-        for matrices, there in zip(*(entry.split(step) for entry in cameras), strict=True)
+        _looked_at(columns, rows, there, rule.min_depth)
+        for rows, there in zip(*(entry.split(step) for entry in cameras), strict=True)
     ]
-    x, y, seen = (torch.cat(entry).unflatten(0, shape) for entry in zip(*parts, strict=True))
+    scaled, seen = (torch.cat(entry).unflatten(0, shape) for entry in zip(*parts, strict=True))
     pillar = seen.unflatten(-1, (-1, heights)).any(dim=-1)
-    width, most_cameras = _widths(pillar, least)
-    index, present = _packed(pillar, width)
-    slots, shares = _slots(pillar, width, most_cameras)
-    rows = (index.unsqueeze(-1) * heights + torch.arange(heights, device=index.device)).flatten(2)
-    places = torch.stack([x.gather(2, rows), y.gather(2, rows)], dim=-1).unflatten(2, (-1, heights))
-    seen = seen.gather(2, rows).unflatten(2, (-1, heights))
+    rank = _ranks(pillar)
+    width, most_cameras = _widths(pillar, rank, least)
+    index, present = _packed(pillar, rank, width)
+    slots, shares = _slots(pillar, rank, width, most_cameras)
+    kept = (index.unsqueeze(-1) * heights + torch.arange(heights, device=index.device)).flatten(2)
+    x, y, depth = scaled.gather(3, kept.unsqueeze(2).expand(-1, -1, 3, -1)).unbind(2)
+    depth = depth.clamp(min=LEAST_DEPTH)
+    x, y, seen = x / depth, y / depth, seen.gather(2, kept)
     if rule.whole_pillars:
-        chosen = pillar.gather(2, index).unsqueeze(-1).expand_as(seen)
-        seen, places = chosen, places.clamp(-FAR_OUTSIDE, FAR_OUTSIDE)
+        seen = pillar.gather(2, index).repeat_interleave(heights, dim=-1)
+        x, y = (place.clamp(-FAR_OUTSIDE, FAR_OUTSIDE) for place in (x, y))
     else:  # points behind a camera project anywhere; parked outside the image they sample nothing
-        places = places.masked_fill(~seen.unsqueeze(-1), -1.0)
+        x, y = (torch.where(seen, place, -1.0) for place in (x, y))
+    places, seen = (entry.unflatten(2, (-1, heights)) for entry in (torch.stack([x, y], dim=-1), seen))
     return VisiblePillars(index=index, places=places, seen=seen & present.unsqueeze(-1), slots=slots, shares=shares)
 
 
-def _looked_at(
-    points: Tensor, image_from_ego: Tensor, valid: Tensor, image_size: tuple[int, int], rule: ViewRule
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where M cameras see points (P, 3): normalised x and y (M, P), and whether they do (M, P)."""
+def _image_rows(image_from_ego: Tensor, image_size: tuple[int, int], rule: ViewRule) -> Tensor:
+    """Rows (M, 3, 4) that lead to x, y and depth of a point, x and y in parts of the image and times the depth."""
     height, width = image_size
-    with full_precision(points.device.type):  # TF32 would move pixels by 0.1 to 1 px
-        pixels, depth = project_points(image_from_ego, points)
-    x, y = ((pixels[..., axis] + rule.pixel_offset) / size for axis, size in enumerate((width, height)))
-    seen = (depth > rule.min_depth) & (x >= 0) & (y >= 0) & (x < 1) & (y < 1) & valid[:, None]
-    return x, y, seen
+    x, y, depth = image_from_ego[:, :3].unbind(1)
+    return torch.stack(
+        [(x + rule.pixel_offset * depth) / width, (y + rule.pixel_offset * depth) / height, depth], dim=1
+    )
 
 
-def _widths(pillar: Tensor, least: Capacity) -> tuple[int, int]:
+def _looked_at(columns: Tensor, rows: Tensor, valid: Tensor, min_depth: float) -> tuple[Tensor, Tensor]:
+    """What rows of M cameras, see `_image_rows`, make of points (3, P): (M, 3, P), and whether they see them (M, P)."""
+    x, y, z = columns
+    scaled = rows[..., 3:]
+    for axis, coordinate in enumerate((x, y, z)):  # no matrix product: TF32 would move pixels by 0.1 to 1 px
+        scaled = torch.addcmul(scaled, rows[..., axis : axis + 1], coordinate)
+    across, along, depth = scaled.unbind(1)
+    is_inside = (torch.minimum(across, along) >= 0) & (torch.maximum(across, along) < depth)
+    return scaled, is_inside & (depth > min_depth) & valid[:, None]
+
+
+def _ranks(chosen: Tensor) -> Tensor:
+    """How many true entries (..., Q) come before each one; of a false one, one less."""
+    return chosen.cumsum(dim=-1) - 1
+
+
+def _widths(pillar: Tensor, rank: Tensor, least: Capacity) -> tuple[int, int]:
     """Sizes of the padded axes for pillars (B, N, Q) bool: V and S. The one thing here that waits for the device."""
-    needed = torch.stack([pillar.sum(dim=-1).max(), pillar.sum(dim=1).max()]).tolist()
+    needed = torch.stack([rank[..., -1].max() + 1, pillar.sum(dim=1).max()]).tolist()
     return max(needed[0], least.pillars), max(needed[1], least.cameras)
 
 
-def _packed(chosen: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def _packed(chosen: Tensor, rank: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Indices (..., V) of the true entries of (..., Q), at most V of them, padded, and which are no padding."""
-    place = torch.where(chosen, chosen.cumsum(dim=-1) - 1, width)  # in the result; false entries share one beyond it
+    place = torch.where(chosen, rank, width)  # in the result; false entries share one beyond it
     entries = torch.arange(chosen.shape[-1], device=chosen.device).expand(chosen.shape)
     index = entries.new_zeros(*chosen.shape[:-1], width + 1).scatter_(-1, place, entries)[..., :width]
-    present = torch.arange(width, device=chosen.device) < chosen.sum(dim=-1, keepdim=True)
-    return index, present
+    return index, torch.arange(width, device=chosen.device) <= rank[..., -1:]
 
 
-def _slots(pillar: Tensor, width: int, most_cameras: int) -> tuple[Tensor, Tensor]:
-    """Slots and shares (B, Q, S) of the cameras that see each pillar (B, N, Q), which keep `width` pillars each."""
-    rank = pillar.cumsum(dim=-1) - 1  # of the pillar within its camera
+def _slots(pillar: Tensor, rank: Tensor, width: int, most_cameras: int) -> tuple[Tensor, Tensor]:
+    """Slots and shares (B, Q, S) of the cameras that see each pillar (B, N, Q), which keep `width` pillars each.
+
+    Args:
+        pillar: (B, N, Q) bool.
+        rank: Of each pillar within its camera.
+        width: V.
+        most_cameras: S.
+    """
     pair = rank + torch.arange(pillar.shape[1], device=pillar.device)[:, None] * width
-    by_pillar = pillar.transpose(1, 2)
-    order, present = _packed(by_pillar, most_cameras)
+    by_pillar = pillar.transpose(1, 2).contiguous()
+    among = _ranks(by_pillar)
+    order, present = _packed(by_pillar, among, most_cameras)
     slots = pair.transpose(1, 2).gather(2, order) * present
-    return slots, present / by_pillar.sum(dim=-1, keepdim=True).clamp(min=1)
+    return slots, present / (among[..., -1:] + 1).clamp(min=1)
 
 
 def ego_motion(global_from_previous: Tensor, global_from_current: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
 """Full precision where it is asked for, whatever the process is set to."""
 
-import pytest
 import torch
 
 from bevdistill_ros.core.precision import full_precision
-from bevdistill_ros.model import geometry
+from bevdistill_ros.model.geometry import visible_pillars
 from training.distill.base import exact_product
 
 
@@ -21,21 +20,16 @@ def test_products_are_exact_and_the_setting_comes_back() -> None:
         torch.set_float32_matmul_precision("highest")
 
 
-def test_pillars_are_projected_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    original = geometry.project_points
-
-    def watched(*given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(torch.get_float32_matmul_precision() + str(torch.is_autocast_enabled("cpu")))
-        return original(*given)
-
-    monkeypatch.setattr(geometry, "project_points", watched)
+def test_pillars_are_projected_in_full_precision() -> None:
+    points = torch.rand(50, 2, 3, generator=torch.Generator().manual_seed(0)) * 20
+    image_from_ego = torch.eye(4)[None, None] * torch.tensor([900.0, 900.0, 1.0, 1.0])[:, None]
+    valid = torch.ones(1, 1, dtype=torch.bool)
+    expected = visible_pillars(points, image_from_ego, valid, image_size=(900, 900))
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            geometry.visible_pillars(
-                torch.zeros(4, 2, 3), torch.eye(4)[None, None], torch.ones(1, 1, dtype=torch.bool), image_size=(4, 4)
-            )
+            found = visible_pillars(points, image_from_ego, valid, image_size=(900, 900))
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert seen == ["highestFalse"]
+    assert torch.equal(found.places, expected.places)
+    assert expected.seen.any()
