@@ -18,7 +18,8 @@ class Tolerance:
 
     bev_max: float  # largest difference of a BEV value, in units of the BEV's root mean square
     bev_rms: float  # root mean square of the differences, in the same units
-    queries: float  # of a prediction, in logits and metres; one query in fifty may differ more, one in two in half
+    # Of a prediction, in logits and metres. One query in fifty may differ more; in half precision, one in two.
+    queries: float
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

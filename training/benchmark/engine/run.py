@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from bevdistill_ros.core.nuscenes import NUSCENES_CAMERAS
 from bevdistill_ros.core.records import CameraFrame
@@ -49,6 +50,7 @@ class EngineBenchConfig:
     under_load: bool = True  # also with a busy process per core beside it
     threads: int = 0  # of torch and the engines; 0 is torch's own choice
     output: Path = Path("runs/bench_engine")  # folder of the scores
+    progress: bool = True  # show a progress bar
 
     def __post_init__(self) -> None:
         if (self.bundle is None) == (self.training is None):
@@ -88,11 +90,11 @@ def run_engine_bench(config: EngineBenchConfig) -> str:
         bundle = load_bundle(path)
         rows = _rows(path, config.threads)
         frames = [made_frame(bundle, number) for number in range(config.warm_up + config.frames)]
-        _measure(rows, frames, config.warm_up, loaded=False)
+        _measure(rows, frames, config, loaded=False)
         if config.under_load:
             with busy_cores() as count:
                 _LOG.info("under load: %d busy processes", count)
-                _measure(rows, frames, config.warm_up, loaded=True)
+                _measure(rows, frames, config, loaded=True)
     if config.data is not None:
         for row in rows:
             row.nds = _nds(config, row)
@@ -159,16 +161,17 @@ def _row(bundle: Bundle, name: str, choice: EngineChoice, agreement: str) -> Row
     )
 
 
-def _measure(rows: Sequence[Row], frames: Sequence[CameraFrame], warm_up: int, *, loaded: bool) -> None:
+def _measure(rows: Sequence[Row], frames: Sequence[CameraFrame], config: EngineBenchConfig, *, loaded: bool) -> None:
     """Time all engines on each frame before the next frame."""
     for row in rows:
         row.engine.reset()
-    for number, frame in enumerate(frames):
+    name = "under load" if loaded else "alone"
+    for number, frame in enumerate(tqdm(frames, desc=name, unit="frame", disable=not config.progress)):
         for row in rows:
             started, cpu = time.perf_counter(), time.process_time()
             row.engine.infer(frame)
             elapsed, used = time.perf_counter() - started, time.process_time() - cpu
-            if number < warm_up:
+            if number < config.warm_up:
                 continue
             (row.loaded_ms if loaded else row.times_ms).append(elapsed * 1e3)
             if not loaded:
@@ -186,7 +189,7 @@ def _nds(config: EngineBenchConfig, row: Row) -> float:
         engine=row.choice.engine,
         precision=precision,
         device="cpu",
-        progress=False,
+        progress=config.progress,
     )
     return evaluate(evaluation).nds
 
