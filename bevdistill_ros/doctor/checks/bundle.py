@@ -43,7 +43,7 @@ def _check_inference(bundle: Bundle, choice: EngineChoice) -> list[Finding]:
     except FloatingPointError:
         return [fail("inference", "gives numbers that are not finite", "set precision to fp32, or retrain the model")]
     except EngineError as error:
-        return [fail("engine", str(error), "see docs/engines.md; engine auto or torch runs without it")]
+        return [fail("engine", str(error), "see docs/engines.md; engine auto in precision fp32 runs any bundle")]
     except (ValueError, RuntimeError) as error:
         return [fail("inference", f"does not run: {error}", "see the section gpu; try device cpu and precision fp32")]
     refused = [warn("engine", line, "export the bundle again on this machine") for line in engine.warnings]

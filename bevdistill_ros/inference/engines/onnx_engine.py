@@ -42,7 +42,10 @@ class OnnxNetwork:
         self, file: Path, config: StudentSettings, precision: Precision, providers: Sequence[str], num_threads: int
     ) -> None:
         if precision not in self.precisions:
-            raise EngineError(f"engine onnx offers precision {' and '.join(self.precisions)}, but got '{precision}'")
+            offered = " and ".join(self.precisions)
+            raise EngineError(
+                f"engine onnx offers precision {offered}, but got '{precision}', which openvino or torch may offer"
+            )
         self.precision, self._config = precision, config
         self._session = _session(file, _providers(providers), num_threads or torch.get_num_threads())
         self.place = self._session.get_providers()[0].removesuffix("ExecutionProvider")

@@ -92,7 +92,10 @@ def _check_precision(core: Any, device: str, precision: Precision) -> None:
     offered = [str(name).lower() for name in core.get_property(device, "OPTIMIZATION_CAPABILITIES")]
     if precision in _HINTS and precision not in offered:
         known = ", ".join(name for name in (*_HINTS, "int8") if name in offered)
-        raise EngineError(f"OpenVINO's device '{device}' does not compute in {precision} here, only in {known}")
+        raise EngineError(
+            f"OpenVINO's device '{device}' does not compute in {precision} here, only in {known}; set precision to one "
+            "of these"
+        )
 
 
 def _settings(device: str, precision: Precision, num_threads: int) -> dict[str, Any]:
