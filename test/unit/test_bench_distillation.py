@@ -209,6 +209,8 @@ def test_mistakes_in_rows_are_named(bench: Bench) -> None:
         bench("runs", lines={"distilled": ("best",)})
     with pytest.raises(ValueError, match=r"lines: row none does not set optim\.steps, by which it would be drawn"):
         bench("runs", lines={"without": ("none",)})
+    with pytest.raises(ValueError, match=r"lines: two rows of both have the same optim\.steps"):
+        bench("runs", settings={"optim.steps": 3}, lines={"both": ("none", "bevdistill")})
     with pytest.raises(ValueError, match="seeds and row_seeds must name at least one seed each"):
         bench("runs", row_seeds={"none": ()})
     with pytest.raises(ValueError, match="ablations: no question names plain"):

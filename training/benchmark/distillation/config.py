@@ -93,6 +93,10 @@ class DistillationConfig:
             )
         if endless := [name for name in sorted(drawn) if "optim.steps" not in {**self.settings, **self.rows[name]}]:
             raise ValueError(f"lines: row {endless[0]} does not set optim.steps, by which it would be drawn")
+        for line, rows in self.lines.items():
+            steps = [{**self.settings, **self.rows[name]}["optim.steps"] for name in rows]
+            if len(set(steps)) < len(steps):
+                raise ValueError(f"lines: two rows of {line} have the same optim.steps, of which one would be drawn")
         twice = set(self.arms or STANDARD_ARMS) & set(self.ablations)
         if twice:
             raise ValueError(f"ablations: {', '.join(sorted(twice))} is an arm too; choose another name")
