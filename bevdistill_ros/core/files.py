@@ -89,7 +89,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     """A folder that appears complete or not at all; the same as `atomic_file` for a folder with all in it.
 
     A folder that is there already is replaced in one step. Where the file system can't exchange two names, it takes two
-    steps, and a kill between them leaves the old folder as `.<name>.partial.old`.
+    steps, and a kill between them leaves the old folder as `.<name>.partial.old` until the next one is written.
 
     Args:
         path: The folder to make or to replace.
@@ -168,15 +168,20 @@ def _remove(path: Path) -> None:
 
 def replace_folder(partial: Path, path: Path) -> None:
     """Give a folder its final name, in one step where the file system can; what had that name takes the other."""
+    old = path.with_name(f".{path.name}.partial.old")
     if not path.exists():
         os.rename(partial, path)
-        return
-    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux only
-    if exchange is None or exchange(_HERE, bytes(partial), _HERE, bytes(path), _RENAME_EXCHANGE):
-        old = partial.with_name(f"{partial.name}.old")
+    elif not _exchange(partial, path):
+        _remove(old)  # of a process that was killed before it did so itself
         os.rename(path, old)
         os.rename(partial, path)
-        shutil.rmtree(old)
+    _remove(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange the names of two folders; False where the system or the file system can't."""
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux only
+    return exchange is not None and not exchange(_HERE, bytes(first), _HERE, bytes(second), _RENAME_EXCHANGE)
 
 
 @contextmanager

@@ -122,6 +122,37 @@ def test_a_folder_takes_the_place_of_another(
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.parametrize("num_renames", [1, 2])
+def test_a_kill_between_the_steps_of_an_exchange_is_mended_by_the_next(
+    tmp_path: Path, num_renames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system can't exchange names: the folder is gone, or the old one is left."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from bevdistill_ros.core import files
+files._RENAME_EXCHANGE, done, rename = 1 << 20, [], os.rename
+def rename_or_die(*names):
+    rename(*names)
+    done.append(names)
+    if len(done) == {num_renames}:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.rename = rename_or_die
+with files.atomic_folder(Path({str(tmp_path / "thing")!r})) as partial:
+    (partial / "killed").touch()
+"""
+    (tmp_path / "thing").mkdir()
+    (tmp_path / "thing" / "old").touch()
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    assert (tmp_path / ".thing.partial.old" / "old").exists()
+    monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 20)
+    for content in ("next", "last"):
+        with atomic_folder(tmp_path / "thing") as partial:
+            (partial / content).touch()
+    assert [path.name for path in (tmp_path / "thing").iterdir()] == ["last"]
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+
+
 @pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
 def test_two_writers_of_one_name_do_not_meet(tmp_path: Path, atomic: Atomic) -> None:
     with atomic(tmp_path / "thing") as outer, atomic(tmp_path / "thing") as inner:
