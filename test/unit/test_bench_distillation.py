@@ -75,6 +75,7 @@ def results_of(config: DistillationConfig) -> list[dict[str, Any]]:
     return [{name: value for name, value in run.items() if name not in CHANGING} for run in content["runs"]]
 
 
+@pytest.mark.slow
 def test_a_killed_benchmark_goes_on_to_the_same_table(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     changes: dict[str, Any] = {
         "ablations": {"plain": {"distill.method": "bevdistill_dense", "distill.bevdistill_dense.mask": "none"}},
