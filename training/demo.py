@@ -200,7 +200,8 @@ def _replay(bundles: Mapping[str, Path], data: DataConfig, output: Path) -> str:
     there, own = report.latency_ms["inference"].p50, (before + after) / 2
     ratio = (
         f"inference in the node {there:.1f} ms (p50), the same engine alone at {KEY_FRAME_RATE:g} Hz "
-        f"{before:.1f} ms before and {after:.1f} ms after: {there / own:.2f} times\nalone and without pauses {unpaused:.1f} ms"
+        f"{before:.1f} ms before and {after:.1f} ms after: {there / own:.2f} times\n"
+        f"alone and without pauses {unpaused:.1f} ms"
     )
     return "\n".join([*lines, _gain_line("gain, live through ROS 2", live), "", head, *stages, ratio])
 
