@@ -23,7 +23,9 @@ def load_rig(path: Path | str, *, what: str = "rig_file") -> VehicleRig:
     text = read_text(path, what=what, max_bytes=MAX_RIG_BYTES)
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, TypeError) as error:
+    except (AttributeError, TypeError) as error:  # of PyYAML itself
+        raise ValueError(f"{what} {path} has a value that does not fit its tag, such as !!timestamp 99") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{what} {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{what} {path} holds no rig; it needs the keys image_size and cameras")

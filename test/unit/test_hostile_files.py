@@ -168,6 +168,7 @@ class TestRigFile:
 
     def test_nesting_that_ends_the_stack(self, tmp_path: Path) -> None:
         assert "cannot be read as YAML" in refusal(self.rig_file(tmp_path, "[" * 5_000))
+        assert "has a value that does not fit its tag" in refusal(self.rig_file(tmp_path, "a: !!timestamp 99"))
 
     @pytest.mark.parametrize(
         ("field", "value"),
