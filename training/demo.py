@@ -36,6 +36,7 @@ _ORIGIN = (
 _START = {"teacher": "teacher", "student": "student", "bevdistill": "student_bevdistill"}  # weights of each model
 _NAMES = {"teacher": "LiDAR teacher", "student": "student", "bevdistill": "student + BEVDistill"}
 _STUDENTS = ("student", "bevdistill")
+_INT8_FRAMES = 32  # that int8 is calibrated on
 _CONFIG = Path(__file__).parent.parent / "config"
 _RESULTS = {
     *("demo.txt", "world", "pictures", "bundle", "bundle_student", "replay", "replay_student"),
@@ -101,9 +102,16 @@ def run_demo(config: DemoConfig) -> str:
 
 
 def _export(output: Path, model: str) -> Path:
-    """The bundle of a student; that of the distilled one is the demo's product."""
-    folder = output / ("bundle" if model == "bevdistill" else f"bundle_{model}")
-    run_export(ExportConfig(checkpoint=str(output / model / LAST), output=str(folder), name="bevformer-tiny"))
+    """The bundle of a student; that of the distilled one is the demo's product, and offers int8 too."""
+    is_product = model == "bevdistill"
+    folder = output / ("bundle" if is_product else f"bundle_{model}")
+    settings = ExportConfig(
+        checkpoint=str(output / model / LAST),
+        output=str(folder),
+        name="bevformer-tiny",
+        int8_frames=_INT8_FRAMES if is_product else 0,
+    )
+    run_export(settings)
     return folder
 
 
