@@ -202,7 +202,7 @@ def _replay(bundles: Mapping[str, Path], data: DataConfig, output: Path) -> str:
     lines = [_score_line(f"{_NAMES[model]}, live", metrics) for model, metrics in live.items()]
     report = reports["bevdistill"]
     stages = [
-        f"  {name:<20}{entry.p50:>9.1f}{entry.p95:>9.1f}{entry.max:>9.1f}" for name, entry in report.latency_ms.items()
+        f"  {name:<25}{entry.p50:>9.1f}{entry.p95:>9.1f}{entry.max:>9.1f}" for name, entry in report.latency_ms.items()
     ]
     head = f"live replay: {report.sets_sent} sets sent, {report.sets_lost} lost; ms of each stage (p50, p95, max)"
     there, own = report.latency_ms["inference"].p50, (before + after) / 2

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from bevdistill_ros.core.rig import CameraRig
-from bevdistill_ros.inference.bundle import load_bundle, sha256_of
+from bevdistill_ros.inference.bundle import Bundle, load_bundle, sha256_of
 from bevdistill_ros.inference.engine_choice import HALF_PRECISIONS, EngineChoice
 from bevdistill_ros.inference.engine_files import (
     FP32_TOLERANCE,
@@ -25,6 +25,7 @@ from bevdistill_ros.inference.engine_files import (
     Tolerance,
 )
 from bevdistill_ros.inference.engines.choice import EXPORTED, open_proven
+from bevdistill_ros.inference.engines.network import EngineError
 from bevdistill_ros.inference.engines.reference import (
     REFERENCE_FILE,
     Deviation,
@@ -154,7 +155,7 @@ def write_network(path: Path, student: CameraStudent, rig: CameraRig, sampling: 
 
 
 def prove(path: Path, engines: Sequence[str]) -> list[str]:
-    """Let engines run a bundle on this machine; returns a line for each.
+    """Let engines run a bundle on this machine; returns a line for each, and one for each in int8 where there is one.
 
     Raises:
         EngineError: One is not installed or miscomputes; the bundle is there, but that engine will not run it here.
@@ -162,5 +163,17 @@ def prove(path: Path, engines: Sequence[str]) -> list[str]:
     if not engines:
         return []
     bundle = load_bundle(path)
-    proven = [open_proven(bundle, name, EngineChoice()) for name in engines]
-    return [f"engine {entry.network.name}: reproduces torch, {entry.deviation}" for entry in proven]
+    lines = [
+        f"engine {name}: reproduces torch, {open_proven(bundle, name, EngineChoice()).deviation}" for name in engines
+    ]
+    files = bundle.manifest.engines.networks if bundle.manifest.engines else ()
+    has_int8 = any(file.precision == "int8" for file in files)
+    return lines + [_int8_line(bundle, name) for name in engines if has_int8]
+
+
+def _int8_line(bundle: Bundle, name: str) -> str:
+    try:
+        found = open_proven(bundle, name, EngineChoice(precision="int8")).deviation
+    except EngineError as error:
+        return str(error)
+    return f"engine {name} in int8: differs from torch by {found}; score it before you drive with it"

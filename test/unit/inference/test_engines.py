@@ -30,7 +30,15 @@ from bevdistill_ros.model.deformable import Sampling, deformable_sample, sampled
 from bevdistill_ros.model.records import CameraInput
 from training.benchmark.engine import run as engine_bench
 from training.benchmark.engine.run import EngineBenchConfig, run_engine_bench
-from training.export.engines import NETWORK_FILE, add_network, engines_from, rounding_of, tolerance_for, write_network
+from training.export.engines import (
+    NETWORK_FILE,
+    add_network,
+    engines_from,
+    prove,
+    rounding_of,
+    tolerance_for,
+    write_network,
+)
 from training.export.int8 import INT8_FILE
 
 Students = Callable[..., BevFormer]
@@ -490,6 +498,18 @@ def test_heads_stay_in_float32(export: Callable[..., Path]) -> None:
     assert 0 < len(heads) < len(convolutions)
     for node in convolutions:
         assert (node.input[1] in dequantized) == (node not in heads)
+
+
+def test_an_export_tells_of_int8_beside_float32(export: Callable[..., Path]) -> None:
+    path = export(int8=True)
+    exact, reduced = prove(path, ("onnx",))
+    assert exact.startswith("engine onnx: reproduces torch, bev_max ")
+    assert reduced.startswith("engine onnx in int8: differs from torch by bev_max ")
+    content = json.loads((path / "manifest.json").read_text())
+    content["engines"]["networks"][-1]["tolerance"]["bev_rms"] = 1e-9
+    (path / "manifest.json").write_text(json.dumps(content))
+    exact, reduced = prove(path, ("onnx",))  # the bundle and its float32 network are good
+    assert "engine onnx (CPU, int8) is refused: it differs from torch" in reduced
 
 
 def test_auto_in_int8_warns_of_nothing(export: Callable[..., Path]) -> None:
