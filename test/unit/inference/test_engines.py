@@ -445,7 +445,7 @@ def test_int8_is_near_float32_and_is_int8(engine: str, export: Callable[..., Pat
 @pytest.mark.openvino
 @needs_bf16
 def test_half_precision_is_near_float32_and_is_half(export: Callable[..., Path], make_frame: Frames) -> None:
-    bundle = load_bundle(export(temporal=True, query_selection="heatmap"))
+    bundle = load_bundle(export(temporal=True))
     engine = Engine(bundle, EngineChoice(engine="auto", device="cpu", precision="bf16"))
     assert engine.warnings == ()
     for name in ("torch", "openvino"):
