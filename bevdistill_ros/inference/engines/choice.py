@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bevdistill_ros.inference.bundle import Bundle
 from bevdistill_ros.inference.device import device_from
-from bevdistill_ros.inference.engine_choice import HALF_PRECISIONS, EngineChoice
+from bevdistill_ros.inference.engine_choice import HALF_PRECISIONS, EngineChoice, Precision
 from bevdistill_ros.inference.engine_files import NetworkFile
 from bevdistill_ros.inference.engines.network import EngineError, Network
 from bevdistill_ros.inference.engines.onnx_engine import OnnxNetwork
@@ -69,7 +69,7 @@ def open_proven(bundle: Bundle, name: str, choice: EngineChoice) -> Proven:
         ValueError: A file of the bundle is corrupt.
     """
     file, reference = _file_of(bundle, choice.precision), _reference_of(bundle)
-    if choice.precision in HALF_PRECISIONS and name == "openvino":
+    if choice.precision in HALF_PRECISIONS and may_offer(name, choice.precision):
         open_proven(bundle, name, replace(choice, precision="fp32", openvino_device="CPU"))
     network = _built(bundle, file, name, choice)
     manifest = bundle.manifest
@@ -156,8 +156,12 @@ def _candidates(bundle: Bundle, choice: EngineChoice) -> list[str]:
     engines = bundle.manifest.engines
     if engines is None or not any(file.precision == choice.precision for file in engines.networks):
         return own
-    offering = [name for name in EXPORTED if name != "onnx" or choice.precision in OnnxNetwork.precisions]
-    return own + [name for name in offering if _is_installed(name)]
+    return own + [name for name in EXPORTED if may_offer(name, choice.precision) and _is_installed(name)]
+
+
+def may_offer(name: str, precision: Precision) -> bool:
+    """Whether an engine of `EXPORTED` computes in a precision, on some device at least."""
+    return name != "onnx" or precision in OnnxNetwork.precisions
 
 
 def _opened(bundle: Bundle, name: str, choice: EngineChoice) -> Network:

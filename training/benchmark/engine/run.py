@@ -20,9 +20,8 @@ from bevdistill_ros.core.rig import CameraRig
 from bevdistill_ros.inference.bundle import Bundle, load_bundle, save_bundle
 from bevdistill_ros.inference.engine import Engine
 from bevdistill_ros.inference.engine_choice import EngineChoice, Precision
-from bevdistill_ros.inference.engines.choice import EXPORTED, open_proven
+from bevdistill_ros.inference.engines.choice import EXPORTED, may_offer, open_proven
 from bevdistill_ros.inference.engines.network import EngineError
-from bevdistill_ros.inference.engines.onnx_engine import OnnxNetwork
 from bevdistill_ros.model.build import build_student
 from training.benchmark.engine.alone import made_frame
 from training.benchmark.engine.busy import busy_cores
@@ -133,7 +132,7 @@ def _rows(path: Path, threads: int) -> list[Row]:
     files = bundle.manifest.engines.networks if bundle.manifest.engines else ()
     for precision in (file.precision for file in files):
         for engine in EXPORTED:
-            if engine == "onnx" and precision not in OnnxNetwork.precisions:
+            if not may_offer(engine, precision):
                 continue
             name = engine if precision == "fp32" else f"{engine}-{precision}"
             choice = EngineChoice(engine=engine, precision=precision, num_threads=threads)  # type: ignore[arg-type]
