@@ -30,11 +30,10 @@ from bevdistill_ros.inference.engines.reference import (
     REFERENCE_FILE,
     Deviation,
     Reference,
-    answers_of,
     deviation,
+    deviation_of,
     reference_input,
     save_reference,
-    thinned,
     torch_reference,
 )
 from bevdistill_ros.inference.engines.torch_engine import TorchNetwork
@@ -112,8 +111,7 @@ def rounding_of(student: CameraStudent, rig: CameraRig, reference: Reference) ->
 def bf16_rounding_of(student: CameraStudent, rig: CameraRig, reference: Reference) -> Deviation:
     """How far torch's own answers in bfloat16 lie from those in float32."""
     network = TorchNetwork(student, torch.device("cpu"), "bf16")
-    found = answers_of(network, reference.blocks, student.config, rig)
-    return deviation(tuple(map(thinned, found)), reference.answers, "bf16")
+    return deviation_of(network, reference, student.config, rig)
 
 
 def tolerance_for(rounding: Deviation, most: Tolerance, times: float = _ROUNDINGS) -> Tolerance:

@@ -16,11 +16,9 @@ from bevdistill_ros.inference.engine_files import EngineFiles, NetworkFile, Tole
 from bevdistill_ros.inference.engines.onnx_engine import OnnxNetwork
 from bevdistill_ros.inference.engines.reference import (
     Deviation,
-    answers_of,
     capacity_of,
-    deviation,
+    deviation_of,
     load_reference,
-    thinned,
 )
 from bevdistill_ros.inference.manifest import Manifest
 from bevdistill_ros.model.build import finder_of
@@ -49,8 +47,7 @@ def add_int8(folder: Path, manifest: Manifest, files: EngineFiles, frames: Seque
     student = manifest.student
     network = OnnxNetwork(folder / INT8_FILE, student, "int8", ("cpu",), 0)
     reference = load_reference(folder / files.reference.file, student)
-    found = answers_of(network, reference.blocks, student, manifest.rig)
-    measured = deviation(tuple(map(thinned, found)), reference.answers)
+    measured = deviation_of(network, reference, student, manifest.rig)
     if not measured.bev_rms <= _LARGEST_RMS:
         raise ValueError(f"int8 loses too much on the reference ({measured}); calibrate on more or other frames")
     entry = NetworkFile(

@@ -18,10 +18,9 @@ from bevdistill_ros.inference.engines.reference import (
     Deviation,
     Reference,
     answers_of,
-    deviation,
+    deviation_of,
     load_reference,
     make_blocks,
-    thinned,
 )
 from bevdistill_ros.inference.engines.timings import read_timings, timings_path, write_timings
 from bevdistill_ros.inference.engines.torch_engine import TorchNetwork
@@ -74,19 +73,18 @@ def open_proven(bundle: Bundle, name: str, choice: EngineChoice) -> Proven:
     network = _built(bundle, file, name, choice)
     manifest = bundle.manifest
     try:
-        found = answers_of(network, reference.blocks, manifest.student, manifest.rig)
+        found = deviation_of(network, reference, manifest.student, manifest.rig)
     except EngineError:
         raise
     except Exception as error:  # the exceptions of engines share no base class
         raise EngineError(f"engine {name} cannot run '{file.file}': {str(error).strip().splitlines()[-1]}") from error
-    found_deviation = deviation(tuple(map(thinned, found)), reference.answers, choice.precision)
-    faults = found_deviation.exceeds(file.tolerance)
+    faults = found.exceeds(file.tolerance)
     if faults:
         raise EngineError(
             f"engine {name} ({network.place}, {choice.precision}) is refused: it differs from torch on the bundle's "
             f"reference by {', '.join(faults)}; export the bundle again, or set engine to torch"
         )
-    return Proven(network=network, deviation=found_deviation)
+    return Proven(network=network, deviation=found)
 
 
 def _built(bundle: Bundle, file: NetworkFile, name: str, choice: EngineChoice) -> Network:

@@ -113,6 +113,12 @@ def answers_of(network: Network, blocks: Tensor, config: StudentSettings, rig: C
     return tuple(answers)
 
 
+def deviation_of(network: Network, reference: Reference, config: StudentSettings, rig: CameraRig) -> Deviation:
+    """How far a network's answers to the reference's frames lie from its answers, see `answers_of`."""
+    found = answers_of(network, reference.blocks, config, rig)
+    return deviation(tuple(map(thinned, found)), reference.answers, network.precision)
+
+
 def thinned(answer: Answer) -> Answer:
     """An answer with only so many values of the BEV as are compared."""
     step = max(1, answer.bev.numel() // _KEPT_BEV)
