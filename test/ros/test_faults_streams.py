@@ -5,7 +5,7 @@ Each set that was sent must end as detections, which are those of the right imag
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,11 +287,10 @@ def test_simulated_time(shared: "Shared", bundle: Path, stamp: int) -> None:
     clock = vehicle.node.create_publisher(Clock, "/clock", 10)
     assert vehicle.wait_until(clock.get_subscription_count)
 
-    def turn(now: int) -> None:
-        clock.publish(Clock(clock=time_from(now)))
-        vehicle.rest(0.3)
+    def turn(now: int, until: Callable[[], bool] = lambda: False, timeout_s: float = 0.3) -> None:
+        vehicle.wait_until(lambda: clock.publish(Clock(clock=time_from(now))) or until(), timeout_s)
 
-    turn(stamp + 50 * MS)
+    turn(stamp + 50 * MS, lambda: vehicle.said("clock") == "/clock", 30.0)
     vehicle.detect(stamp, jpegs(1))
     status = vehicle.status(stamp)
     assert status.latency_ms == pytest.approx(60.0)

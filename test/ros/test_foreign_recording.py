@@ -119,7 +119,7 @@ def test_what_the_doctor_suggests_replays_whole(
         progress=False,
     )
     report = run_replay(config)
-    assert (report.sets_sent, report.sets_processed, report.sets_lost) == (NUM_SETS, NUM_SETS, 0)
+    assert (report.sets_sent, report.sets_processed, report.drops) == (NUM_SETS, NUM_SETS, {})
 
 
 def test_a_suggestion_does_not_replace_a_file(

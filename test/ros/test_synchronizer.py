@@ -71,10 +71,15 @@ class Ring:
     def play(self, events: list[tuple[int, str, int]]) -> None:
         """Send (arrival, name, stamp) by arrival, with the node's timer in between."""
         for arrival, name, stamp in sorted(events):
-            while self.now + 20 * MS < arrival:
-                self.now += 20 * MS
+            for look in range(self.now // (20 * MS) + 1, arrival // (20 * MS) + 1):
+                self.now = look * 20 * MS
                 self.synchronizer.expire()
             self.send(name, stamp, arrival)
+
+    def give_up(self) -> None:
+        """Look twice, as a set is given up at the second look."""
+        self.synchronizer.expire()
+        self.synchronizer.expire()
 
     def stamps(self) -> list[tuple[int | None, ...]]:
         return [tuple(None if m is None else m[0] - START for m in messages) for messages in self.sets]
@@ -138,11 +143,21 @@ def test_a_camera_later_than_the_longest_wait_is_missing_not_wrong() -> None:
     assert all(stamps[place] is None for stamps in ring.stamps())
 
 
+def test_images_that_came_while_the_process_was_stalled_are_used() -> None:
+    ring = Ring(names=("A", "B"), reference="A")
+    ring.send("A", START)
+    ring.synchronizer.expire()
+    ring.now += 1000 * MS
+    ring.synchronizer.expire()  # a timer goes before the messages that wait
+    ring.send("B", START + 5 * MS)
+    assert (ring.stamps(), ring.dropped) == ([(0, 5 * MS)], [])
+
+
 def test_dead_camera_is_skipped_with_its_name() -> None:
     ring = Ring()
     ring.play(ring_events(20, without=("BACK",)))
     ring.now += 1000 * MS
-    ring.synchronizer.expire()
+    ring.give_up()
     assert ring.sets == []
     assert ring.dropped == ["missing BACK"] * 20
 
@@ -157,7 +172,7 @@ def test_dead_camera_is_blank_and_waited_for_but_once() -> None:
     ]
     assert ring.stamps() == expected
     waits = [at - (k * PERIOD + 105 * MS) for k, at in enumerate(emitted)]
-    assert 150 * MS <= waits[0] < 175 * MS
+    assert 150 * MS <= waits[0] < 195 * MS
     assert waits[-1] == OFFSETS["BACK_LEFT"]
 
 
@@ -185,7 +200,7 @@ def test_a_dead_reference_is_missing_like_any_camera() -> None:
     ring = Ring()
     ring.play(ring_events(200, without=("FRONT",)))
     ring.now += 1000 * MS
-    ring.synchronizer.expire()
+    ring.give_up()
     assert ring.sets == []
     # In the first second it might still have come.
     assert ring.dropped == ["missing FRONT"] * (200 - 12)
@@ -290,7 +305,7 @@ def test_a_stamp_that_stands_still_is_told() -> None:
         ring.send("B", 0)
         ring.send("A", START + k * PERIOD, now=k * PERIOD)
     ring.now += 200 * MS
-    ring.synchronizer.expire()
+    ring.give_up()
     assert ring.dropped == ["missing B"] * 5
     assert ring.ignored == [("B", REPEATED)] * 4
 
@@ -349,7 +364,7 @@ def test_own_clock_that_goes_back_does_not_lengthen_the_wait() -> None:
     ring.now = 0
     ring.synchronizer.expire()
     ring.now = 160 * MS
-    ring.synchronizer.expire()
+    ring.give_up()
     assert ring.stamps() == [(0, None)]
 
 

@@ -44,8 +44,8 @@ class BagTime:
                 yield entry.message
 
     def run_on(self, seconds: float, sets: SetMaker) -> None:
-        """Let time pass after the last message [s]."""
-        self._tick_until(self.clock_ns + round(seconds * NANOSECONDS), sets)
+        """Let time pass after the last message [s], and two more looks at what waits."""
+        self._tick_until(self.clock_ns + round(seconds * NANOSECONDS) + 2 * TICK_NS, sets)
 
     def now_s(self) -> float:
         """When the message at hand was received [s]."""

@@ -174,7 +174,7 @@ class Player:
             messages: As they were received, each of a topic that has a route.
             rate: Speed; 0.5 takes twice the time.
             wait: See `Wait`.
-            gate: Holds time still until a message may go out; None holds nothing.
+            gate: Holds time still until a message may go out, and while this process is stalled; None holds nothing.
             clock: What /clock shows; None lets it follow every header.
         """
         if not rate > 0:
@@ -194,6 +194,8 @@ class Player:
             log.counts[message.topic] += 1
             log.sent_at_s[message.topic, message.stamp_ns] = now
             log.late_s.append(now - due_s)
+            if gate is not None:
+                origin_s += now - due_s  # else what is due meanwhile would go out at once, more than the node can take
         return log
 
     def _wait_until(self, due_s: float, clock_ns: int, wait: Wait) -> None:

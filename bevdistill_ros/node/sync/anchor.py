@@ -88,6 +88,7 @@ class AnchorSynchronizer(SimpleFilter):
         self._on_clock_jump = on_clock_jump
         self._queue_size = queue_size
         self._lock = threading.Lock()
+        self._looked = -math.inf  # when waits were last looked at [ns]
         self.anchor = reference  # the camera that anchors the set that is emitted
         self._forget()
         self.connectInput(filters)
@@ -98,9 +99,15 @@ class AnchorSynchronizer(SimpleFilter):
             source.registerCallback(self._receive, name)
 
     def expire(self) -> None:
-        """Give up waiting where it has been too long; to be called periodically, as dead cameras call nothing."""
+        """Give up waiting where it has been too long; to be called periodically, as dead cameras call nothing.
+
+        A set that waits for too long is given up at the second look that finds it so: a process that was stalled first
+        takes the images that came meanwhile.
+        """
         with self._lock:
-            ready, dropped = self._resolve()
+            now = self._now_ns()
+            ready, dropped = self._resolve(waited_until=min(self._looked, now))
+            self._looked = now
         self._emit(ready, dropped)
 
     @property
@@ -211,15 +218,18 @@ class AnchorSynchronizer(SimpleFilter):
         stamps = tuple(entry[0] if entry else None for entry in chosen)
         return DroppedSet(reason=reason, stamp_ns=stamp, stamps_ns=stamps)
 
-    def _resolve(self) -> tuple[list[tuple[str, tuple[Any, ...]]], list[DroppedSet]]:
-        """Sets that are ready, each with the camera that anchors it, oldest first; and those given up."""
+    def _resolve(self, waited_until: float = -math.inf) -> tuple[list[tuple[str, tuple[Any, ...]]], list[DroppedSet]]:
+        """Sets that are ready, each with the camera that anchors it, oldest first; and those given up.
+
+        Waits count until `waited_until` [ns]: none is too long where that is left out.
+        """
         now = self._now_ns()
         ready: list[tuple[str, tuple[Any, ...]]] = []
         dropped: list[DroppedSet] = []
         while self._anchors:
             anchor = self._anchors[0]
             anchor.arrived = min(anchor.arrived, now)  # a clock set back must not make the wait longer
-            overdue = now - anchor.arrived >= self._max_age
+            overdue = waited_until - anchor.arrived >= self._max_age
             chosen = {name: stream.nearest(anchor.stamp, self._max_spread) for name, stream in self._streams.items()}
             unsettled = set() if overdue else self._unsettled(anchor)
             outliers = self._outliers(anchor.stamp, {name: chosen[name] for name in chosen if name not in unsettled})
