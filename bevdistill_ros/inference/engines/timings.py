@@ -16,7 +16,7 @@ from bevdistill_ros.core.files import read_text, user_cache, write_whole
 from bevdistill_ros.inference.engine_choice import EngineChoice
 from bevdistill_ros.inference.manifest import Manifest
 
-_FORMAT = 1  # raise it whenever the measurement changes its meaning
+_FORMAT = 2  # raise it whenever the measurement changes its meaning
 _MAX_BYTES = 10_000
 _PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino")
 _LOG = logging.getLogger(__name__)
