@@ -67,6 +67,26 @@ def rewritten(
     return target
 
 
+def with_bytes(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """Copy a bag with other bytes.
+
+    Args:
+        source: The bag.
+        target: The new one.
+        change: What to make of the bytes of each message of a topic; None leaves it out.
+    """
+    with Reader(source) as reader, Writer(target, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        made = {
+            entry.topic: writer.add_connection(entry.topic, entry.msgtype, typestore=messages.standard_types())
+            for entry in reader.connections
+        }
+        for connection, received_ns, data in reader.messages():
+            changed = change(connection.topic, bytes(data))
+            if changed is not None:
+                writer.write(made[connection.topic], received_ns, changed)
+    return target
+
+
 def mounting_of(yaw_deg: float, *, size: tuple[int, int] = (96, 160), height_m: float = 1.6) -> Mounting:
     """A camera that looks to a side of the vehicle, level, 83 degrees wide."""
     yaw = np.radians(yaw_deg)

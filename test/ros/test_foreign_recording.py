@@ -1,13 +1,14 @@
 """A recording of a vehicle that we know nothing of: the doctor reads it, suggests its topics, and replay plays it."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from foreign_bags import mounting_of, rewritten, scene_of
+from foreign_bags import OURS_ALONE, mounting_of, rewritten, scene_of, with_bytes
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import CameraRig
@@ -120,6 +121,39 @@ def test_what_the_doctor_suggests_replays_whole(
     )
     report = run_replay(config)
     assert (report.sets_sent, report.sets_processed, report.drops) == (NUM_SETS, NUM_SETS, {})
+
+
+def test_in_steps_a_set_that_lacks_an_image_is_not_waited_for_in_vain(
+    bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One image is lost, one is cut off, and a damaged pose is no matter."""
+    period_ns = 150_000_000
+    scene = scene_of(tmp_path, YAWS, num_frames=9, sizes=SIZES, period_ns=period_ns, pose_period_ns=period_ns)
+    whole = write_scene(scene, tmp_path / "whole", progress=False)
+    cuts = {"/REAR_LEFT/image_rect_compressed": 3, "/FRONT_RIGHT/image_rect_compressed": 6, "/odom": 4}
+    seen: Counter[str] = Counter()
+
+    def cut(topic: str, data: bytes) -> bytes | None:
+        seen[topic] += 1
+        if topic in OURS_ALONE or (topic.startswith("/REAR_LEFT/image") and seen[topic] == cuts[topic]):
+            return None
+        return data[: len(data) // 2] if seen[topic] == cuts.get(topic) else data
+
+    config = ReplayConfig(
+        bundle=bundle,
+        output=tmp_path / "out",
+        bags=(with_bytes(whole, tmp_path / "lossy", cut),),
+        frames="all",
+        pace="step",
+        answer_timeout_s=200.0,  # the test itself would be too late
+        device="cpu",
+        parameters={"num_threads": 1, "decode_threads": 2},
+        progress=False,
+    )
+    report = run_replay(config)
+    assert report.drops == {"missing REAR_LEFT": 1, "missing FRONT_RIGHT": 1}
+    assert (report.sets_sent, report.sets_processed, report.messages_lost) == (9, 7, 2)
+    assert caplog.text.count("are damaged and skipped") == 2
 
 
 def test_a_suggestion_does_not_replace_a_file(

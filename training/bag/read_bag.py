@@ -18,6 +18,7 @@ from bevdistill_ros.core.geometry import transform_from
 from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.interface.topics import TopicMap
 from training.bag import messages
+from training.bag.damage import Damage
 from training.bag.storage import BagError, Storages, Stored, open_storages
 from training.bag.write_bag import SAMPLE_TOPIC
 
@@ -143,17 +144,15 @@ class Bag:
         store = messages.standard_types() if is_standard else messages.detector_types()
         if message_type not in store.fielddefs:
             raise BagError(f"{self.path}: {topic} holds {quote(message_type)}, a type that is not known")
-        damaged, reason = 0, ""
+        damage = Damage()
         try:
             for message in self.messages([topic]):
-                try:
-                    content = convert(store.deserialize_cdr(message.data, message_type))
-                except Exception as error:  # rosbags lets through whatever its parser raises on damaged input
-                    damaged, reason = damaged + 1, reason or f"{type(error).__name__}: {one_line(error)}"
-                    continue
-                yield message.stamp_ns, content
+                found = []
+                with damage.counted(topic):
+                    found.append((message.stamp_ns, convert(store.deserialize_cdr(message.data, message_type))))
+                yield from found
         finally:
-            self.note_damaged(topic, damaged, reason)
+            self.note_damage(damage)
 
     def check_type(self, topic: str, message_type: str) -> None:
         """Raise BagError unless the bag has a topic, of this message type."""
@@ -162,14 +161,15 @@ class Bag:
         if self.topics[topic] != message_type:
             raise BagError(f"{self.path}: {topic} holds {quote(self.topics[topic])}, but must hold {message_type}")
 
-    def note_damaged(self, topic: str, count: int, reason: str) -> None:
-        """Count damaged messages of a topic, and log them once."""
-        if count > self.losses.damaged.get(topic, 0):
-            self.losses.damaged[topic] = count
-            total = self.counts.get(topic, 0)
-            _LOG.warning(
-                "%s: %d of %d messages of %s are damaged and skipped: %s", self.path, count, total, topic, reason
-            )
+    def note_damage(self, damage: Damage) -> None:
+        """Take damaged messages into the losses, and log each topic's once."""
+        for topic, count in damage.counts.items():
+            if count > self.losses.damaged.get(topic, 0):
+                self.losses.damaged[topic] = count
+                _LOG.warning(
+                    "%s: %d of %d messages of %s are damaged and skipped: %s",
+                    self.path, count, self.counts.get(topic, 0), topic, damage.reasons[topic],
+                )  # fmt: skip
 
     def _is_plausible(self, stored: Stored) -> bool:
         """Whether a message is of its topic's type and within the time of the bag; another is one that is missing."""

@@ -15,6 +15,7 @@ from bevdistill_ros.core.records import Detections
 from bevdistill_ros.core.text import one_line, quote
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC
 from training.bag import messages
+from training.bag.damage import Damage
 from training.bag.read_bag import Bag, BagError, read_bag
 from training.bag.write_bag import BASE_FRAME
 
@@ -90,13 +91,11 @@ def _received(bag: Bag, topic: str, kind: str) -> list[tuple[int, Any]]:
     """When each message of a topic was recorded [ns], and its content."""
     bag.check_type(topic, kind)
     store = messages.standard_types() if kind in messages.standard_types().fielddefs else messages.detector_types()
-    found, damaged, reason = [], 0, ""
+    found, damage = [], Damage()
     for message in bag.messages([topic]):
-        try:
+        with damage.counted(topic):
             found.append((message.received_ns, store.deserialize_cdr(message.data, kind)))
-        except Exception as error:  # rosbags lets through whatever its parser raises on damaged input
-            damaged, reason = damaged + 1, reason or f"{type(error).__name__}: {one_line(error)}"
-    bag.note_damaged(topic, damaged, reason)
+    bag.note_damage(damage)
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from bevdistill_ros.core.files import write_whole
 from bevdistill_ros.node.rig.calibration import Calibration
 from training.bag import messages
+from training.bag.damage import Damage
 from training.bag.read_bag import Bag, BagError, read_bag
 from training.bag_import.annotations import Categories, FoundBox, boxes_of
 from training.bag_import.calibrate import calibrate, with_image_size
@@ -132,8 +133,7 @@ class _BagImport:
             )
             for camera, calibration in calibrations.items()
         }
-        channels, damaged = sources.sensors(), Counter[str]()
-        reasons: dict[str, str] = {}
+        channels, damage = sources.sensors(), Damage()
         for channel in channels.values():
             for folder in ("samples", "sweeps"):
                 (self.config.growing / folder / channel).mkdir(parents=True, exist_ok=True)
@@ -142,21 +142,19 @@ class _BagImport:
             key = (channels[message.topic], message.stamp_ns)
             if key not in self.poses or key in self.files:
                 continue
-            try:
+            file = None
+            with damage.counted(message.topic):
                 content = store.deserialize_cdr(message.data, message.message_type)
                 if key[0] == LIDAR:
                     points = points_of(content, self.config.max_intensity)
                     file = FileContent(content=points.tobytes(), suffix=_POINTS_SUFFIX, size=(0, 0))
                 else:
                     file = encoders[key[0]].file_of(content, message.message_type)
-            except Exception as error:  # rosbags lets through whatever its parser raises on damaged input
-                damaged[message.topic] += 1
-                reasons.setdefault(message.topic, f"{type(error).__name__}: {error}")
-                continue
-            self._write(key, file)
-        for topic, count in damaged.items():
-            self.bag.note_damaged(topic, count, reasons[topic])
-            self.skipped[f"damaged messages of {topic} ({reasons[topic][:120]})"] += count
+            if file is not None:
+                self._write(key, file)
+        self.bag.note_damage(damage)
+        for topic, count in damage.counts.items():
+            self.skipped[f"damaged messages of {topic} ({damage.reasons[topic][:120]})"] += count
 
     def _write(self, key: tuple[str, int], file: FileContent) -> None:
         channel, stamp_ns = key

@@ -1,16 +1,15 @@
 """The first pass over a bag: the stamps of its sensors, and all that is small: motion, mountings, calibrations."""
 
 from array import array
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from bevdistill_ros.core.text import one_line
 from bevdistill_ros.interface.topic_guess import CAMERA_INFO, ODOMETRY
 from training.bag import messages
+from training.bag.damage import Damage
 from training.bag.read_bag import Bag, BagError, BagMessage, BagSample, samples_of
 from training.bag.write_bag import SAMPLE_TOPIC
 from training.bag_import.config import BagImportConfig
@@ -42,19 +41,12 @@ def scan(config: BagImportConfig, bag: Bag, sources: Sources) -> Scan:
         BagError: It is damaged, or its stamps cannot be used.
     """
     collector = _Collector(config, sources)
-    damaged: Counter[str] = Counter()
-    reasons: dict[str, str] = {}
+    damage = Damage()
     wanted = [topic for topic in collector.handlers if bag.counts.get(topic)]
     for message in bag.messages(wanted):
-        try:
+        with damage.counted(message.topic):
             collector.handlers[message.topic](message)
-        except BagError:
-            raise
-        except Exception as error:  # rosbags lets through whatever its parser raises on damaged input
-            damaged[message.topic] += 1
-            reasons.setdefault(message.topic, f"{type(error).__name__}: {one_line(error)}")
-    for topic, count in damaged.items():
-        bag.note_damaged(topic, count, reasons[topic])
+    bag.note_damage(damage)
     samples = samples_of(bag) if bag.counts.get(SAMPLE_TOPIC) else ()
     return collector.result(bag, samples)
 

@@ -114,6 +114,11 @@ class Setup:
         return self.config.parameters.get("intrinsics") == "rig_file"
 
     @property
+    def max_age_s(self) -> float:
+        """How long the node waits for the cameras of a set [s]."""
+        return float(self.config.parameters.get("sync.max_age_ms", SyncParameters().max_age_ms)) / 1e3
+
+    @property
     def reference_topic(self) -> str:
         """Topic of the bags whose images anchor the sets."""
         return self.layout.image_topic(self.reference_camera)

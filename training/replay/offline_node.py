@@ -25,6 +25,7 @@ from bevdistill_ros.node.rig.odometry import StampedPose
 from bevdistill_ros.node.sets import Listeners, SetMaker
 from bevdistill_ros.node.sync.filters import SimpleFilter
 from training.bag import messages
+from training.bag.damage import Damage
 from training.bag.read_bag import Bag, BagError, BagMessage
 from training.bag.rig import rig_of
 from training.replay.bag_time import BagTime
@@ -75,7 +76,7 @@ class OfflineNode:
         self._odometry_topic = self._find_odometry(part.bag)
         self._calibrations: list[tuple[str, Calibration | str]] = []
         self._poses: list[StampedPose] = []
-        self._damaged: dict[str, tuple[int, str]] = {}
+        self._damage = Damage()
         self._made: list[ImageSet | DroppedSet] = []
         layout = setup.layout
         self._infos = {layout.camera_info_topic(camera): camera for camera in setup.cameras}
@@ -99,8 +100,7 @@ class OfflineNode:
             yield from self._take()
         finally:
             self.pipeline.close()
-            for topic, (count, reason) in self._damaged.items():
-                self._bag.note_damaged(topic, count, reason)
+            self._bag.note_damage(self._damage)
 
     def _take(self) -> Iterator[ReadySet | DroppedSet]:
         for entry in _drain(self._made):
@@ -176,7 +176,13 @@ class OfflineNode:
         wanted = {*self._filters, *self._infos} & set(part.bag.topics) | {self._odometry_topic} - {""}
         samples = part.key_frames.samples if self._setup.config.frames == "key" else None
         return stream(
-            part.bag, wanted, self._setup.layout, self._setup.cameras, samples, base_frame=self._setup.base_frame
+            part.bag,
+            wanted,
+            self._setup.layout,
+            self._setup.cameras,
+            samples,
+            base_frame=self._setup.base_frame,
+            damage=self._damage,
         )
 
     def _clock(self, bag: Bag) -> HeaderClock:
@@ -216,12 +222,9 @@ class OfflineNode:
 
     def _decoded(self, message: BagMessage) -> Any:
         """The message by its fields; None where it is damaged."""
-        try:
+        with self._damage.counted(message.topic):
             return messages.standard_types().deserialize_cdr(message.data, message.message_type)
-        except Exception as error:  # rosbags lets through whatever its parser raises on damaged input
-            count, reason = self._damaged.get(message.topic, (0, f"{type(error).__name__}: {one_line(error)}"))
-            self._damaged[message.topic] = (count + 1, reason)
-            return None
+        return None
 
 
 def _drain(entries: list[Any]) -> list[Any]:

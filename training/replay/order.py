@@ -1,6 +1,6 @@
 """The messages of a bag in the order to play them."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import COMPRESSED_IMAGE, RAW_IMAGE, TopicMap
 from training.bag import messages
+from training.bag.damage import Damage
 from training.bag.read_bag import Bag, BagMessage, BagSample
 from training.bag.write_bag import BASE_FRAME
 
@@ -25,6 +26,7 @@ def stream(
     samples: Sequence[BagSample] | None = None,
     *,
     base_frame: str = BASE_FRAME,
+    damage: Damage | None = None,
 ) -> Iterator[BagMessage]:
     """Messages in the order to play: as received, and of one time poses, then calibrations, then images.
 
@@ -38,7 +40,9 @@ def stream(
         cameras: Names of the cameras.
         samples: Keep of the cameras only these key frames; None keeps all.
         base_frame: Frame of the vehicle, whose pose `ODOMETRY_FROM_TF` takes from /tf.
+        damage: Counts damaged messages of /tf that a pose was to be taken from.
     """
+    damage = damage or Damage()
     wanted: dict[str, set[int]] = {}
     once = {layout.camera_info_topic(camera) for camera in cameras if _is_sent_once(bag, layout, camera)}
     if samples is not None:
@@ -53,9 +57,23 @@ def stream(
     for _, group in groupby(bag.messages(rest), key=lambda message: message.received_ns):
         for message in sorted(group, key=lambda message: _RANKS.get(message.message_type, 0)):
             if derives and message.topic == layout.tf:
-                yield from odometry_from(message, base_frame)
+                poses: list[BagMessage] = []
+                with damage.counted(message.topic):
+                    poses += odometry_from(message, base_frame)
+                yield from poses
             if message.topic in topics and (message.topic not in wanted or message.stamp_ns in wanted[message.topic]):
                 yield message
+
+
+def decodable(played: Iterable[BagMessage], damage: Damage) -> Iterator[BagMessage]:
+    """All messages but the damaged ones, which a subscriber would never see."""
+    store = messages.standard_types()
+    for message in played:
+        found: list[BagMessage] = []
+        with damage.counted(message.topic):
+            store.deserialize_cdr(message.data, message.message_type)
+            found.append(message)
+        yield from found
 
 
 def odometry_from(message: BagMessage, base_frame: str) -> Iterator[BagMessage]:

@@ -2,9 +2,11 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage
 
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, OVERLAY_TOPIC
@@ -33,6 +35,7 @@ class Recorder:
     answers: list[Answer] = field(default_factory=list)
     answered_ns: set[int] = field(default_factory=set)  # stamps of sets that were detected in
     reported_ns: set[int] = field(default_factory=set)  # stamps of sets whose status was received
+    dropped_ns: set[int] = field(default_factory=set)  # stamps of sets that the node gave up
 
     def connect(self, wait: Wait, timeout_s: float) -> None:
         """Subscribe, to detections and status as reliably as the node publishes.
@@ -68,10 +71,21 @@ class Recorder:
         now = time.perf_counter()
         stamp_ns = messages.stamp_in(data)
         self.answers.append(Answer(topic=topic, stamp_ns=stamp_ns, received_at_s=now, data=bytes(data)))
-        (self.answered_ns if topic == DETECTIONS_TOPIC else self.reported_ns).add(stamp_ns)
+        if topic == DETECTIONS_TOPIC:
+            self.answered_ns.add(stamp_ns)
+            return
+        self.reported_ns.add(stamp_ns)
+        status: Any = deserialize_message(data, message_class(ANSWER_TYPES[topic]))
+        if not status.stages:
+            self.dropped_ns.add(stamp_ns)
+
+    @property
+    def settled_ns(self) -> set[int]:
+        """Stamps of sets of which nothing more is to come."""
+        return self.answered_ns | self.dropped_ns
 
     def take(self) -> list[Answer]:
         """What was received since the last call."""
         taken, self.answers = self.answers, []
-        self.answered_ns, self.reported_ns, self.pictures = set(), set(), {}
+        self.answered_ns, self.reported_ns, self.dropped_ns, self.pictures = set(), set(), set(), {}
         return taken

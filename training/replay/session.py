@@ -13,6 +13,7 @@ from bevdistill_ros.core.files import atomic_file, write_whole
 from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE, has_tf
+from training.bag.damage import Damage
 from training.bag.read_bag import Bag, BagMessage
 from training.bag.recording import read_recording
 from training.bag.rig import rig_of
@@ -20,11 +21,12 @@ from training.replay.clock import HeaderClock
 from training.replay.config import KeyFrames, Played, Replayed, Setup
 from training.replay.node_parameters import moves_on_tf, node_parameters
 from training.replay.node_process import NodeProcess
-from training.replay.order import ODOMETRY_FROM_TF, stream
+from training.replay.order import ODOMETRY_FROM_TF, decodable, stream
 from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node
 from training.replay.record import Answer, Recorder
 from training.replay.recording import write_recording
 
+_OVERTIME_S = 0.1  # that a node takes to give a set up, beyond the longest wait for its cameras
 _AFTER_ANSWER_TIMEOUT_S = 5.0  # for what the node publishes of a set after its answer
 
 
@@ -114,11 +116,21 @@ class Session:
         samples = key_frames.samples if self._config.frames == "key" else None
         topics = [topic for topic in self._player.routes if topic in (*bag.topics, ODOMETRY_FROM_TF)]
         layout, base_frame = self._setup.layout, self._setup.base_frame
-        messages = stream(bag, topics, layout, self._setup.cameras, samples, base_frame=base_frame)
+        damage = Damage()
+        ordered = stream(bag, topics, layout, self._setup.cameras, samples, base_frame=base_frame, damage=damage)
         self._recorder.take()
         gate = self._gate() if self._config.pace == "step" else None
         clock = HeaderClock(bag.first(self._setup.reference_topic), self._setup.reference_topic)
-        log = self._player.run(messages, rate=self._config.rate, wait=self._wait, gate=gate, clock=clock)
+        messages = decodable(ordered, damage)
+        log = self._player.run(
+            messages,
+            rate=self._config.rate,
+            wait=self._wait,
+            gate=gate,
+            overtime_s=self._setup.max_age_s + _OVERTIME_S,
+            clock=clock,
+        )
+        bag.note_damage(damage)
         sent = [stamp_ns for topic, stamp_ns in log.sent_at_s if topic == self._setup.reference_topic]
         self._drain(sent)
         self._process.check()
@@ -157,8 +169,8 @@ class Session:
             nonlocal pending, since_s
             if message.topic != self._setup.reference_topic:
                 return True
-            answered = pending is None or pending in self._recorder.answered_ns
-            if not answered and time.perf_counter() - since_s < self._config.answer_timeout_s:
+            settled = pending is None or pending in self._recorder.settled_ns
+            if not settled and time.perf_counter() - since_s < self._config.answer_timeout_s:
                 return False
             pending, since_s = message.stamp_ns, time.perf_counter()
             return True
@@ -167,10 +179,10 @@ class Session:
 
     def _drain(self, sent: Sequence[int]) -> None:
         """Wait for the answers still to come, as long as some come."""
-        while set(sent) - self._recorder.answered_ns:
-            before = len(self._recorder.answered_ns)
+        while set(sent) - self._recorder.settled_ns:
+            before = len(self._recorder.settled_ns)
             if not self._run_until(
-                lambda before=before: len(self._recorder.answered_ns) > before,  # type: ignore[misc]
+                lambda before=before: len(self._recorder.settled_ns) > before,  # type: ignore[misc]
                 self._config.answer_timeout_s,
             ):
                 break
