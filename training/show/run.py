@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from bevdistill_ros.core.boxes import corners_bev
@@ -24,7 +25,7 @@ from training.teacher.mmdet3d_config import Mmdet3dConfig
 
 CAMERA_INCHES = 4.4  # width of a camera in the picture
 TITLE_INCHES = 0.4  # height of a line of text
-LEAST_INCHES = 4.0  # height of all cameras, so that the bird's-eye view is legible
+LEAST_INCHES = 5.0  # height of all cameras, so that the bird's-eye view is legible
 CAMERA_ROWS: tuple[tuple[str, ...], ...] = (
     ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"),
     ("CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT"),  # as seen when looking back, so that neighbours lie side by side
@@ -65,8 +66,8 @@ def run_show(config: ShowConfig) -> str:
         )
         paths.append(output / f"{split}_{number:04d}.png")
         with atomic_file(paths[-1]) as partial:
-            figure.savefig(partial, format="png", dpi=100)
-    return "pictures:\n" + "\n".join(f"  {path}" for path in paths)
+            figure.savefig(partial, format="png", dpi=150)
+    return "\n".join(f"picture: {path}" for path in paths)
 
 
 def draw_frame(sample: Sample, detections: Detections, *, cameras: Sequence[str], grid: BevGrid, title: str) -> Figure:
@@ -125,9 +126,7 @@ def draw_bev(axes: Axes, sample: Sample, detections: Detections, grid: BevGrid) 
     axes.scatter(points[:, 1], points[:, 0], s=0.3, c="#9aa0a6", linewidths=0)
     _draw_outlines(axes, sample.boxes, [TRUTH_COLOUR] * len(sample.boxes), 1.8)
     _draw_outlines(axes, detections.boxes, _colours(detections), 1.1)
-    for box, score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True):
-        colour = CLASS_COLOURS[CLASS_NAMES[int(label)]]
-        axes.text(box[1], box[0], f"{score:.2f}", fontsize=5, color=colour, ha="center", va="center", clip_on=True)
+    _write_scores(axes, detections)
     axes.plot([-0.9, 0.9, 0.9, -0.9, -0.9], [-1, -1, 3.5, 3.5, -1], color="black", linewidth=1)
     axes.set(xlim=(grid.y_max, grid.y_min), ylim=(grid.x_min, grid.x_max), aspect="equal")
     axes.set(xlabel="y, left of the ego [m]", ylabel="x, ahead of the ego [m]", title="bird's-eye view")
@@ -138,6 +137,28 @@ def draw_bev(axes: Axes, sample: Sample, detections: Detections, grid: BevGrid) 
     ]
     if handles:
         axes.legend(handles=handles, fontsize=6, loc="upper right")
+
+
+def _write_scores(axes: Axes, detections: Detections) -> None:
+    """The score of each detection beside its box, on the side away from the ego."""
+    halo = [withStroke(linewidth=1.5, foreground="white")]
+    corners = corners_bev(detections.boxes)
+    for outline, score, colour in zip(corners, detections.scores, _colours(detections), strict=True):
+        along, across = outline.mean(dim=0).tolist()
+        is_left = across > 0
+        edge = outline[:, 1].max() if is_left else outline[:, 1].min()
+        axes.annotate(
+            f"{score:.2f}",
+            (float(edge), along),
+            (-2 if is_left else 2, 0),
+            textcoords="offset points",
+            ha="right" if is_left else "left",
+            va="center",
+            fontsize=5,
+            color=colour,
+            path_effects=halo,
+            annotation_clip=True,
+        )
 
 
 def _draw_outlines(axes: Axes, boxes: Tensor, colours: Sequence[str | Colour], width: float) -> None:

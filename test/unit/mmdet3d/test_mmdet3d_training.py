@@ -147,7 +147,7 @@ def test_commands_take_a_detector_of_mmdet3d(
     ]
     more = ["--num_workers=0", "--batch_size=2", "--progress=false"] if command == "evaluate" else ["--frames=1"]
     assert main([command, *arguments, *more]) == 0
-    assert ("NDS" if command == "evaluate" else "pictures:") in capsys.readouterr().out
+    assert ("NDS" if command == "evaluate" else "picture:") in capsys.readouterr().out
     if command == "evaluate":
         results = json.loads((tmp_path / "out" / "results.json").read_text())
         assert results["meta"]["use_lidar"]
