@@ -55,6 +55,9 @@ def loss_of(teacher: Mmdet3dTeacher, batch: Batch) -> Tensor:
 def main(detector: str, *arguments: str) -> None:
     """Train the detector of a configuration of mmdet3d with the settings of our command line."""
     config = settings_from(TrainConfig, arguments)
+    path = Path(config.run.output) / "last.pth"
+    if path.exists():
+        raise ValueError(f"{path} exists already; choose another run.output")
     torch.manual_seed(config.optim.seed)
     torch.set_num_threads(config.run.threads or torch.get_num_threads())
     teacher = build_mmdet3d_teacher(Mmdet3dConfig(config=detector), grid=config.teacher.grid).train()
@@ -81,7 +84,6 @@ def main(detector: str, *arguments: str) -> None:
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}")
-    path = Path(config.run.output) / "last.pth"
     meta = {"dataset_meta": {"classes": teacher.facts.class_names}}
     with atomic_file(path) as partial:
         torch.save({"meta": meta, "state_dict": teacher.detector.state_dict()}, partial)
