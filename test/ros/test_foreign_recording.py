@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,12 @@ def test_what_the_doctor_suggests_replays_whole(
 def test_in_steps_a_set_that_lacks_an_image_is_not_waited_for_in_vain(
     bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One image is lost, one is cut off, and a damaged pose is no matter."""
+    """One image is lost, two are cut off, one of them of the reference, and a damaged pose is no matter."""
     period_ns = 150_000_000
     scene = scene_of(tmp_path, YAWS, num_frames=9, sizes=SIZES, period_ns=period_ns, pose_period_ns=period_ns)
     whole = write_scene(scene, tmp_path / "whole", progress=False)
     cuts = {"/REAR_LEFT/image_rect_compressed": 3, "/FRONT_RIGHT/image_rect_compressed": 6, "/odom": 4}
+    cuts["/FRONT/image_rect_compressed"] = 8
     seen: Counter[str] = Counter()
 
     def cut(topic: str, data: bytes) -> bytes | None:
@@ -150,10 +152,34 @@ def test_in_steps_a_set_that_lacks_an_image_is_not_waited_for_in_vain(
         parameters={"num_threads": 1, "decode_threads": 2},
         progress=False,
     )
+    for mode in ("live", "offline"):
+        caplog.clear()
+        pace = "step" if mode == "live" else "realtime"
+        report = run_replay(replace(config, mode=mode, pace=pace, output=tmp_path / mode))  # type: ignore[arg-type]
+        missing = {f"missing {camera}": 1 for camera in ("REAR_LEFT", "FRONT_RIGHT", "FRONT")}
+        assert report.drops == missing
+        assert (report.sets_sent, report.sets_processed, report.messages_lost) == (8, 6, 3)
+        assert caplog.text.count("are damaged and skipped") == 3
+
+
+def test_in_steps_an_image_may_come_later_than_the_next_set(bundle: Path, tmp_path: Path) -> None:
+    period_ns = 100_000_000
+    scene = scene_of(tmp_path, YAWS, num_frames=5, sizes=SIZES, period_ns=period_ns, pose_period_ns=period_ns)
+    ours = write_scene(scene, tmp_path / "ours", progress=False)
+    late = {"/REAR_LEFT/image_rect_compressed": (120.0, 125.0)}
+    config = ReplayConfig(
+        bundle=bundle,
+        output=tmp_path / "out",
+        bags=(rewritten(ours, tmp_path / "late", late_ms=late),),
+        frames="all",
+        pace="step",
+        answer_timeout_s=200.0,
+        device="cpu",
+        parameters={"num_threads": 1, "decode_threads": 2},
+        progress=False,
+    )
     report = run_replay(config)
-    assert report.drops == {"missing REAR_LEFT": 1, "missing FRONT_RIGHT": 1}
-    assert (report.sets_sent, report.sets_processed, report.messages_lost) == (9, 7, 2)
-    assert caplog.text.count("are damaged and skipped") == 2
+    assert (report.sets_sent, report.sets_processed, report.drops) == (5, 5, {})
 
 
 def test_a_suggestion_does_not_replace_a_file(

@@ -39,7 +39,7 @@ class ReplayConfig:
     odometry_topic: str = ""  # nav_msgs/Odometry; empty: that of layout
     frames: Frames = "key"  # images to play: those of key frames, as offline evaluation has them, or all
     mode: Literal["live", "offline"] = "live"  # live: through the ROS 2 node; offline: its parts without ROS, faster
-    pace: Literal["realtime", "step"] = "realtime"  # live; step: time stands still until the last set is answered
+    pace: Literal["realtime", "step"] = "realtime"  # live; step: time stands still while the node works on a set
     rate: float = 1.0  # live: speed; 0.5 takes twice the time
     reference_camera: str = ""  # its image anchors a set and gives its stamp; empty: CAM_FRONT, or the first camera
     max_spread_ms: float = SyncParameters.max_spread_ms  # [ms] largest difference of two image stamps in a set
@@ -114,9 +114,14 @@ class Setup:
         return self.config.parameters.get("intrinsics") == "rig_file"
 
     @property
-    def max_age_s(self) -> float:
-        """How long the node waits for the cameras of a set [s]."""
-        return float(self.config.parameters.get("sync.max_age_ms", SyncParameters().max_age_ms)) / 1e3
+    def max_spread_ms(self) -> float:
+        """How far the images of a set may be apart [ms]."""
+        return float(self.config.parameters.get("sync.max_spread_ms", self.config.max_spread_ms))
+
+    @property
+    def max_age_ms(self) -> float:
+        """How long the node waits for the cameras of a set [ms]."""
+        return float(self.config.parameters.get("sync.max_age_ms", SyncParameters().max_age_ms))
 
     @property
     def reference_topic(self) -> str:

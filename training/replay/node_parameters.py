@@ -18,7 +18,7 @@ def node_parameters(setup: Setup, bag: Bag) -> dict[str, Any]:
         "cameras": list(setup.cameras),
         **setup.layout.node_parameters(),
         "sync.reference_camera": setup.reference_camera,
-        "sync.max_spread_ms": float(config.max_spread_ms),
+        "sync.max_spread_ms": setup.max_spread_ms,
         "score_threshold": 0.0,
     }
     if not setup.layout.odometry and not moves_on_tf(bag, setup):

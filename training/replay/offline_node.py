@@ -92,8 +92,8 @@ class OfflineNode:
         """Sets in the order in which the node would work on them; those given up where they would have been."""
         try:
             for message in self._time.images(self._sets):
-                self.sets_sent += message.topic == self._setup.reference_topic
                 if (content := self._decoded(message)) is not None:
+                    self.sets_sent += message.topic == self._setup.reference_topic
                     self._filters[message.topic].signalMessage(content)
                 yield from self._take()
             self._time.run_on(self._parameters.sync.max_age_ms / 1e3, self._sets)

@@ -57,16 +57,18 @@ def stream(
     for _, group in groupby(bag.messages(rest), key=lambda message: message.received_ns):
         for message in sorted(group, key=lambda message: _RANKS.get(message.message_type, 0)):
             if derives and message.topic == layout.tf:
-                poses: list[BagMessage] = []
+                poses: list[BagMessage] | None = None
                 with damage.counted(message.topic):
-                    poses += odometry_from(message, base_frame)
+                    poses = list(odometry_from(message, base_frame))
+                if poses is None:
+                    continue
                 yield from poses
             if message.topic in topics and (message.topic not in wanted or message.stamp_ns in wanted[message.topic]):
                 yield message
 
 
 def decodable(played: Iterable[BagMessage], damage: Damage) -> Iterator[BagMessage]:
-    """All messages but the damaged ones, which a subscriber would never see."""
+    """All messages but those that rosbags cannot decode."""
     store = messages.standard_types()
     for message in played:
         found: list[BagMessage] = []

@@ -24,13 +24,12 @@ from bevdistill_ros.interface.topics import TopicMap
 from training.bag.messages import NANOSECONDS
 from training.bag.read_bag import Bag, BagMessage, BagSample
 from training.bag.write_bag import STATIC_TRANSFORM_TOPIC
-from training.replay.clock import OTHER_CLOCK_NS, HeaderClock
+from training.replay.clock import HeaderClock
 from training.replay.message_classes import message_class
 from training.replay.order import stream
 
 _CLOCK_PERIOD_S = 0.01
 _POLL_S = 0.05
-_PATIENCE_S = 1.0  # in which a node has received all that was sent, so that it waits for what does not come
 _SETTLE_S = 1.0  # the other side completes its half of the discovery; no interface reports when
 
 Wait = Callable[[float], None]  # passes this time [s], and serves callbacks meanwhile
@@ -133,6 +132,11 @@ class Player:
         self._clock = node.create_publisher(clock, f"{namespace}/clock", 1)
         self._now_ns: int | None = None
 
+    @property
+    def clock_ns(self) -> int | None:
+        """What /clock shows [ns]; None before anything is played."""
+        return self._now_ns
+
     def wait_for_subscribers(
         self, wait: Wait, timeout_s: float, *, check: Callable[[], None] = lambda: None, required: Collection[str] = ()
     ) -> None:
@@ -167,7 +171,6 @@ class Player:
         rate: float,
         wait: Wait,
         gate: Gate | None = None,
-        overtime_s: float = 0.0,
         clock: HeaderClock | None = None,
     ) -> PlayLog:
         """Publish messages when they were recorded.
@@ -177,7 +180,6 @@ class Player:
             rate: Speed; 0.5 takes twice the time.
             wait: See `Wait`.
             gate: Holds time still until a message may go out, and while this process is stalled; None holds nothing.
-            overtime_s: How far /clock goes on where the gate holds for long [s]; a node may wait for what the bag lacks
             clock: What /clock shows; None lets it follow every header.
         """
         if not rate > 0:
@@ -189,7 +191,7 @@ class Player:
         for message in messages:
             if not log.counts:
                 origin_s, origin_ns = time.perf_counter(), message.received_ns
-            origin_s += self._hold(message, wait, gate, overtime_s)
+            origin_s += self._hold(message, wait, gate)
             due_s = origin_s + (message.received_ns - origin_ns) / NANOSECONDS / rate
             self._wait_until(due_s, clock.after(message), wait)
             self._publishers[message.topic].publish(message.data)
@@ -204,8 +206,6 @@ class Player:
     def _wait_until(self, due_s: float, clock_ns: int, wait: Wait) -> None:
         """Wait for the moment `due_s` of time.perf_counter, while /clock goes evenly to `clock_ns`."""
         begin_ns = clock_ns if self._now_ns is None else self._now_ns
-        if 0 < begin_ns - clock_ns < OTHER_CLOCK_NS:
-            clock_ns = begin_ns  # it went on in overtime
         begin_s = time.perf_counter()
         while (left := due_s - time.perf_counter()) > 0:
             self._publish_clock(clock_ns - round((clock_ns - begin_ns) * left / (due_s - begin_s)))
@@ -222,16 +222,13 @@ class Player:
             self._publish_clock((self._now_ns or 0) + round(_CLOCK_PERIOD_S * rate * NANOSECONDS))
         return True
 
-    def _hold(self, message: BagMessage, wait: Wait, gate: Gate | None, overtime_s: float) -> float:
+    def _hold(self, message: BagMessage, wait: Wait, gate: Gate | None) -> float:
         """Wait for the gate; returns the time that it took [s]."""
         if gate is None or gate(message):
             return 0.0
         start = time.perf_counter()
         while not gate(message):
             wait(_CLOCK_PERIOD_S)
-            if overtime_s > 0 and time.perf_counter() - start > _PATIENCE_S:
-                self._publish_clock((self._now_ns or 0) + round(_CLOCK_PERIOD_S * NANOSECONDS))
-                overtime_s -= _CLOCK_PERIOD_S
         return time.perf_counter() - start
 
     def _publish_clock(self, stamp_ns: int) -> None:

@@ -79,10 +79,19 @@ class Recorder:
         if not status.stages:
             self.dropped_ns.add(stamp_ns)
 
+    def expect(self, stamp_ns: int) -> None:
+        """A set goes out; forget what was said of an earlier one with its stamp, as of a recording that loops."""
+        for stamps in (self.answered_ns, self.reported_ns, self.dropped_ns):
+            stamps.discard(stamp_ns)
+
+    def is_settled(self, stamp_ns: int) -> bool:
+        """Whether the node has answered a set or given it up."""
+        return stamp_ns in self.answered_ns or stamp_ns in self.dropped_ns
+
     @property
-    def settled_ns(self) -> set[int]:
-        """Stamps of sets of which nothing more is to come."""
-        return self.answered_ns | self.dropped_ns
+    def num_settled(self) -> int:
+        """How many sets the node has answered or given up."""
+        return len(self.answered_ns) + len(self.dropped_ns)
 
     def take(self) -> list[Answer]:
         """What was received since the last call."""

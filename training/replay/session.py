@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +13,7 @@ from bevdistill_ros.interface.fast_dds import transport_environment
 from bevdistill_ros.interface.topic_guess import ODOMETRY
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, NODE, has_tf
 from training.bag.damage import Damage
-from training.bag.read_bag import Bag, BagMessage
+from training.bag.read_bag import Bag
 from training.bag.recording import read_recording
 from training.bag.rig import rig_of
 from training.replay.clock import HeaderClock
@@ -25,8 +24,8 @@ from training.replay.order import ODOMETRY_FROM_TF, decodable, stream
 from training.replay.play import Gate, Player, PlayLog, ReplayError, Wait, ros_node
 from training.replay.record import Answer, Recorder
 from training.replay.recording import write_recording
+from training.replay.step_gate import StepGate
 
-_OVERTIME_S = 0.1  # that a node takes to give a set up, beyond the longest wait for its cameras
 _AFTER_ANSWER_TIMEOUT_S = 5.0  # for what the node publishes of a set after its answer
 
 
@@ -122,15 +121,10 @@ class Session:
         gate = self._gate() if self._config.pace == "step" else None
         clock = HeaderClock(bag.first(self._setup.reference_topic), self._setup.reference_topic)
         messages = decodable(ordered, damage)
-        log = self._player.run(
-            messages,
-            rate=self._config.rate,
-            wait=self._wait,
-            gate=gate,
-            overtime_s=self._setup.max_age_s + _OVERTIME_S,
-            clock=clock,
-        )
-        bag.note_damage(damage)
+        try:
+            log = self._player.run(messages, rate=self._config.rate, wait=self._wait, gate=gate, clock=clock)
+        finally:
+            bag.note_damage(damage)
         sent = [stamp_ns for topic, stamp_ns in log.sent_at_s if topic == self._setup.reference_topic]
         self._drain(sent)
         self._process.check()
@@ -161,28 +155,23 @@ class Session:
         )
 
     def _gate(self) -> Gate:
-        """Hold back a reference image until the set of the last one is answered or given up."""
-        pending: int | None = None
-        since_s = 0.0
-
-        def gate(message: BagMessage) -> bool:
-            nonlocal pending, since_s
-            if message.topic != self._setup.reference_topic:
-                return True
-            settled = pending is None or pending in self._recorder.settled_ns
-            if not settled and time.perf_counter() - since_s < self._config.answer_timeout_s:
-                return False
-            pending, since_s = message.stamp_ns, time.perf_counter()
-            return True
-
-        return gate
+        layout, setup = self._setup.layout, self._setup
+        return StepGate(
+            setup.reference_topic,
+            [layout.image_topic(camera) for camera in setup.cameras],
+            answers=self._recorder,
+            clock_ns=lambda: self._player.clock_ns,
+            max_spread_ns=round(setup.max_spread_ms * 1e6),
+            max_age_ns=round(setup.max_age_ms * 1e6),
+            timeout_s=self._config.answer_timeout_s,
+        )
 
     def _drain(self, sent: Sequence[int]) -> None:
         """Wait for the answers still to come, as long as some come."""
-        while set(sent) - self._recorder.settled_ns:
-            before = len(self._recorder.settled_ns)
+        while not all(map(self._recorder.is_settled, sent)):
+            before = self._recorder.num_settled
             if not self._run_until(
-                lambda before=before: len(self._recorder.settled_ns) > before,  # type: ignore[misc]
+                lambda before=before: self._recorder.num_settled > before,  # type: ignore[misc]
                 self._config.answer_timeout_s,
             ):
                 break

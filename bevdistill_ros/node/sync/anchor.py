@@ -101,8 +101,8 @@ class AnchorSynchronizer(SimpleFilter):
     def expire(self) -> None:
         """Give up waiting where it has been too long; to be called periodically, as dead cameras call nothing.
 
-        A set that waits for too long is given up at the second look that finds it so: a process that was stalled first
-        takes the images that came meanwhile.
+        A set that waits for too long is given up at the second look that finds it so, since a process that was stalled
+        takes what came meanwhile only after its timers.
         """
         with self._lock:
             now = self._now_ns()
