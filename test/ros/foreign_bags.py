@@ -67,24 +67,33 @@ def rewritten(
     return target
 
 
-def with_bytes(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+def with_bytes(
+    source: Path, target: Path, change: Callable[[str, bytes], bytes | None], *, again_ns: Sequence[int] = (0,)
+) -> Path:
     """Copy a bag with other bytes.
 
     Args:
         source: The bag.
         target: The new one.
         change: What to make of the bytes of each message of a topic; None leaves it out.
+        again_ns: How much later everything is received [ns], each time that it is there.
     """
     with Reader(source) as reader, Writer(target, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         made = {
             entry.topic: writer.add_connection(entry.topic, entry.msgtype, typestore=messages.standard_types())
             for entry in reader.connections
         }
-        for connection, received_ns, data in reader.messages():
-            changed = change(connection.topic, bytes(data))
-            if changed is not None:
-                writer.write(made[connection.topic], received_ns, changed)
+        for later_ns in again_ns:
+            for connection, received_ns, data in reader.messages():
+                changed = change(connection.topic, bytes(data))
+                if changed is not None:
+                    writer.write(made[connection.topic], received_ns + later_ns, changed)
     return target
+
+
+def looped(source: Path, target: Path, *, by_ns: int) -> Path:
+    """Copy a bag so that it is there twice with the same stamps, the second time received `by_ns` later [ns]."""
+    return with_bytes(source, target, lambda topic, data: data, again_ns=(0, by_ns))
 
 
 def mounting_of(yaw_deg: float, *, size: tuple[int, int] = (96, 160), height_m: float = 1.6) -> Mounting:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign_bags import OURS_ALONE, mounting_of, rewritten, scene_of, with_bytes
+from foreign_bags import OURS_ALONE, looped, mounting_of, rewritten, scene_of, with_bytes
 
 from bevdistill_ros.core.grid import BevGrid
 from bevdistill_ros.core.rig import CameraRig
@@ -18,6 +18,7 @@ from bevdistill_ros.interface.topic_file import read_topic_map
 from bevdistill_ros.model.bevformer import BevFormer
 from bevdistill_ros.model.config import StudentConfig
 from training.bag.read_bag import read_bag
+from training.bag.recording import read_recording
 from training.bag.write_bag import write_scene
 from training.cli.commands import main
 from training.replay.config import ReplayConfig
@@ -180,6 +181,55 @@ def test_in_steps_an_image_may_come_later_than_the_next_set(bundle: Path, tmp_pa
     )
     report = run_replay(config)
     assert (report.sets_sent, report.sets_processed, report.drops) == (5, 5, {})
+
+
+def test_stamps_that_cannot_be_right_cost_their_sets_alone(bundle: Path, tmp_path: Path) -> None:
+    """Of nine reference images one has a negative stamp, and one that of a year later."""
+    period_ns = 150_000_000
+    scene = scene_of(tmp_path, YAWS, num_frames=9, sizes=SIZES, period_ns=period_ns, pose_period_ns=period_ns)
+    number = iter(range(9))
+
+    def stamped(topic: str, content: Any) -> Any:
+        if topic == "/FRONT/image_rect_compressed":
+            content.header.stamp.sec = {3: -5, 6: content.header.stamp.sec + 2**25}.get(
+                next(number), content.header.stamp.sec
+            )
+        return content
+
+    ours = write_scene(scene, tmp_path / "ours", progress=False)
+    bag = rewritten(ours, tmp_path / "stamped", change=stamped)
+    for mode in ("live", "offline"):
+        config = ReplayConfig(
+            bundle=bundle,
+            output=tmp_path / mode,
+            bags=(bag,),
+            frames="all",
+            mode=mode,  # type: ignore[arg-type]
+            pace="step" if mode == "live" else "realtime",
+            device="cpu",
+            parameters={"num_threads": 1, "decode_threads": 2},
+            progress=False,
+        )
+        report = run_replay(config)
+        assert (report.sets_sent, report.sets_processed) == (9, 7)
+        assert len(read_recording(tmp_path / mode / "detections" / "stamped").detections) == 7
+
+
+def test_a_recording_with_the_same_stamps_twice_counts_its_sets_twice(bundle: Path, tmp_path: Path) -> None:
+    scene = scene_of(tmp_path, YAWS, num_frames=5, sizes=SIZES)
+    ours = rewritten(write_scene(scene, tmp_path / "ours", progress=False), tmp_path / "once")
+    config = ReplayConfig(
+        bundle=bundle,
+        output=tmp_path / "out",
+        bags=(looped(ours, tmp_path / "twice", by_ns=4_000_000_000),),
+        frames="all",
+        mode="offline",
+        device="cpu",
+        parameters={"num_threads": 1, "decode_threads": 2},
+        progress=False,
+    )
+    report = run_replay(config)
+    assert (report.sets_sent, report.sets_processed, report.drops) == (10, 10, {})
 
 
 def test_a_suggestion_does_not_replace_a_file(

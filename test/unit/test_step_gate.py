@@ -17,7 +17,7 @@ MAX_AGE = 150 * MS
 
 @dataclass
 class Node:
-    """Says what it is told to."""
+    """Says what a test lets it say."""
 
     settled: set[int] = field(default_factory=set)
     clock_ns: int | None = None

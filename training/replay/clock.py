@@ -20,13 +20,13 @@ class HeaderClock:
 
     def __init__(self, first: BagMessage | None, reference_topic: str) -> None:
         self._reference_topic = reference_topic
-        self._offset_ns = None if first is None else first.stamp_ns - first.received_ns
+        self._offset_ns = None if first is None or first.stamp_ns <= 0 else first.stamp_ns - first.received_ns
         self._now_ns: int | None = None
 
     def after(self, message: BagMessage) -> int:
         """The time [ns] once this message is played."""
         offset_ns = message.stamp_ns - message.received_ns
-        is_reference = message.topic == self._reference_topic
+        is_reference = message.topic == self._reference_topic and message.stamp_ns > 0
         if is_reference:
             self._offset_ns = offset_ns
         now_ns = self._now_ns

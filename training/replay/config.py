@@ -152,6 +152,7 @@ class Replayed:
     bag: Bag
     key_frames: KeyFrames
     sets_sent: int  # images of the reference camera
+    sets_processed: int  # sets that were detected in
     recording: Recording
     round_trips_ms: tuple[float, ...] = ()  # live: reference image sent to detections received [ms], by arrival
     late_s: tuple[float, ...] = ()  # live: how much after its time each message went out [s]

@@ -116,6 +116,7 @@ def _replay(setup: Setup, parameters: DetectorParameters, engine: Engine, part: 
         bag=part.bag,
         key_frames=part.key_frames,
         sets_sent=node.sets_sent,
+        sets_processed=sum(bool(status.stage_ms) for status in answers.statuses),
         recording=Recording(detections=answers.detections, statuses=tuple(answers.statuses)),
         faults=dict(node.faults),
         wall_s=wall_s,

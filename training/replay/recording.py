@@ -9,6 +9,7 @@ from rosbags.rosbag2 import StoragePlugin
 
 from bevdistill_ros.interface.topics import DETECTIONS_TOPIC, STATUS_TOPIC
 from training.bag import messages
+from training.bag.read_bag import MAX_SPAN_NS
 from training.bag.writer import bag_writer
 
 ANSWER_TYPES = {DETECTIONS_TOPIC: messages.DETECTIONS_TYPE, STATUS_TOPIC: messages.STATUS_TYPE}
@@ -30,6 +31,8 @@ class Answer:
 def recording_writer(path: Path, storage: StoragePlugin = StoragePlugin.MCAP) -> Iterator[WriteAnswer]:
     """Write answers to a rosbag2 directory, each at the stamp of its header; it is there when the block has ended.
 
+    One whose stamp cannot be right lies where the one before it does.
+
     Raises:
         ValueError: `path` exists.
         OSError: It cannot be written.
@@ -41,12 +44,28 @@ def recording_writer(path: Path, storage: StoragePlugin = StoragePlugin.MCAP) ->
             topic: writer.add_connection(topic, kind, typestore=store, offered_qos_profiles=[quality])
             for topic, kind in ANSWER_TYPES.items()
         }
-        yield lambda topic, stamp_ns, data: writer.write(connections[topic], stamp_ns, data)
+        times = _Times()
+        yield lambda topic, stamp_ns, data: writer.write(connections[topic], times.at(stamp_ns), data)
+
+
+@dataclass
+class _Times:
+    """When answers are said to have been recorded."""
+
+    first_ns: int | None = None
+    last_ns: int = 0
+
+    def at(self, stamp_ns: int) -> int:
+        """The stamp [ns]; the time before where it is negative, or further from the first than a recording is long."""
+        if stamp_ns >= 0 and (self.first_ns is None or abs(stamp_ns - self.first_ns) < MAX_SPAN_NS / 2):
+            self.last_ns = stamp_ns
+            self.first_ns = stamp_ns if self.first_ns is None else self.first_ns
+        return self.last_ns
 
 
 def write_recording(answers: list[Answer], path: Path) -> Path:
-    """Write answers by their stamps; see `recording_writer`."""
+    """Write answers in this order; see `recording_writer`."""
     with recording_writer(path) as write:
-        for answer in sorted(answers, key=lambda answer: answer.stamp_ns):
+        for answer in answers:
             write(answer.topic, answer.stamp_ns, answer.data)
     return path

@@ -264,7 +264,7 @@ def _report(
         pace=config.pace if config.mode == "live" else "offline",
         rate=config.rate,
         sets_sent=sum(entry.sets_sent for entry in replayed),
-        sets_processed=sum(len(entry.recording.detections) for entry in replayed),
+        sets_processed=sum(entry.sets_processed for entry in replayed),
         drops=drops_of(entry.recording.statuses for entry in replayed),
         messages_late_ms=float(np.percentile(late_s, 99)) * 1e3 if late_s else None,
         messages_lost=lost,

@@ -103,7 +103,7 @@ class Session:
         self._config = setup.config
         self._player = player
         self._recorder = recorder
-        self._wait = wait
+        self._wait_for_time = wait
         self._process = process
 
     def replay(self, bag: Bag, key_frames: KeyFrames) -> Replayed:
@@ -140,19 +140,26 @@ class Session:
         return Replayed(
             bag=bag,
             key_frames=key_frames,
-            sets_sent=len(sent),
+            sets_sent=log.counts[self._setup.reference_topic],
+            sets_processed=sum(answer.topic == DETECTIONS_TOPIC for answer in answers),
             recording=read_recording(recording, base_frame=self._setup.base_frame),
             round_trips_ms=round_trips_ms,
             late_s=tuple(log.late_s),
         )
 
+    def _wait(self, seconds: float) -> None:
+        """Let time pass, as long as the node lives."""
+        self._process.check()
+        self._wait_for_time(seconds)
+
     def _round_trips_ms(self, log: PlayLog, answers: Sequence[Answer]) -> tuple[float, ...]:
         sent_at_s = {stamp: at for (topic, stamp), at in log.sent_at_s.items() if topic == self._setup.reference_topic}
-        return tuple(
-            (answer.received_at_s - sent_at_s[answer.stamp_ns]) * 1e3
+        trips_s = [
+            answer.received_at_s - sent_at_s[answer.stamp_ns]
             for answer in answers
             if answer.topic == DETECTIONS_TOPIC and answer.stamp_ns in sent_at_s
-        )
+        ]
+        return tuple(trip_s * 1e3 for trip_s in trips_s if trip_s > 0)  # of a stamp that is sent twice, the last one's
 
     def _gate(self) -> Gate:
         layout, setup = self._setup.layout, self._setup
