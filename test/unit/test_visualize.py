@@ -120,7 +120,7 @@ def test_picture_is_as_high_as_its_cameras(sample: Sample) -> None:
     one_row, two_rows = (
         draw_frame(sample, found(), cameras=names, grid=BevGrid(), title="") for names in (("nose", "tail"), CAMERAS)
     )
-    assert one_row.get_figheight() == pytest.approx(4.8)
+    assert one_row.get_figheight() == pytest.approx(5.8)
     assert two_rows.get_figheight() == pytest.approx(2 * (2.2 + 0.4) + 0.8)  # images twice as wide as high
 
 

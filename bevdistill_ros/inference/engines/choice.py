@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +30,8 @@ from bevdistill_ros.inference.engines.torch_engine import TorchNetwork
 EXPORTED = ("onnx", "openvino")  # engines that run an exported network
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 20  # of the reference, to time engines in turn
 _TIMING_S = 2.0  # [s] after which no further round begins
+_LEAST_INTERRUPTIONS = 10
+_USUAL_INTERRUPTIONS = 50  # per second and processor; alone on a machine 15, beside other work 130 and more
 _LOG = logging.getLogger(__name__)
 
 
@@ -127,7 +131,10 @@ def _fastest(bundle: Bundle, choice: EngineChoice) -> Chosen:
 
 
 def _measured(bundle: Bundle, names: Sequence[str], choice: EngineChoice, path: Path) -> Chosen:
-    """Measure engines; their times are kept where none was refused, so that a refusal is reported at every start."""
+    """Measure engines.
+
+    Their times are kept unless one was refused, so that a refusal is reported at every start, or the machine was busy.
+    """
     found: dict[str, Network] = {}
     refused: list[str] = []
     for name in names:
@@ -137,14 +144,24 @@ def _measured(bundle: Bundle, names: Sequence[str], choice: EngineChoice, path: 
             refused.append(str(error))
     if not found:
         raise EngineError("no engine runs this bundle: " + "; ".join(refused))
-    times = _times_of(found, bundle) if len(found) > 1 else dict.fromkeys(found, 0.0)
+    if len(found) == 1:
+        return Chosen(network=next(iter(found.values())), warnings=tuple(refused))
+    started, interrupted = time.perf_counter(), _interruptions()
+    times = _times_of(found, bundle)
     fastest = min(times, key=times.__getitem__)
-    if len(found) > 1:
-        listed = ", ".join(f"{name} {elapsed:.0f}" for name, elapsed in times.items())
-        _LOG.info("engine auto: %s is the fastest (ms per frame: %s)", fastest, listed)
-    if len(names) > 1 and not refused:
+    listed = ", ".join(f"{name} {elapsed:.0f}" for name, elapsed in times.items())
+    _LOG.info("engine auto: %s is the fastest (ms per frame: %s)", fastest, listed)
+    usual = len(os.sched_getaffinity(0)) * _USUAL_INTERRUPTIONS * (time.perf_counter() - started)
+    if _interruptions() - interrupted > _LEAST_INTERRUPTIONS + usual:
+        _LOG.info("engine auto: the machine is busy, so these times are not kept; the next start measures again")
+    elif not refused:
         write_timings(path, times)
     return Chosen(network=found[fastest], warnings=tuple(refused))
+
+
+def _interruptions() -> int:
+    """How often a thread of this process had to leave a processor to another one."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _candidates(bundle: Bundle, choice: EngineChoice) -> list[str]:

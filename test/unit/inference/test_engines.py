@@ -291,6 +291,17 @@ def test_auto_is_not_misled_by_what_else_the_machine_does(
     assert (runs["torch"] - 1, runs["onnx"], runs["openvino"]) == 3 * (rounds,)
 
 
+def test_times_of_a_busy_machine_are_not_kept(
+    export: Callable[..., Path], counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interruptions = iter([0, 1000, 1000, 1005, 2000])
+    monkeypatch.setattr(choices, "_interruptions", lambda: next(interruptions))
+    path = export()
+    for _ in range(3):
+        assert Engine(load_bundle(path), AUTO).network.name == "onnx"
+    assert counted == ["torch onnx"] * 2, "times of a quiet machine are not kept, or those of a busy one are"
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """Notes the engines of each measurement, of which onnx is the fastest, with an empty cache."""
