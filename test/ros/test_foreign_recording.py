@@ -163,6 +163,7 @@ def test_in_steps_a_set_that_lacks_an_image_is_not_waited_for_in_vain(
         assert caplog.text.count("are damaged and skipped") == 3
 
 
+@pytest.mark.slow
 def test_in_steps_an_image_may_come_later_than_the_next_set(bundle: Path, tmp_path: Path) -> None:
     period_ns = 100_000_000
     scene = scene_of(tmp_path, YAWS, num_frames=5, sizes=SIZES, period_ns=period_ns, pose_period_ns=period_ns)
@@ -183,7 +184,8 @@ def test_in_steps_an_image_may_come_later_than_the_next_set(bundle: Path, tmp_pa
     assert (report.sets_sent, report.sets_processed, report.drops) == (5, 5, {})
 
 
-def test_stamps_that_cannot_be_right_cost_their_sets_alone(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["offline", pytest.param("live", marks=pytest.mark.slow)])
+def test_stamps_that_cannot_be_right_cost_their_sets_alone(bundle: Path, tmp_path: Path, mode: str) -> None:
     """Of nine reference images one has a negative stamp, and one that of a year later."""
     period_ns = 150_000_000
     scene = scene_of(tmp_path, YAWS, num_frames=9, sizes=SIZES, period_ns=period_ns, pose_period_ns=period_ns)
@@ -198,21 +200,20 @@ def test_stamps_that_cannot_be_right_cost_their_sets_alone(bundle: Path, tmp_pat
 
     ours = write_scene(scene, tmp_path / "ours", progress=False)
     bag = rewritten(ours, tmp_path / "stamped", change=stamped)
-    for mode in ("live", "offline"):
-        config = ReplayConfig(
-            bundle=bundle,
-            output=tmp_path / mode,
-            bags=(bag,),
-            frames="all",
-            mode=mode,  # type: ignore[arg-type]
-            pace="step" if mode == "live" else "realtime",
-            device="cpu",
-            parameters={"num_threads": 1, "decode_threads": 2},
-            progress=False,
-        )
-        report = run_replay(config)
-        assert (report.sets_sent, report.sets_processed) == (9, 7)
-        assert len(read_recording(tmp_path / mode / "detections" / "stamped").detections) == 7
+    config = ReplayConfig(
+        bundle=bundle,
+        output=tmp_path / mode,
+        bags=(bag,),
+        frames="all",
+        mode=mode,  # type: ignore[arg-type]
+        pace="step" if mode == "live" else "realtime",
+        device="cpu",
+        parameters={"num_threads": 1, "decode_threads": 2},
+        progress=False,
+    )
+    report = run_replay(config)
+    assert (report.sets_sent, report.sets_processed) == (9, 7)
+    assert len(read_recording(tmp_path / mode / "detections" / "stamped").detections) == 7
 
 
 def test_a_recording_with_the_same_stamps_twice_counts_its_sets_twice(bundle: Path, tmp_path: Path) -> None:
