@@ -23,10 +23,12 @@ from bevdistill_ros.node import convert
 from bevdistill_ros.node import parameters as parameter_rules
 from bevdistill_ros.node.diagnostics import clock_item
 from bevdistill_ros.node.records import Item, Level
+from bevdistill_ros.node.rig.waiting import REAL_TIME
 from bevdistill_ros.node.session import Session
 
 MAX_PARAMETER_BYTES = 1_000_000
 LOG_PERIOD_S = 10.0  # between two lines that repeat the diagnostics' errors
+_SIGNAL_S = 1.0  # in which a signal has ended the context
 
 
 class DetectorNode(LifecycleNode):
@@ -199,8 +201,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        # A signal may end the context during the executor's work, which then fails in its own way.
-        if rclpy.ok():
+        # A signal may interrupt the executor's work, which then fails in its own way; the context ends soon after.
+        if not REAL_TIME.until(lambda: not rclpy.ok(), _SIGNAL_S):
             raise
     finally:
         # A second interrupt must not leave the worker running.

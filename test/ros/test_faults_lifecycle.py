@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,6 +193,28 @@ def test_shutdown_under_load(
     finally:
         process.kill()
         vehicle.close()
+
+
+FAILING_SPIN = """
+import sys, threading
+import bevdistill_ros.node.detector_node as detector_node
+
+def spin(node):
+    if sys.argv[1] == "interrupted":
+        threading.Timer(0.2, detector_node.rclpy.try_shutdown).start()
+    raise RuntimeError("Unable to convert call argument")
+
+detector_node.rclpy.spin = spin
+detector_node.main(["node"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("why", "status"), [("interrupted", 0), ("at fault", 1)])
+def test_a_signal_may_fail_the_executor_before_it_ends_the_context(why: str, status: int) -> None:
+    run = subprocess.run([sys.executable, "-c", FAILING_SPIN, why], capture_output=True, text=True, timeout=60)
+    assert run.returncode == status, run.stderr
+    assert ("Traceback" in run.stderr) == bool(status)
 
 
 @pytest.mark.slow
