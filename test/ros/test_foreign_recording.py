@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +94,13 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def replay_config(bundle: Path, output: Path, bag: Path, **changes: Any) -> ReplayConfig:
+    """All images of a bag, live in steps unless `changes` say otherwise."""
+    usual = {"frames": "all", "pace": "step", "device": "cpu", "progress": False}
+    parameters = {"num_threads": 1, "decode_threads": 2}
+    return ReplayConfig(bundle=bundle, output=output, bags=(bag,), parameters=parameters, **(usual | changes))
+
+
 def test_what_the_doctor_suggests_replays_whole(
     bundle: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,18 +116,7 @@ def test_what_the_doctor_suggests_replays_whole(
     topics = read_topic_map(suggested)
     assert topics.image_topic("REAR_RIGHT") == "/sensors/s2/image_rect/compressed"
     assert (topics.base_frame, topics.images_rectified) == ("base_footprint", True)
-    config = ReplayConfig(
-        bundle=bundle,
-        output=tmp_path / "out",
-        bags=(recording,),
-        layout=str(suggested),
-        frames="all",
-        pace="step",
-        device="cpu",
-        parameters={"num_threads": 1, "decode_threads": 2},
-        progress=False,
-    )
-    report = run_replay(config)
+    report = run_replay(replay_config(bundle, tmp_path / "out", recording, layout=str(suggested)))
     assert (report.sets_sent, report.sets_processed, report.drops) == (NUM_SETS, NUM_SETS, {})
 
 
@@ -142,21 +137,12 @@ def test_in_steps_a_set_that_lacks_an_image_is_not_waited_for_in_vain(
             return None
         return data[: len(data) // 2] if seen[topic] == cuts.get(topic) else data
 
-    config = ReplayConfig(
-        bundle=bundle,
-        output=tmp_path / "out",
-        bags=(with_bytes(whole, tmp_path / "lossy", cut),),
-        frames="all",
-        pace="step",
-        answer_timeout_s=200.0,  # the test itself would be too late
-        device="cpu",
-        parameters={"num_threads": 1, "decode_threads": 2},
-        progress=False,
-    )
-    for mode in ("live", "offline"):
+    bag = with_bytes(whole, tmp_path / "lossy", cut)
+    live = replay_config(bundle, tmp_path / "live", bag, answer_timeout_s=200.0)  # the test itself would be too late
+    offline = replay_config(bundle, tmp_path / "offline", bag, mode="offline", pace="realtime")
+    for config in (live, offline):
         caplog.clear()
-        pace = "step" if mode == "live" else "realtime"
-        report = run_replay(replace(config, mode=mode, pace=pace, output=tmp_path / mode))  # type: ignore[arg-type]
+        report = run_replay(config)
         missing = {f"missing {camera}": 1 for camera in ("REAR_LEFT", "FRONT_RIGHT", "FRONT")}
         assert report.drops == missing
         assert (report.sets_sent, report.sets_processed, report.messages_lost) == (8, 6, 3)
@@ -169,18 +155,8 @@ def test_in_steps_an_image_may_come_later_than_the_next_set(bundle: Path, tmp_pa
     scene = scene_of(tmp_path, YAWS, num_frames=5, sizes=SIZES, period_ns=period_ns, pose_period_ns=period_ns)
     ours = write_scene(scene, tmp_path / "ours", progress=False)
     late = {"/REAR_LEFT/image_rect_compressed": (120.0, 125.0)}
-    config = ReplayConfig(
-        bundle=bundle,
-        output=tmp_path / "out",
-        bags=(rewritten(ours, tmp_path / "late", late_ms=late),),
-        frames="all",
-        pace="step",
-        answer_timeout_s=200.0,
-        device="cpu",
-        parameters={"num_threads": 1, "decode_threads": 2},
-        progress=False,
-    )
-    report = run_replay(config)
+    bag = rewritten(ours, tmp_path / "late", late_ms=late)
+    report = run_replay(replay_config(bundle, tmp_path / "out", bag, answer_timeout_s=200.0))
     assert (report.sets_sent, report.sets_processed, report.drops) == (5, 5, {})
 
 
@@ -200,18 +176,8 @@ def test_stamps_that_cannot_be_right_cost_their_sets_alone(bundle: Path, tmp_pat
 
     ours = write_scene(scene, tmp_path / "ours", progress=False)
     bag = rewritten(ours, tmp_path / "stamped", change=stamped)
-    config = ReplayConfig(
-        bundle=bundle,
-        output=tmp_path / mode,
-        bags=(bag,),
-        frames="all",
-        mode=mode,  # type: ignore[arg-type]
-        pace="step" if mode == "live" else "realtime",
-        device="cpu",
-        parameters={"num_threads": 1, "decode_threads": 2},
-        progress=False,
-    )
-    report = run_replay(config)
+    pace = "step" if mode == "live" else "realtime"
+    report = run_replay(replay_config(bundle, tmp_path / mode, bag, mode=mode, pace=pace))
     assert (report.sets_sent, report.sets_processed) == (9, 7)
     assert len(read_recording(tmp_path / mode / "detections" / "stamped").detections) == 7
 
@@ -219,17 +185,8 @@ def test_stamps_that_cannot_be_right_cost_their_sets_alone(bundle: Path, tmp_pat
 def test_a_recording_with_the_same_stamps_twice_counts_its_sets_twice(bundle: Path, tmp_path: Path) -> None:
     scene = scene_of(tmp_path, YAWS, num_frames=5, sizes=SIZES)
     ours = rewritten(write_scene(scene, tmp_path / "ours", progress=False), tmp_path / "once")
-    config = ReplayConfig(
-        bundle=bundle,
-        output=tmp_path / "out",
-        bags=(looped(ours, tmp_path / "twice", by_ns=4_000_000_000),),
-        frames="all",
-        mode="offline",
-        device="cpu",
-        parameters={"num_threads": 1, "decode_threads": 2},
-        progress=False,
-    )
-    report = run_replay(config)
+    bag = looped(ours, tmp_path / "twice", by_ns=4_000_000_000)
+    report = run_replay(replay_config(bundle, tmp_path / "out", bag, mode="offline", pace="realtime"))
     assert (report.sets_sent, report.sets_processed, report.drops) == (10, 10, {})
 
 

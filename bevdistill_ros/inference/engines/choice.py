@@ -30,8 +30,8 @@ from bevdistill_ros.inference.engines.torch_engine import TorchNetwork
 EXPORTED = ("onnx", "openvino")  # engines that run an exported network
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 20  # of the reference, to time engines in turn
 _TIMING_S = 2.0  # [s] after which no further round begins
-_LEAST_INTERRUPTIONS = 10
-_USUAL_INTERRUPTIONS = 50  # per second and processor; alone on a machine 15, beside other work 130 and more
+_LEAST_INTERRUPTIONS = 10  # that mean nothing, however short the time
+_USUAL_INTERRUPTIONS = 50  # per second and processor, which a process that is alone on a machine does not reach
 _LOG = logging.getLogger(__name__)
 
 
